@@ -1,0 +1,137 @@
+"""What is asked for and what comes out: the immutable values that doors and engine exchange.
+
+A `GenerationRequest` is complete: everything that a client may leave out has been filled in from the
+options, every name has been looked up. Nothing below this line consults a global setting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from sdwebui_api.catalog.checkpoints import CheckpointFile
+    from sdwebui_api.catalog.vaes import VaeFile
+    from sdwebui_api.config.options import Options
+
+
+@dataclass(frozen=True)
+class HiresPass:
+    """The second, larger pass of txt2img ("hires fix")."""
+
+    scale: float = 2.0
+    resize_x: int = 0
+    resize_y: int = 0
+    upscaler: str = "Latent"
+    steps: int = 0
+    """0: as many as the first pass."""
+    checkpoint: CheckpointFile | None = None
+    sampler: str | None = None
+    schedule: str | None = None
+    prompt: str = ""
+    """Empty: the first pass's prompt."""
+    negative_prompt: str = ""
+
+
+@dataclass(frozen=True)
+class InpaintMask:
+    """The part of the init image to repaint. White in `image` is repainted."""
+
+    image: Image.Image
+    blur_x: int = 4
+    blur_y: int = 4
+    round: bool = True
+    fill: int = 0
+    """0 fill, 1 original, 2 latent noise, 3 latent nothing."""
+    full_resolution: bool = True
+    full_resolution_padding: int = 0
+    invert: bool = False
+
+
+@dataclass(frozen=True)
+class InitImage:
+    """What img2img starts from."""
+
+    images: tuple[Image.Image, ...]
+    resize_mode: int = 0
+    """0 just resize, 1 crop and resize, 2 resize and fill, 3 just resize (latent upscale)."""
+    mask: InpaintMask | None = None
+    latent_mask: Image.Image | None = None
+    image_cfg_scale: float | None = None
+    initial_noise_multiplier: float = 1.0
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One txt2img or img2img request, resolved at admission."""
+
+    kind: Literal["txt2img", "img2img"]
+    options: Options
+    """The settings this request runs under: the stored ones plus `override_settings`."""
+    checkpoint: CheckpointFile
+    vae: VaeFile | None
+    """None: the VAE inside the checkpoint."""
+    prompt: str = ""
+    negative_prompt: str = ""
+    styles: tuple[str, ...] = ()
+    seed: int = -1
+    subseed: int = -1
+    subseed_strength: float = 0.0
+    seed_resize_from_w: int = -1
+    seed_resize_from_h: int = -1
+    sampler: str = "Euler"
+    """Canonical name, a row of `sampling.samplers.SAMPLERS`."""
+    schedule: str = "Automatic"
+    """Canonical label, a row of `sampling.schedules.SCHEDULES`."""
+    batch_size: int = 1
+    n_iter: int = 1
+    steps: int = 50
+    cfg_scale: float = 7.0
+    width: int = 512
+    height: int = 512
+    restore_faces: bool = False
+    tiling: bool = False
+    do_not_save_samples: bool = False
+    do_not_save_grid: bool = False
+    eta: float | None = None
+    """None: the option `eta_ddim` or `eta_ancestral`, whichever the sampler uses."""
+    denoising_strength: float | None = None
+    s_min_uncond: float = 0.0
+    s_churn: float = 0.0
+    s_tmin: float = 0.0
+    s_tmax: float = float("inf")
+    s_noise: float = 1.0
+    refiner_checkpoint: CheckpointFile | None = None
+    refiner_switch_at: float = 1.0
+    disable_extra_networks: bool = False
+    hires: HiresPass | None = None
+    init: InitImage | None = None
+    override_settings: Mapping[str, Any] = field(default_factory=dict)
+    """As the client sent them, for the infotext."""
+    warnings: tuple[str, ...] = ()
+    """What was ignored while resolving; reported in `info.warnings`."""
+
+
+@dataclass
+class GeneratedImage:
+    """One picture of a result: RGB (or RGBA), with the text that reproduces it."""
+
+    image: Image.Image
+    infotext: str
+    role: Literal["grid", "sample", "mask", "mask_composite", "detected_map"] = "sample"
+    saved_path: str | None = None
+
+
+@dataclass
+class GenerationResult:
+    """What a finished request returns, before a door renders it.
+
+    `images` are in A1111's order: grid (if any), samples, masks. `info` holds the keys of A1111's `info`
+    object (`prompt`, `all_prompts`, …, `infotexts`, `version`) ready for `json.dumps`.
+    """
+
+    images: list[GeneratedImage]
+    info: dict[str, Any]
