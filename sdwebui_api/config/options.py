@@ -1,0 +1,206 @@
+"""The settings as objects: an immutable snapshot that a request carries, and the store that keeps them on disk."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import uuid
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from sdwebui_api.config.option_table import OPTION_TABLE, OptionSpec
+from sdwebui_api.errors import BadRequest, SdWebUIError, nearest
+
+logger = logging.getLogger(__name__)
+
+Table = Mapping[str, OptionSpec]
+
+
+def coerce_values(
+    values: Mapping[str, Any], field: str, table: Table = OPTION_TABLE
+) -> tuple[dict[str, Any], list[str]]:
+    """The settings among `values` as they are held, and a warning for every name that is no setting.
+
+    `null` means the default. Settings that the API may not change are left out silently; so are A1111's explanation
+    texts, which clients post back with the whole object. Raises BadRequest(422) naming `field.name`.
+    """
+    accepted: dict[str, Any] = {}
+    warnings = []
+    for name, value in values.items():
+        spec = table.get(name)
+        if spec is None:
+            if not _is_explanation(name):
+                warnings.append(f"{field}: unknown option {name[:100]!r} is ignored{_suggestion(name, table)}")
+        elif spec.settable:
+            accepted[name] = spec.coerce(value, f"{field}.{name}")
+    return accepted, warnings
+
+
+def _is_explanation(name: str) -> bool:
+    return name.endswith("_explanation") or name == "settings_in_ui"
+
+
+def _suggestion(name: str, table: Table) -> str:
+    close = nearest(name[:100], table, count=1)
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+class Options(Mapping[str, Any]):
+    """All settings at one moment: `options.randn_source`, `options["randn_source"]`. Never changes.
+
+    Whole numbers are ints and lists are tuples here; `as_dict` gives the form of GET /options.
+    """
+
+    __slots__ = ("_table", "_values")
+
+    def __init__(self, values: Mapping[str, Any] = MappingProxyType({}), table: Table = OPTION_TABLE) -> None:
+        """`values` must already be coerced; names that are missing have their default."""
+        self._table = table
+        self._values = {name: spec.default for name, spec in table.items()} | dict(values)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # slots not filled yet: copy and pickle look here before __init__ ran
+            raise AttributeError(name)
+        try:
+            return self._values[name]
+        except KeyError:
+            raise AttributeError(f"no option {name!r}") from None
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        changed = {name: value for name, value in self._values.items() if value != self._table[name].default}
+        return f"Options({changed})"
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready, with ints and floats where A1111 answers them."""
+        return {name: self._table[name].wire(value) for name, value in self._values.items()}
+
+    def merged(self, values: Mapping[str, Any], field: str = "override_settings") -> Options:
+        """These settings with `values` over them; unknown names are ignored.
+
+        Raises BadRequest(422) naming `field.name` for a value of the wrong type or out of range.
+        """
+        return self.with_values(coerce_values(values, field, self._table)[0])
+
+    def with_values(self, coerced: Mapping[str, Any]) -> Options:
+        """The same with values that `coerce_values` has already seen (or that the server computes itself)."""
+        return Options({**self._values, **coerced}, self._table)
+
+
+class OptionStore:
+    """The settings of this server, kept in a JSON file that A1111 would read too.
+
+    Reading takes no lock: `snapshot` hands out the current immutable `Options`. The file holds what differs from
+    the defaults, what was in it before, and keys unknown here (those of A1111's extensions).
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        table: Table = OPTION_TABLE,
+        *,
+        frozen: bool = False,
+        frozen_names: Collection[str] = (),
+    ) -> None:
+        """Reads `path` if it exists. `frozen`: refuse every change; `frozen_names`: refuse these."""
+        self._path = path
+        self._table = table
+        self._frozen = frozen
+        self._frozen_names = frozenset(frozen_names)
+        self._lock = threading.Lock()
+        self._file = _read_json_object(path)
+        self._options = Options(self._stored_values(), table)
+
+    def snapshot(self) -> Options:
+        return self._options
+
+    def update(self, values: Mapping[str, Any], field: str = "options") -> list[str]:
+        """Takes over and saves `values`, all of them or none; returns a warning per unknown name.
+
+        Raises BadRequest(422) naming `field.name`, or SdWebUIError when the file cannot be written.
+        """
+        coerced, warnings = coerce_values(values, field, self._table)
+        with self._lock:
+            changed = {name: value for name, value in coerced.items() if value != self._options[name]}
+            self._refuse_frozen(changed, field)
+            if changed:
+                options = self._options.with_values(changed)
+                contents = self._contents(options)
+                self._write(contents)
+                self._file, self._options = contents, options
+        return warnings
+
+    def _stored_values(self) -> dict[str, Any]:
+        values = {}
+        for name in self._file.keys() & self._table.keys():
+            try:
+                values[name] = self._table[name].coerce(self._file[name], name)
+            except BadRequest as error:
+                logger.warning("%s: %s; the default is used", self._path, error.message)
+        return values
+
+    def _refuse_frozen(self, changed: Collection[str], field: str) -> None:
+        for name in changed:
+            if self._frozen or name in self._frozen_names:
+                raise BadRequest(f"{field}.{name}: settings are frozen on this server", field=f"{field}.{name}")
+
+    def _contents(self, options: Options) -> dict[str, Any]:
+        contents = dict(self._file)
+        for name, value in options.as_dict().items():
+            if name in contents or options[name] != self._table[name].default:
+                contents[name] = value
+        return contents
+
+    def _write(self, contents: Mapping[str, Any]) -> None:
+        try:
+            write_json_atomically(self._path, contents)
+        except OSError as error:
+            raise SdWebUIError(f"the settings could not be saved to {self._path}: {error}") from error
+
+
+def _read_json_object(path: Path) -> dict[str, Any]:
+    """The object in `path`; {} when there is none. A file that is no JSON object is moved aside."""
+    try:
+        contents = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(contents, dict):
+            raise ValueError(f"holds a {type(contents).__name__}, not an object")
+        return contents
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError) as error:
+        spare = path.with_name(path.name + ".broken")
+        logger.warning("%s is unreadable (%s); moved to %s, starting with defaults", path, error, spare)
+        try:
+            path.replace(spare)
+        except OSError as failure:
+            logger.warning("could not move %s aside: %s", path, failure)
+    except OSError as error:
+        logger.warning("%s cannot be read (%s); starting with defaults", path, error)
+    return {}
+
+
+def write_json_atomically(path: Path, contents: Any) -> None:
+    """Replaces `path` in one step, on disk before this returns. Raises OSError; the old file stays then."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with draft.open("x", encoding="utf-8") as file:
+            json.dump(contents, file, indent=4, ensure_ascii=False)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
