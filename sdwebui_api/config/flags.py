@@ -294,5 +294,7 @@ def parse_flags(argv: Sequence[str], environ: Mapping[str, str] = os.environ) ->
     known, unknown = build_parser().parse_known_args(words)
     if unknown:
         logger.warning("unknown flags are ignored: %s", " ".join(unknown))
-    given: dict[str, Any] = vars(known)
-    return Flags(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in vars(known).items()
+    }
+    return Flags(**given)

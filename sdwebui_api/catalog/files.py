@@ -1,0 +1,95 @@
+"""Finding model files: folders walked in the order A1111 lists them, and the headers of safetensors files."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+LARGEST_HEADER = 100 * 1024 * 1024
+"""The limit of the safetensors library."""
+
+
+@dataclass(frozen=True)
+class FoundFile:
+    """A file below one of the searched folders. `name` is relative to it, with forward slashes."""
+
+    path: Path
+    name: str
+
+
+def natural_key(text: str) -> list[tuple[int, int, str]]:
+    """Sort key: letter case ignored, runs of digits by their value ("v2" before "v10")."""
+    parts = re.split(r"(\d+)", text.lower())
+    return [(0, int(part), part) if part.isdigit() and part.isascii() else (1, 0, part) for part in parts]
+
+
+def find_files(folders: Iterable[Path], suffixes: Iterable[str], excluded: Iterable[str] = ()) -> list[FoundFile]:
+    """Files ending in one of `suffixes` but in none of `excluded`, below every folder, in natural order.
+
+    Links are followed. Of two files with the same relative name the one in the earlier folder counts.
+    """
+    wanted, unwanted = tuple(suffixes), tuple(excluded)
+    found: dict[str, FoundFile] = {}
+    for folder in folders:
+        for path in _walk(folder):
+            lower = path.name.lower()
+            if lower.endswith(wanted) and not (unwanted and lower.endswith(unwanted)):
+                name = path.relative_to(folder).as_posix()
+                first = found.setdefault(name, FoundFile(path, name))
+                if first.path != path:
+                    logger.warning("%s is hidden by %s, which has the same name", path, first.path)
+    return sorted(found.values(), key=lambda file: natural_key(file.name))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    visited: set[str] = set()
+    for root, subfolders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in visited:  # a link that leads back up
+            subfolders.clear()
+            continue
+        visited.add(real)
+        yield from (path for path in (Path(root, name) for name in files) if path.is_file())
+
+
+def unique_stem(name: str, endings: Iterable[str]) -> str:
+    """`name` without the first of `endings` it has (compared in lower case)."""
+    lower = name.lower()
+    return next((name[: -len(ending)] for ending in endings if lower.endswith(ending)), name)
+
+
+def safetensors_header(path: Path) -> dict[str, Any]:
+    """The JSON header of a safetensors file, `{}` for a file that is none.
+
+    Layout: eight bytes of little-endian length, then that many bytes of JSON (huggingface/safetensors, format).
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(LARGEST_HEADER, path.stat().st_size - 8):
+                raise ValueError(f"a header of {length} bytes")
+            header = json.loads(file.read(length))
+        if not isinstance(header, dict):
+            raise ValueError("a header that is no object")
+        return header
+    except (OSError, ValueError, RecursionError) as error:
+        logger.warning("%s has no readable safetensors header: %s", path, error)
+        return {}
+
+
+def safetensors_metadata(path: Path) -> dict[str, str]:
+    """The free-form `__metadata__` of a safetensors file; `{}` for other files and broken ones."""
+    if path.suffix.lower() != ".safetensors":
+        return {}
+    metadata = safetensors_header(path).get("__metadata__")
+    if not isinstance(metadata, dict):
+        return {}
+    return {key: value for key, value in metadata.items() if isinstance(value, str)}
