@@ -1,0 +1,1 @@
+"""Everything that touches torch modules: devices, checkpoint families and loading, weights cache, step batching."""

@@ -1,0 +1,198 @@
+"""Where the network runs and in which precision: the device plan, and the lock that serialises the device."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import psutil
+import torch
+from torch import nn
+
+from sdwebui_api.errors import OutOfMemory
+
+if TYPE_CHECKING:
+    from sdwebui_api.config.flags import Flags
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DevicePlan:
+    """What the command line and the machine decide together, once, at start."""
+
+    device: torch.device
+    unet_dtype: torch.dtype = torch.float32
+    text_dtype: torch.dtype = torch.float32
+    vae_dtype: torch.dtype = torch.float32
+    attention: str = "sdpa"
+    """`sdpa` (torch's scaled dot product) or `xformers`."""
+    channels_last: bool = False
+    offload: bool = False
+    """Parts rest in RAM and visit the device while they are used (`--medvram`, `--lowvram`)."""
+
+    @classmethod
+    def from_flags(cls, flags: Flags) -> DevicePlan:
+        device = _choose_device(flags)
+        dtype = torch.float32 if flags.no_half or flags.precision == "full" else default_dtype(device)
+        return cls(
+            device=device,
+            unet_dtype=dtype,
+            text_dtype=dtype,
+            vae_dtype=torch.float32 if flags.no_half_vae else dtype,
+            attention=_choose_attention(flags, device),
+            channels_last=flags.opt_channelslast,
+            offload=device.type != "cpu" and (flags.medvram or flags.lowvram),
+        )
+
+    @property
+    def storage(self) -> torch.device:
+        """Where freshly loaded parts are put."""
+        return torch.device("cpu") if self.offload else self.device
+
+    def total_memory(self) -> int:
+        """Bytes of memory that weights and activations share."""
+        if self.storage.type == "cuda":
+            return torch.cuda.get_device_properties(self.storage).total_memory
+        return psutil.virtual_memory().total
+
+
+def default_dtype(device: torch.device) -> torch.dtype:
+    """fp16 on CUDA, bf16 on CPUs that multiply it in hardware (AMX or AVX512-BF16), else fp32."""
+    if device.type == "cuda":
+        return torch.float16
+    if device.type == "cpu" and cpu_multiplies_bf16():
+        return torch.bfloat16
+    return torch.float32
+
+
+def cpu_multiplies_bf16() -> bool:
+    capabilities = torch.backends.cpu.get_cpu_capability()
+    if "AVX512" not in capabilities:
+        return False
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as cpuinfo:
+            flags = next((line for line in cpuinfo if line.startswith("flags")), "").split()
+    except OSError:
+        return False
+    return "amx_bf16" in flags or "avx512_bf16" in flags
+
+
+def _choose_device(flags: Flags) -> torch.device:
+    on_cpu = {part.lower() for part in flags.use_cpu or ()}
+    if on_cpu & {"all", "sd"} or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(flags.device_id or 0))
+
+
+def _choose_attention(flags: Flags, device: torch.device) -> str:
+    if not flags.xformers:
+        return "sdpa"
+    if device.type == "cuda" and find_spec("xformers") is not None:
+        return "xformers"
+    log.warning("--xformers: not available here, using torch's scaled dot product attention")
+    return "sdpa"
+
+
+class FairLock:
+    """A mutex that serves its waiters in the order they came.
+
+    `threading.Lock` lets a thread that releases and asks again overtake those who wait, so a busy sampling loop
+    could keep another job's decode out for long.
+    """
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._held = False
+        self._waiters: deque[threading.Lock] = deque()
+
+    def __enter__(self) -> None:
+        with self._mutex:
+            if not self._held:
+                self._held = True
+                return
+            turn = threading.Lock()
+            turn.acquire()
+            self._waiters.append(turn)
+        try:
+            turn.acquire()
+        except BaseException:
+            self._give_up(turn)
+            raise
+
+    def __exit__(self, *exc: object) -> None:
+        with self._mutex:
+            if self._waiters:
+                self._waiters.popleft().release()
+            else:
+                self._held = False
+
+    def _give_up(self, turn: threading.Lock) -> None:
+        """The wait was broken off (KeyboardInterrupt): leave the line, or pass on a turn that came meanwhile."""
+        with self._mutex:
+            if turn in self._waiters:
+                self._waiters.remove(turn)
+                return
+        self.__exit__()
+
+
+def as_out_of_memory(error: BaseException) -> OutOfMemory | None:
+    """Our error when `error` says that memory ran out, on whatever device; gives cached device memory back."""
+    if isinstance(error, OutOfMemory):
+        return error
+    text = str(error)
+    allocator_failed = "DefaultCPUAllocator" in text or "can't allocate memory" in text
+    if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not allocator_failed:
+        return None
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return OutOfMemory(f"not enough memory for this request: {(text.splitlines() or ['out of memory'])[0][:200]}")
+
+
+class Device:
+    """The one device of this process: whoever runs a module on it holds it, one at a time.
+
+    With offloading, the module in use is moved there and the previous one back to RAM.
+    """
+
+    def __init__(self, plan: DevicePlan) -> None:
+        self.plan = plan
+        self._lock = FairLock()
+        self._visitor: nn.Module | None = None
+
+    @contextmanager
+    def running(self, module: nn.Module) -> Iterator[None]:
+        """Hold the device with `module` on it, without autograd. Raises OutOfMemory for torch's own error."""
+        with self._lock, torch.no_grad():
+            try:
+                self._bring(module)
+                yield
+            except Exception as error:
+                out_of_memory = as_out_of_memory(error)
+                if out_of_memory is None:
+                    raise
+                raise out_of_memory from None
+
+    def _bring(self, module: nn.Module) -> None:
+        if not self.plan.offload or self._visitor is module:
+            return
+        if self._visitor is not None:
+            self._visitor.to("cpu")
+        self._visitor = None
+        module.to(self.plan.device)
+        self._visitor = module
+
+    def forget(self) -> None:
+        """Send the visiting module home and give cached device memory back."""
+        with self._lock:
+            if self._visitor is not None:
+                self._visitor.to("cpu")
+                self._visitor = None
+            if self.plan.device.type == "cuda":
+                torch.cuda.empty_cache()

@@ -1,0 +1,19 @@
+"""Checkpoint families: one file each, all of it data. A new family is a new file and a row here."""
+
+from __future__ import annotations
+
+from sdwebui_api.engine.families.base import Family
+from sdwebui_api.engine.families.sd1 import SD1
+from sdwebui_api.engine.reading import Shapes
+from sdwebui_api.errors import UnusableModel
+
+FAMILIES: tuple[Family, ...] = (SD1,)
+
+
+def recognise(shapes: Shapes) -> Family:
+    """The family whose key and shape pattern the file has; raises UnusableModel when there is none."""
+    for family in FAMILIES:
+        if family.recognise(shapes):
+            return family
+    known = ", ".join(family.title for family in FAMILIES)
+    raise UnusableModel(f"not a checkpoint of a supported family ({known}) in the original single-file layout")

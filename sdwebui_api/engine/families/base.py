@@ -1,0 +1,58 @@
+"""What the engine has to know about a family of checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from sdwebui_api.engine.model_config import ModelConfig
+from sdwebui_api.engine.reading import Shapes
+
+
+@dataclass(frozen=True)
+class LatentFormat:
+    channels: int
+    pixels: int
+    """Pixels per latent cell and side."""
+    factor: float
+    """Latents are the VAE's times this."""
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """The "scaled linear" betas the model was trained with."""
+
+    linear_start: float
+    linear_end: float
+    timesteps: int
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """A module without memory (on the meta device) and the tensors, by its own names, that fill it."""
+
+    module: nn.Module
+    tensors: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Plain data: adding a family touches no other."""
+
+    name: str
+    title: str
+    latent: LatentFormat
+    prediction_type: str
+    """`epsilon` or `v_prediction`, unless the file or its yaml says otherwise."""
+    noise_schedule: NoiseSchedule
+    recognise: Callable[[Shapes], bool]
+    """By names and shapes of all tensors in the file."""
+    select_unet: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+    """The UNet's tensors out of a whole file, prefix removed; empty when there are none."""
+    select_text: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+    select_vae: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+    assemble_unet: Callable[[Mapping[str, Tensor], ModelConfig], Assembly]
+    assemble_text: Callable[[Mapping[str, Tensor], ModelConfig], Assembly]
+    assemble_vae: Callable[[Mapping[str, Tensor]], Assembly]

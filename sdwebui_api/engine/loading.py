@@ -1,0 +1,161 @@
+"""From files to modules: opens a checkpoint or VAE file and builds its parts in the precision and place asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sdwebui_api.engine.families import FAMILIES, recognise
+from sdwebui_api.engine.families.base import Assembly, Family
+from sdwebui_api.engine.model_config import ModelConfig, read_config
+from sdwebui_api.engine.reading import Tensors, read_tensors, shapes_of
+from sdwebui_api.errors import UnusableModel
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where a part's weights go."""
+
+    dtype: torch.dtype
+    device: torch.device
+    channels_last: bool = False
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the rest of the engine needs to know of a checkpoint besides its modules."""
+
+    family: Family
+    prediction_type: str
+    latent_factor: float
+    alphas_cumprod: Tensor
+    """[timesteps] float32 on the CPU."""
+
+
+class OpenCheckpoint:
+    """A checkpoint file opened for loading. Holds views of the mapped file: drop it when the parts are built."""
+
+    def __init__(self, path: Path, config_path: Path | None, metadata: Mapping[str, str] | None = None) -> None:
+        """Raises UnusableModel when the file is broken or of no known family."""
+        self.path = path
+        self._tensors: Tensors = read_tensors(path)
+        with _naming(path):
+            self.family = recognise(shapes_of(self._tensors))
+        self._config: ModelConfig = read_config(config_path, metadata)
+
+    def facts(self) -> ModelFacts:
+        family, config = self.family, self._config
+        return ModelFacts(
+            family=family,
+            prediction_type=config.prediction_type or family.prediction_type,
+            latent_factor=config.scale_factor or family.latent.factor,
+            alphas_cumprod=self._alphas_cumprod(),
+        )
+
+    def _alphas_cumprod(self) -> Tensor:
+        """The file's own table, as A1111 takes it with the rest of the state dict; else from the betas' range."""
+        stored = self._tensors.get("alphas_cumprod")
+        if stored is not None and stored.ndim == 1 and len(stored) > 1 and bool(torch.isfinite(stored).all()):
+            return stored.float().clone()
+        return scaled_linear_alphas(self.family, self._config)
+
+    def load_unet(self, weights: Weights) -> nn.Module:
+        with _naming(self.path):
+            tensors = self.family.select_unet(self._tensors)
+            return materialise(self.family.assemble_unet(tensors, self._config), weights, "UNet")
+
+    def load_text_encoder(self, weights: Weights) -> nn.Module:
+        tensors = self.family.select_text(self._tensors)
+        if not tensors:
+            raise UnusableModel(
+                f"{self.path.name} has no text encoder: it holds the UNet only. Use the complete checkpoint "
+                "(with cond_stage_model.* tensors)."
+            )
+        with _naming(self.path):
+            return materialise(self.family.assemble_text(tensors, self._config), weights, "text encoder")
+
+    def load_vae(self, weights: Weights) -> nn.Module:
+        tensors = self.family.select_vae(self._tensors)
+        if not tensors:
+            raise UnusableModel(
+                f"{self.path.name} has no VAE inside. Choose one (setting sd_vae), or put one beside the checkpoint "
+                f"as {self.path.stem}.vae.safetensors."
+            )
+        with _naming(self.path):
+            return materialise(self.family.assemble_vae(tensors), weights, "VAE")
+
+
+def load_vae_file(path: Path, weights: Weights, family: Family | None = None) -> nn.Module:
+    """An external VAE: `.safetensors`, `.pt` or `.ckpt`; LDM names with or without prefix, or diffusers names.
+
+    Raises UnusableModel when the file is broken or no autoencoder of `family` (default: the first known).
+    """
+    family = family or FAMILIES[0]
+    tensors = family.select_vae(read_tensors(path))
+    if not tensors:
+        raise UnusableModel(f"{path.name} is not a VAE: it has no encoder or decoder tensors")
+    with _naming(path):
+        module = materialise(family.assemble_vae(tensors), weights, "VAE")
+        latent_channels = module.config.latent_channels
+        if latent_channels != family.latent.channels:
+            raise UnusableModel(f"this VAE has {latent_channels} latent channels, {family.title} needs "
+                                f"{family.latent.channels}")
+    return module
+
+
+def materialise(assembly: Assembly, weights: Weights, part: str) -> nn.Module:
+    """Fill the module without memory with its tensors, converted one by one; views stay views where nothing changes.
+
+    Raises UnusableModel when tensors are missing or have the wrong shape. Superfluous ones are left out.
+    """
+    module = assembly.module
+    wanted = module.state_dict()
+    missing = [name for name in wanted if name not in assembly.tensors]
+    if missing:
+        raise UnusableModel(f"{len(missing)} tensors of the {part} are missing, e.g. {missing[0]!r}")
+    for name, place in wanted.items():
+        if assembly.tensors[name].shape != place.shape:
+            raise UnusableModel(
+                f"tensor {name!r} of the {part} is {list(assembly.tensors[name].shape)} instead of {list(place.shape)}"
+            )
+    filled = {name: assembly.tensors[name].to(weights.device, weights.dtype) for name in wanted}
+    module.load_state_dict(filled, strict=True, assign=True)
+    module.to(weights.device)  # buffers that no file holds
+    if weights.channels_last:
+        module.to(memory_format=torch.channels_last)
+    return module.requires_grad_(False).eval()
+
+
+def module_bytes(module: nn.Module) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
+
+
+def scaled_linear_alphas(family: Family, config: ModelConfig) -> Tensor:
+    """Cumulative products of 1 - beta; sqrt(beta) grows linearly (LDM's `make_beta_schedule("linear")`), in float64."""
+    schedule = family.noise_schedule
+    start = config.linear_start or schedule.linear_start
+    end = config.linear_end or schedule.linear_end
+    betas = torch.linspace(start**0.5, end**0.5, schedule.timesteps, dtype=torch.float64) ** 2
+    return torch.cumprod(1.0 - betas, dim=0).float()
+
+
+class _naming:
+    """Puts the file's name in front of what goes wrong while its tensors are interpreted."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, UnusableModel) and self._path.name not in error.message:
+            raise UnusableModel(f"{self._path.name}: {error.message}") from error
+
+
+Progress = Callable[[str], None]
+"""Told in a few words what is being done (`loading UNet of x.safetensors`)."""

@@ -1,0 +1,116 @@
+"""What a lease of the engine yields: one checkpoint with one VAE, ready to run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from sdwebui_api.engine.batcher import Evaluation, StepBatcher
+from sdwebui_api.engine.devices import Device
+from sdwebui_api.engine.embeddings import EmbeddingDatabase
+from sdwebui_api.engine.families.base import Family
+from sdwebui_api.engine.loading import ModelFacts
+from sdwebui_api.engine.text_encoder import TextEncoder
+from sdwebui_api.engine.tiling import wrapped_edges
+from sdwebui_api.engine.vae import Vae
+
+
+class UNet:
+    """The network that predicts noise, one set of weights; a `batcher.Network`."""
+
+    def __init__(self, key: str, module: nn.Module, dtype: torch.dtype, device: Device) -> None:
+        self.key = key
+        self.in_channels: int = module.config.in_channels
+        self._module = module
+        self._dtype = dtype
+        self._device = device
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        with self._device.running(self._module):
+            yield
+
+    def forward(self, evaluation: Evaluation) -> Tensor:
+        """The raw prediction [B, 4, h, w], float32. Call while holding the device."""
+        place = self._device.plan.device
+        x = evaluation.x if evaluation.concat is None else torch.cat([evaluation.x, evaluation.concat], dim=1)
+        with wrapped_edges(self._module, evaluation.tiling):
+            prediction = self._module(
+                x.to(place, self._dtype),
+                evaluation.t.to(place),
+                encoder_hidden_states=evaluation.context.to(place, self._dtype),
+                return_dict=False,
+            )[0]
+        return prediction.float()
+
+
+class DiffusionModel:
+    """Thread-safe. Valid while the lease lasts.
+
+    Latents, contexts and timesteps may be on any device; results are float32 on `device`.
+    """
+
+    def __init__(
+        self,
+        *,
+        unet: UNet,
+        text_encoder: TextEncoder,
+        vae: Vae,
+        facts: ModelFacts,
+        embeddings: EmbeddingDatabase,
+        batcher: StepBatcher,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.key = f"{unet.key}+{vae.key}"
+        self.family: Family = facts.family
+        self.prediction_type = facts.prediction_type
+        """`epsilon` or `v_prediction`."""
+        self.alphas_cumprod = facts.alphas_cumprod.to(device)
+        """[1000] float32 on `device`; read only."""
+        self.device = device
+        self.dtype = dtype
+        """Precision of the UNet."""
+        self.in_channels = unet.in_channels
+        """4; 9 for inpainting models, 8 for instruct-pix2pix."""
+        self.latent_channels = facts.family.latent.channels
+        self.latent_scale = facts.family.latent.pixels
+        """Pixels per latent cell and side."""
+        self.text_encoder = text_encoder
+        self.embeddings = embeddings
+        self._unet = unet
+        self._vae = vae
+        self._factor = facts.latent_factor
+        self._batcher = batcher
+
+    def participate(self) -> AbstractContextManager[None]:
+        """Run a sampling loop inside, so that the StepBatcher can wait for its next step."""
+        return self._batcher.participate(self._unet.key)
+
+    def evaluate(
+        self, x: Tensor, t: Tensor, context: Tensor, *, concat: Tensor | None = None, tiling: bool = False
+    ) -> Tensor:
+        """The UNet's raw prediction [B, 4, h, w], float32, for `x` [B, 4, h, w], `t` [B], `context` [B, 77n, D].
+
+        May share a forward pass with other jobs. Raises OutOfMemory.
+        """
+        return self._batcher.evaluate(self._unet, Evaluation(x, t, context, concat, tiling))
+
+    def encode(self, images: Tensor, noise: Tensor | None, *, tiling: bool = False) -> Tensor:
+        """Scaled latents [B, 4, H/8, W/8] of `images` [B, 3, H, W] in [-1, 1].
+
+        With `noise` (latent-shaped, standard normal) a draw from the posterior, mean + std * noise; else its mode.
+        """
+        return self._vae.encode(images, noise, tiling=tiling) * self._factor
+
+    def decode(self, latents: Tensor, *, tiling: bool = False) -> Tensor:
+        """[B, 3, 8h, 8w] in about [-1, 1] of scaled `latents` [B, 4, h, w]. Raises SdWebUIError for not-a-number."""
+        return self._vae.decode(latents.to(self.device) / self._factor, tiling=tiling)
+
+    def preview(self, latent: Tensor) -> Image.Image:
+        """A rough picture of one scaled latent [4, h, w], one pixel per latent cell; costs next to nothing."""
+        return self._vae.preview(latent / self._factor)

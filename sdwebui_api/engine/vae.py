@@ -1,0 +1,84 @@
+"""The autoencoder between pictures and latents."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from sdwebui_api.engine import preview
+from sdwebui_api.engine.devices import Device
+from sdwebui_api.engine.tiling import wrapped_edges
+from sdwebui_api.errors import SdWebUIError
+
+log = logging.getLogger(__name__)
+
+
+class Vae:
+    """One loaded autoencoder. Latents here are unscaled; `DiffusionModel` applies the family's factor."""
+
+    def __init__(self, key: str, module: nn.Module, dtype: torch.dtype, device: Device) -> None:
+        self.key = key
+        self._module = module
+        self._dtype = dtype
+        self._device = device
+        self._projection: preview.Projection | None = None
+        self._projection_lock = threading.Lock()
+
+    def decode(self, latents: Tensor, *, tiling: bool = False) -> Tensor:
+        """[B, 4, h, w] -> [B, 3, 8h, 8w] in about [-1, 1], float32; one picture at a time to spare memory.
+
+        Not-a-number in half precision switches this VAE to float32 for good, as A1111's `auto_vae_precision`.
+        Raises SdWebUIError when the latents are not numbers, or the decoder gives none in float32 either.
+        """
+        if not bool(torch.isfinite(latents).all()):
+            raise SdWebUIError("the UNet produced not-a-number latents; try --no-half, or another sampler")
+        return torch.cat([self._decode_one(latent[None], tiling) for latent in latents])
+
+    def _decode_one(self, latent: Tensor, tiling: bool) -> Tensor:
+        with self._device.running(self._module), wrapped_edges(self._module, tiling):
+            image = self._module.decode(self._place(latent), return_dict=False)[0].float()
+            if bool(torch.isfinite(image).all()):
+                return image
+            if self._dtype == torch.float32:
+                raise SdWebUIError("the VAE decoded to not-a-number values")
+            log.warning("the VAE produced not-a-number values in %s; it goes on in float32", self._dtype)
+            self._use_float32()
+            return self._module.decode(self._place(latent), return_dict=False)[0].float()
+
+    def encode(self, images: Tensor, noise: Tensor | None, *, tiling: bool = False) -> Tensor:
+        """[B, 3, H, W] in [-1, 1] -> [B, 4, H/8, W/8] float32: a draw with `noise`, or the posterior's mode."""
+        noises: list[Tensor | None] = [None] * len(images) if noise is None else [row[None] for row in noise]
+        pairs = zip(images, noises, strict=True)
+        return torch.cat([self._encode_one(image[None], row, tiling) for image, row in pairs])
+
+    def _encode_one(self, image: Tensor, noise: Tensor | None, tiling: bool) -> Tensor:
+        with self._device.running(self._module), wrapped_edges(self._module, tiling):
+            posterior = self._posterior(image)
+            if self._dtype != torch.float32 and not bool(torch.isfinite(posterior.mean).all()):
+                self._use_float32()
+                posterior = self._posterior(image)
+            mean = posterior.mean.float()
+            if noise is None:
+                return mean
+            return mean + posterior.std.float() * noise.to(mean)
+
+    def _posterior(self, image: Tensor):  # type: ignore[no-untyped-def]  # diffusers' own distribution class
+        return self._module.encode(self._place(image)).latent_dist
+
+    def _place(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self._device.plan.device, self._dtype)
+
+    def _use_float32(self) -> None:
+        self._module.float()
+        self._dtype = torch.float32
+
+    def preview(self, latent: Tensor) -> Image.Image:
+        """A rough picture of one unscaled latent [4, h, w], one pixel per cell, without running the decoder."""
+        with self._projection_lock:
+            if self._projection is None:
+                self._projection = preview.fit(self)
+        return self._projection.picture(latent)
