@@ -93,7 +93,7 @@ def test_only_masked_crops_and_pastes_back() -> None:
     assert [image.size for image in ready.images] == [(128, 128)]
     red = Image.new("RGB", (128, 128), "red")
     finished, _ = masks.apply_overlay(red, ready.overlays[0], ready.paste_to)
-    assert finished.crop((80, 80, 86, 86)).getextrema()[0] == (255, 255)
+    assert np.asarray(finished)[80:86, 80:86, 0].min() >= 250  # under the soft edge of the mask
     assert finished.getpixel((0, 0)) == ready.overlays[0].convert("RGB").getpixel((0, 0))
 
 
