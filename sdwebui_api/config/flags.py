@@ -25,6 +25,7 @@ DEFAULT_MAX_QUEUE = 256
 """Waiting jobs. A waiting img2img job holds some 5 to 10 MB (its images, decoded), so 256 stay near 2 GB at worst, and
 at 2 s an image the last one waits for more than eight minutes: longer than clients and proxies keep a request open."""
 
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 SECRET_FLAGS = ("token", "api_auth", "gradio_auth", "ngrok")
 GROUPS = ("start", "server", "models", "precision and memory", "queue", "page", "accepted, without effect")
 
@@ -92,7 +93,9 @@ class Flags:
 
     # start
     skip_prepare_environment: bool = _switch(START, "start in the current Python, install nothing")
-    loglevel: str | None = _text(START, "DEBUG, INFO (default), WARNING or ERROR", metavar="LEVEL", type=str.upper)
+    loglevel: str | None = _text(
+        START, "how much to log, default INFO", metavar="|".join(LOG_LEVELS), type=str.upper, choices=LOG_LEVELS
+    )
     api_log: bool = _switch(START, "log every API request")
     time_log: bool = _switch(START, "log how long every request took")
     skip_load_model_at_start: bool = _switch(START, "load the checkpoint with the first request, not at the start")

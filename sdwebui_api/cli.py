@@ -1,0 +1,57 @@
+"""From the command line to a running server. `--help` is answered before anything heavy is imported."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+from collections.abc import Sequence
+
+from sdwebui_api.config.flags import Flags, parse_flags
+
+logger = logging.getLogger(__name__)
+
+ONLY_API = "The web page is not part of this version yet: only the API runs (--nowebui says so and silences this line)."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serves until stopped; the exit code is 0 after an orderly stop and 1 when the server could not start."""
+    _configure_logging()
+    flags = parse_flags(sys.argv[1:] if argv is None else argv)
+    logging.getLogger().setLevel(flags.loglevel or logging.INFO)
+    problem = _port_problem(flags.host, flags.port)
+    if problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 1
+    if not flags.nowebui:
+        print(ONLY_API, flush=True)
+        logger.info(ONLY_API)
+    return _serve(flags)
+
+
+def _serve(flags: Flags) -> int:
+    from sdwebui_api.app import serve  # seconds of imports, which --help and a taken port need not wait for
+
+    return int(serve(flags) or 0)
+
+
+def _configure_logging() -> None:
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+def _port_problem(host: str, port: int) -> str | None:
+    """Why the server cannot listen at `host`:`port`; None when it can. Port 0 stands for any free one.
+
+    Asked before the seconds of loading; uvicorn would find out after them.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            if sys.platform != "win32":  # as uvicorn binds; on Windows the option means something else
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        return f"cannot listen on {host}:{port} ({error.strerror or error}); choose another port with --port"
+    return None
