@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sdwebui_api.engine.families import FAMILIES, recognise
 from sdwebui_api.engine.families.base import Assembly, Family
@@ -63,12 +64,27 @@ class OpenCheckpoint:
             return stored.float().clone()
         return scaled_linear_alphas(self.family, self._config)
 
-    def load_unet(self, weights: Weights) -> nn.Module:
+    def unet_size(self, dtype: torch.dtype) -> int:
+        """Bytes of the UNet's weights in `dtype`."""
+        return tensors_size(self.family.select_unet(self._tensors), dtype)
+
+    def text_encoder_size(self, dtype: torch.dtype) -> int:
+        return tensors_size(self.family.select_text(self._tensors), dtype)
+
+    def vae_size(self, dtype: torch.dtype) -> int:
+        return tensors_size(self.family.select_vae(self._tensors), dtype)
+
+    def text_width(self) -> int:
+        """Width of the text encoder; 0 without one."""
+        table = self.family.select_text(self._tensors).get("embeddings.token_embedding.weight")
+        return 0 if table is None else table.shape[1]
+
+    def load_unet(self, weights: Weights) -> Any:
         with _naming(self.path):
             tensors = self.family.select_unet(self._tensors)
             return materialise(self.family.assemble_unet(tensors, self._config), weights, "UNet")
 
-    def load_text_encoder(self, weights: Weights) -> nn.Module:
+    def load_text_encoder(self, weights: Weights) -> Any:
         tensors = self.family.select_text(self._tensors)
         if not tensors:
             raise UnusableModel(
@@ -78,7 +94,7 @@ class OpenCheckpoint:
         with _naming(self.path):
             return materialise(self.family.assemble_text(tensors, self._config), weights, "text encoder")
 
-    def load_vae(self, weights: Weights) -> nn.Module:
+    def load_vae(self, weights: Weights) -> Any:
         tensors = self.family.select_vae(self._tensors)
         if not tensors:
             raise UnusableModel(
@@ -89,7 +105,7 @@ class OpenCheckpoint:
             return materialise(self.family.assemble_vae(tensors), weights, "VAE")
 
 
-def load_vae_file(path: Path, weights: Weights, family: Family | None = None) -> nn.Module:
+def load_vae_file(path: Path, weights: Weights, family: Family | None = None) -> Any:
     """An external VAE: `.safetensors`, `.pt` or `.ckpt`; LDM names with or without prefix, or diffusers names.
 
     Raises UnusableModel when the file is broken or no autoencoder of `family` (default: the first known).
@@ -102,12 +118,13 @@ def load_vae_file(path: Path, weights: Weights, family: Family | None = None) ->
         module = materialise(family.assemble_vae(tensors), weights, "VAE")
         latent_channels = module.config.latent_channels
         if latent_channels != family.latent.channels:
-            raise UnusableModel(f"this VAE has {latent_channels} latent channels, {family.title} needs "
-                                f"{family.latent.channels}")
+            raise UnusableModel(
+                f"this VAE has {latent_channels} latent channels, {family.title} needs {family.latent.channels}"
+            )
     return module
 
 
-def materialise(assembly: Assembly, weights: Weights, part: str) -> nn.Module:
+def materialise(assembly: Assembly, weights: Weights, part: str) -> Any:
     """Fill the module without memory with its tensors, converted one by one; views stay views where nothing changes.
 
     Raises UnusableModel when tensors are missing or have the wrong shape. Superfluous ones are left out.
@@ -130,8 +147,8 @@ def materialise(assembly: Assembly, weights: Weights, part: str) -> nn.Module:
     return module.requires_grad_(False).eval()
 
 
-def module_bytes(module: nn.Module) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
+def tensors_size(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> int:
+    return sum(tensor.numel() for tensor in tensors.values()) * dtype.itemsize
 
 
 def scaled_linear_alphas(family: Family, config: ModelConfig) -> Tensor:
@@ -155,7 +172,3 @@ class _naming:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, UnusableModel) and self._path.name not in error.message:
             raise UnusableModel(f"{self._path.name}: {error.message}") from error
-
-
-Progress = Callable[[str], None]
-"""Told in a few words what is being done (`loading UNet of x.safetensors`)."""

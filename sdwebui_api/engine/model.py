@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from sdwebui_api.engine.batcher import Evaluation, StepBatcher
 from sdwebui_api.engine.devices import Device
@@ -22,7 +23,7 @@ from sdwebui_api.engine.vae import Vae
 class UNet:
     """The network that predicts noise, one set of weights; a `batcher.Network`."""
 
-    def __init__(self, key: str, module: nn.Module, dtype: torch.dtype, device: Device) -> None:
+    def __init__(self, key: str, module: Any, dtype: torch.dtype, device: Device) -> None:
         self.key = key
         self.in_channels: int = module.config.in_channels
         self._module = module

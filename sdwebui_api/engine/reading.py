@@ -59,7 +59,8 @@ def tensors_of(content: Any) -> Tensors:
 def _read_safetensors(path: Path) -> Tensors:
     try:
         with safe_open(str(path), framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}
     except FileNotFoundError as error:
         raise UnusableModel(f"{path.name}: the file is gone") from error
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import LongTensor, Tensor, nn
+from torch import LongTensor, Tensor
 from transformers import CLIPTokenizer
 
 from sdwebui_api.engine.devices import Device
@@ -24,11 +25,11 @@ class Tokenizer:
         clip = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
         # The Rust object itself: encoding does not change it, whereas the wrapper sets truncation on every call.
         self._encoder = clip.backend_tokenizer
-        self.bos: int = clip.bos_token_id
-        self.eos: int = clip.eos_token_id
-        self.pad: int = clip.pad_token_id
+        self.bos_id: int = clip.bos_token_id
+        self.eos_id: int = clip.eos_token_id
+        self.pad_id: int = clip.pad_token_id
         self.vocabulary: dict[str, int] = clip.get_vocab()
-        self.comma: int | None = self.vocabulary.get(",</w>")
+        self.comma_id: int | None = self.vocabulary.get(",</w>")
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids without start and end marks, not truncated."""
@@ -38,10 +39,10 @@ class Tokenizer:
 class TextEncoder:
     """One loaded text encoder. Thread-safe: the device serves one forward at a time."""
 
-    def __init__(self, key: str, module: nn.Module, tokenizer: Tokenizer, device: Device) -> None:
+    def __init__(self, key: str, module: Any, tokenizer: Tokenizer, device: Device) -> None:
         self.key = key
         self.tokenizer = tokenizer
-        self._module = module
+        self._module: Any = module
         self._device = device
         self.width: int = module.config.hidden_size
         self.layers: int = module.config.num_hidden_layers

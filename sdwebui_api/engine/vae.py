@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from typing import Any
 
 import torch
 from PIL import Image
@@ -22,7 +23,7 @@ class Vae:
 
     def __init__(self, key: str, module: nn.Module, dtype: torch.dtype, device: Device) -> None:
         self.key = key
-        self._module = module
+        self._module: Any = module
         self._dtype = dtype
         self._device = device
         self._projection: preview.Projection | None = None
@@ -66,7 +67,8 @@ class Vae:
                 return mean
             return mean + posterior.std.float() * noise.to(mean)
 
-    def _posterior(self, image: Tensor):  # type: ignore[no-untyped-def]  # diffusers' own distribution class
+    def _posterior(self, image: Tensor) -> Any:
+        """diffusers' normal distribution, with `mean` and `std`."""
         return self._module.encode(self._place(image)).latent_dist
 
     def _place(self, tensor: Tensor) -> Tensor:

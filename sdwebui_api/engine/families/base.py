@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from sdwebui_api.engine.model_config import ModelConfig
 from sdwebui_api.engine.reading import Shapes
@@ -33,7 +34,8 @@ class NoiseSchedule:
 class Assembly:
     """A module without memory (on the meta device) and the tensors, by its own names, that fill it."""
 
-    module: nn.Module
+    module: Any
+    """A torch module of diffusers or transformers, with its `config`."""
     tensors: Mapping[str, Tensor]
 
 

@@ -69,9 +69,7 @@ def select_clip_text(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in bare.items() if not name.endswith("position_ids")}
 
 
-def assemble_unet(
-    tensors: Mapping[str, Tensor], heads: Callable[[UNetStructure], int | list[int]]
-) -> Assembly:
+def assemble_unet(tensors: Mapping[str, Tensor], heads: Callable[[UNetStructure], int | list[int]]) -> Assembly:
     """A diffusers UNet of the dimensions that the weights have, with `heads` attention heads (or one per level)."""
     structure = unet_structure(shapes_of(tensors))
     with torch.device("meta"):

@@ -1,0 +1,208 @@
+"""The engine: everything that runs networks, behind one object."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+
+from sdwebui_api.engine import memory
+from sdwebui_api.engine.batcher import StepBatcher
+from sdwebui_api.engine.devices import Device, DevicePlan
+from sdwebui_api.engine.embeddings import EmbeddingDatabase, EmbeddingStore
+from sdwebui_api.engine.loading import ModelFacts, OpenCheckpoint, Weights, load_vae_file
+from sdwebui_api.engine.model import DiffusionModel, UNet
+from sdwebui_api.engine.text_encoder import TextEncoder, Tokenizer
+from sdwebui_api.engine.vae import Vae
+from sdwebui_api.engine.weights import Loaded, Resident, WeightsCache
+from sdwebui_api.errors import UnusableModel
+
+if TYPE_CHECKING:
+    from sdwebui_api.catalog.checkpoints import CheckpointFile
+    from sdwebui_api.catalog.vaes import VaeFile
+    from sdwebui_api.config.flags import Flags
+    from sdwebui_api.config.paths import Paths
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str], None]
+"""Told in a few words what is being loaded."""
+
+STEP_BATCH_ON_GPU = 8
+STEP_BATCH_ON_CPU = 4
+
+
+@dataclass(frozen=True)
+class _Network:
+    """A cached UNet with the facts of its checkpoint."""
+
+    unet: UNet
+    facts: ModelFacts
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A cached CLIP text model. A lease wraps it together with the embeddings of its time."""
+
+    module: Any
+    width: int
+
+
+class Engine:
+    """Loads checkpoints on demand and lends them to jobs. Thread-safe."""
+
+    def __init__(self, flags: Flags, paths: Paths) -> None:
+        self.plan = DevicePlan.from_flags(flags)
+        self.device = Device(self.plan)
+        automatic = STEP_BATCH_ON_CPU if self.plan.device.type == "cpu" else STEP_BATCH_ON_GPU
+        self.batcher = StepBatcher(flags.max_step_batch or automatic, memory.cells_limit(self.plan))
+        self._embeddings = EmbeddingStore([paths.embeddings_dir], hashing=not flags.no_hashing)
+        budget = memory.weights_budget(self.plan, flags.min_ram_reserved)
+        self._weights = WeightsCache(budget, on_evict=self.device.forget)
+        self._tokenizer = Tokenizer()
+        self._loaded_checkpoint: CheckpointFile | None = None
+        self._ready = False
+
+    @property
+    def ready(self) -> bool:
+        """A checkpoint has been loaded successfully, so generation requests can be served."""
+        return self._ready
+
+    @property
+    def loaded_checkpoint(self) -> CheckpointFile | None:
+        """The checkpoint used last, unless it was unloaded."""
+        return self._loaded_checkpoint
+
+    @contextmanager
+    def lease(
+        self, checkpoint: CheckpointFile, vae: VaeFile | None = None, on_progress: Progress | None = None
+    ) -> Iterator[DiffusionModel]:
+        """`checkpoint` with `vae` (None: the one inside it), loaded if need be and kept while the context lasts.
+
+        Raises UnusableModel when a file is broken, gone, incomplete or of an unknown family; OutOfMemory.
+        """
+        source = _Source(checkpoint, vae, self.plan, self.device, on_progress or (lambda text: None))
+        with ExitStack() as held:
+            network = held.enter_context(self._weights.lease(source.unet_key, source.load_unet, _Network))
+            text = held.enter_context(self._weights.lease(source.text_key, source.load_text_encoder, _Text))
+            autoencoder = held.enter_context(self._weights.lease(source.vae_key, source.load_vae, Vae))
+            model = self._model(network, text, source.text_key, autoencoder)
+            self._loaded_checkpoint, self._ready = checkpoint, True
+            del source  # lets go of the mapped file
+            yield model
+
+    def _model(self, network: _Network, text: _Text, text_key: str, autoencoder: Vae) -> DiffusionModel:
+        self._embeddings.refresh()
+        database = self._embeddings.database(self._tokenizer.tokenize, text.width)
+        return DiffusionModel(
+            unet=network.unet,
+            # Texts may contain embeddings, so encodings depend on their files too.
+            text_encoder=TextEncoder(f"{text_key}#{database.version}", text.module, self._tokenizer, self.device),
+            vae=autoencoder,
+            facts=network.facts,
+            embeddings=database,
+            batcher=self.batcher,
+            device=self.plan.device,
+            dtype=self.plan.unet_dtype,
+        )
+
+    def warm(self, checkpoint: CheckpointFile, vae: VaeFile | None = None, on_progress: Progress | None = None) -> None:
+        """Load `checkpoint` so that the first request need not wait. Raises as `lease`."""
+        with self.lease(checkpoint, vae, on_progress):
+            log.info("%s is loaded (%s, %s)", checkpoint.name, self.plan.device, self.plan.unet_dtype)
+
+    def unload(self) -> None:
+        """Drop all weights that no job is using; they are loaded again when needed."""
+        self._weights.unload_all()
+        self._loaded_checkpoint = None
+
+    def loaded(self) -> list[Resident]:
+        """The parts in memory, last used last."""
+        return self._weights.loaded()
+
+    def memory(self) -> dict[str, Any]:
+        """RAM and GPU memory in bytes, in the shape of A1111's GET /memory."""
+        return memory.report(self.plan.device)
+
+    def embeddings(self, checkpoint: CheckpointFile | None = None) -> EmbeddingDatabase:
+        """The embeddings on disk, sorted into `loaded` and `skipped` by the width of the checkpoint's text encoder.
+
+        `checkpoint` None: the one used last. Without any all are `skipped`, as nothing can use them. Loads nothing
+        into memory but the embeddings.
+        """
+        self._embeddings.refresh()
+        checkpoint = checkpoint or self._loaded_checkpoint
+        width = OpenCheckpoint(checkpoint.path, None).text_width() if checkpoint is not None else 0
+        return self._embeddings.database(self._tokenizer.tokenize, width)
+
+
+class _Source:
+    """Where the parts of one lease come from; opens the checkpoint only when a part is missing from the cache."""
+
+    def __init__(
+        self, checkpoint: CheckpointFile, vae: VaeFile | None, plan: DevicePlan, device: Device, progress: Progress
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._vae = vae
+        self._plan = plan
+        self._device = device
+        self._progress = progress
+        self._config_path = checkpoint.config_path
+        file = _identity(checkpoint.path)
+        config = f"+{_identity(self._config_path)}" if self._config_path is not None else ""
+        self.unet_key = f"unet:{file}{config}:{plan.unet_dtype}"
+        self.text_key = f"text:{file}{config}:{plan.text_dtype}"
+        self.vae_key = f"vae:{_identity(vae.path) if vae is not None else file}:{plan.vae_dtype}"
+
+    @cached_property
+    def _open(self) -> OpenCheckpoint:
+        return OpenCheckpoint(self._checkpoint.path, self._config_path, self._checkpoint.metadata)
+
+    def _weights(self, dtype: torch.dtype, channels_last: bool = False) -> Weights:
+        return Weights(dtype, self._plan.storage, channels_last)
+
+    def load_unet(self, reserve: Callable[[int], None]) -> Loaded:
+        self._progress(f"loading the UNet of {self._checkpoint.name}")
+        size = self._open.unet_size(self._plan.unet_dtype)
+        reserve(size)
+        module: Any = self._open.load_unet(self._weights(self._plan.unet_dtype, self._plan.channels_last))
+        if self._plan.attention == "xformers":
+            module.enable_xformers_memory_efficient_attention()
+        unet = UNet(self.unet_key, module, self._plan.unet_dtype, self._device)
+        return Loaded(_Network(unet, self._open.facts()), size)
+
+    def load_text_encoder(self, reserve: Callable[[int], None]) -> Loaded:
+        self._progress(f"loading the text encoder of {self._checkpoint.name}")
+        size = self._open.text_encoder_size(self._plan.text_dtype)
+        reserve(size)
+        module = self._open.load_text_encoder(self._weights(self._plan.text_dtype))
+        return Loaded(_Text(module, module.config.hidden_size), size)
+
+    def load_vae(self, reserve: Callable[[int], None]) -> Loaded:
+        weights = self._weights(self._plan.vae_dtype, self._plan.channels_last)
+        if self._vae is not None:
+            self._progress(f"loading the VAE {self._vae.name}")
+            size = self._vae.path.stat().st_size
+            reserve(size)
+            module = load_vae_file(self._vae.path, weights)
+        else:
+            self._progress(f"loading the VAE of {self._checkpoint.name}")
+            size = self._open.vae_size(weights.dtype)
+            reserve(size)
+            module = self._open.load_vae(weights)
+        return Loaded(Vae(self.vae_key, module, weights.dtype, self._device), size)
+
+
+def _identity(path: Path) -> str:
+    """A file and its state. Raises UnusableModel when it is gone."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise UnusableModel(f"{path.name} cannot be read: {error.strerror}") from error
+    return f"{path}@{status.st_mtime_ns}.{status.st_size}"
