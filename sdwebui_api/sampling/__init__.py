@@ -1,0 +1,1 @@
+"""Sampling: noise sources, schedules, samplers, guidance. Knows models only as callables."""

@@ -1,0 +1,368 @@
+"""Classifier-free guidance (Ho & Salimans 2022) as A1111's `sd_samplers_cfg_denoiser.py` does it.
+
+`GuidedDenoiser` is the `denoise` that samplers call: it looks up the conditioning of the step, evaluates the model
+for prompts and negative prompts in as few calls as the options allow, and combines the results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from sdwebui_api.errors import BadRequest
+from sdwebui_api.sampling.model import GuidedModel
+
+Parts = Sequence[Sequence[tuple[int, float]]]
+"""Per image, the (row, weight) of every AND part."""
+
+
+class StepConditioning(Protocol):
+    @property
+    def cond(self) -> Tensor:
+        """`[K, T, D]`, all parts of all images, image by image."""
+
+    @property
+    def parts(self) -> Parts: ...
+
+
+class CondSchedule(Protocol):
+    def at(self, step: int) -> StepConditioning:
+        """The prompts' conditioning at a model evaluation (counted from 0)."""
+
+
+class UncondSchedule(Protocol):
+    def at(self, step: int) -> Tensor:
+        """`[B, T, D]`, the negative prompts' at a model evaluation."""
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Everything that steers one batch.
+
+    empty_prompt: `[1, 77, D]`, what `pad_cond_uncond` pads with.
+    concat: `[B, C, h, w]` (or `[1, …]`) image conditioning of inpainting (C = 5) and edit (C = 4) models.
+    edit_model: an InstructPix2Pix model, which has an image guidance scale of its own.
+    """
+
+    cond: CondSchedule
+    uncond: UncondSchedule
+    empty_prompt: Tensor | None = None
+    concat: Tensor | None = None
+    edit_model: bool = False
+
+
+@dataclass(frozen=True)
+class GuidanceSettings:
+    """How to combine. `cfg_scale` after the sampler's multiplier; the rest are A1111's options of these names."""
+
+    cfg_scale: float = 7.0
+    image_cfg_scale: float | None = None
+    s_min_uncond: float = 0.0
+    s_min_uncond_all: bool = False
+    skip_early_cond: float = 0.0
+    batch_cond_uncond: bool = True
+    pad_cond_uncond: bool = False
+    pad_cond_uncond_v0: bool = False
+    live_preview_content: str = "Prompt"
+    refiner_switch_by_sample_steps: bool = False
+
+
+BlendHook = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+"""(current, init latent, mask, sigma or timestep) -> blended latent; soft inpainting replaces the plain blend."""
+
+
+@dataclass(frozen=True)
+class InpaintBlend:
+    """Keeps the latent outside the mask at the start image.
+
+    mask: `[h, w]` or `[1|B, 4, h, w]`, 1 where the start image stays; init_latent: `[B, 4, h, w]`.
+    """
+
+    mask: Tensor
+    init_latent: Tensor
+    hook: BlendHook | None = None
+
+    def apply(self, latent: Tensor, noise_level: float = 0.0) -> Tensor:
+        if self.hook is not None:
+            return self.hook(latent, self.init_latent, self.mask, noise_level)
+        return latent * (1 - self.mask) + self.init_latent * self.mask
+
+
+@dataclass(frozen=True)
+class RefinedModel:
+    """What a refiner switches to: another model with its own conditioning."""
+
+    model: GuidedModel
+    conditioning: Conditioning
+
+
+@dataclass(frozen=True)
+class RefinerSwitch:
+    """Change models part of the way. `load` is called once; `infotext` is what the switch adds to it."""
+
+    switch_at: float
+    load: Callable[[], RefinedModel]
+    infotext: Mapping[str, Any] = field(default_factory=dict)
+
+
+class SamplingStopped(Exception):
+    """Raise from `on_step` to finish now with what there is (interrupt, skip)."""
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """After every model evaluation. `latent` `[B, 4, h, w]` is the picture so far, for previews.
+
+    step: sampler steps begun before this evaluation's successor, in [0, steps); steps: as asked for.
+    """
+
+    step: int
+    steps: int
+    latent: Tensor
+
+
+OnStep = Callable[[StepReport], None]
+
+
+class GuidedDenoiser:
+    """Callable `(x, noise level)` -> guided prediction, for one run of one sampler.
+
+    After a run, `infotext` holds what guidance adds to the infotext and `last_latent` the latest picture of the
+    prompts alone, which is what A1111 returns when interrupted.
+    """
+
+    def __init__(
+        self,
+        model: GuidedModel,
+        conditioning: Conditioning,
+        settings: GuidanceSettings,
+        *,
+        steps: int,
+        total_steps: int,
+        start: Tensor,
+        blend: InpaintBlend | None = None,
+        blend_before: bool = False,
+        refiner: RefinerSwitch | None = None,
+        on_step: OnStep | None = None,
+    ) -> None:
+        self.infotext: dict[str, Any] = {}
+        self.last_latent = start
+        self.last_uncond: Tensor | None = None
+        self._model = model
+        self._conditioning = conditioning
+        self._settings = settings
+        self._steps = steps
+        self._total_steps = total_steps
+        self._blend = blend
+        self._blend_before = blend_before
+        self._refiner = refiner
+        self._on_step = on_step
+        self._step = 0
+        self._stop: SamplingStopped | None = None
+        self._padded = {"Pad conds": False, "Pad conds v0": False}
+
+    def __call__(self, x: Tensor, noise_level: Tensor) -> Tensor:
+        if self._stop is not None:
+            raise self._stop
+        levels = noise_level.to(x.device).float() * x.new_ones(x.shape[0])
+        self._switch_to_refiner(levels)
+        if self._blend is not None and self._blend_before:
+            x = self._blend.apply(x, float(levels[0]))
+        step = self._conditioning.cond.at(self._step)
+        cond, parts, uncond = step.cond, step.parts, self._conditioning.uncond.at(self._step)
+        editing = self._is_editing(parts)
+        skip_uncond = self._skips_uncond(float(levels[0]), editing)
+        cond, uncond = self._pad(cond, uncond)
+        outputs = self._evaluate(x, levels, cond, parts, uncond, editing, skip_uncond)
+        guided = self._combine(outputs, parts, x.shape[0], editing, skip_uncond)
+        if self._blend is not None and not self._blend_before:
+            guided = self._blend.apply(guided, float(levels[0]))
+        self._report(x, levels, outputs, guided, parts)
+        return guided
+
+    def unconditional(self) -> Tensor:
+        """The negative prompts' part of the last prediction (CFG++)."""
+        if self.last_uncond is None:
+            raise RuntimeError("no prediction was made yet")
+        return self.last_uncond
+
+    def finish(self) -> dict[str, Any]:
+        """The infotext entries of the run, padding last."""
+        return self.infotext | {name: True for name, padded in self._padded.items() if padded}
+
+    # -- which model, which conditioning ---------------------------------------------------------------------------
+
+    def _switch_to_refiner(self, levels: Tensor) -> None:
+        if self._settings.refiner_switch_by_sample_steps:
+            self.infotext["Refiner switch by sampling steps"] = True
+            progress = self._step / self._total_steps
+        elif self._refiner is not None:
+            progress = self._model.progress(levels)
+        if self._refiner is None or progress < self._refiner.switch_at:
+            return
+        self.infotext.update(self._refiner.infotext)
+        refined = self._refiner.load()
+        self._model, self._conditioning, self._refiner = refined.model, refined.conditioning, None
+
+    def _is_editing(self, parts: Parts) -> bool:
+        """At image scale 1 an edit model gives the same as plain guidance, which then allows AND."""
+        scale = self._settings.image_cfg_scale
+        editing = self._conditioning.edit_model and scale is not None and scale != 1.0
+        if editing and any(len(image) != 1 for image in parts):
+            raise BadRequest("AND needs an image CFG scale of 1 with an edit model", field="prompt")
+        return editing
+
+    def _skips_uncond(self, level: float, editing: bool) -> bool:
+        """Whether this evaluation goes without the negative prompt (skip_early_cond, NGMS)."""
+        settings = self._settings
+        if settings.skip_early_cond and self._step / self._total_steps <= settings.skip_early_cond:
+            self.infotext["Skip Early CFG"] = settings.skip_early_cond
+            return True
+        turn = self._step % 2 == 1 or settings.s_min_uncond_all
+        if not turn or editing or not 0 < settings.s_min_uncond or level >= settings.s_min_uncond:
+            return False
+        self.infotext["NGMS"] = settings.s_min_uncond
+        if settings.s_min_uncond_all:
+            self.infotext["NGMS all steps"] = True
+        return True
+
+    def _pad(self, cond: Tensor, uncond: Tensor) -> tuple[Tensor, Tensor]:
+        """Make the token counts equal where an option wants that; only the last evaluation's padding is reported."""
+        self._padded = {"Pad conds": False, "Pad conds v0": False}
+        if cond.shape[1] == uncond.shape[1]:
+            return cond, uncond
+        if self._settings.pad_cond_uncond_v0:
+            self._padded["Pad conds v0"] = True
+            return cond, _fit_by_last_vector(uncond, cond.shape[1])
+        if self._settings.pad_cond_uncond and self._conditioning.empty_prompt is not None:
+            self._padded["Pad conds"] = True
+            length = max(cond.shape[1], uncond.shape[1])
+            empty = self._conditioning.empty_prompt
+            return _pad_by_prompt(cond, empty, length), _pad_by_prompt(uncond, empty, length)
+        return cond, uncond
+
+    # -- evaluation ------------------------------------------------------------------------------------------------
+
+    def _evaluate(
+        self,
+        x: Tensor,
+        levels: Tensor,
+        cond: Tensor,
+        parts: Parts,
+        uncond: Tensor,
+        editing: bool,
+        skip_uncond: bool,
+    ) -> Tensor:
+        """Predictions of all parts, then (for an edit model: image-only, then) the unconditional ones."""
+        images = torch.tensor([i for i, image in enumerate(parts) for _ in image], device=x.device)
+        concat = self._conditioning.concat
+        if concat is not None:
+            concat = concat.expand(x.shape[0], -1, -1, -1)
+        rows = [_Rows(x[images], levels[images], cond, concat[images] if concat is not None else None)]
+        if not skip_uncond:
+            rows.append(_Rows(x, levels, uncond, concat))
+            if editing and concat is not None:
+                rows.append(_Rows(x, levels, uncond, torch.zeros_like(concat)))
+        return self._run(rows, x.shape[0])
+
+    def _run(self, rows: list[_Rows], batch_size: int) -> Tensor:
+        if self._settings.batch_cond_uncond:
+            runs = _merged(rows)
+        else:
+            runs = [piece for run in rows for piece in run.split(batch_size)]
+        return torch.cat([self._model.predict(run.x, run.levels, run.context, run.concat) for run in runs])
+
+    def _combine(self, outputs: Tensor, parts: Parts, count: int, editing: bool, skip_uncond: bool) -> Tensor:
+        scale = self._settings.cfg_scale
+        if editing:
+            prompt, image_only, unconditional = outputs.chunk(3)
+            self.last_uncond = unconditional
+            image_scale = self._settings.image_cfg_scale or 1.0
+            return unconditional + scale * (prompt - image_only) + image_scale * (image_only - unconditional)
+        if skip_uncond:
+            uncond, scale = torch.stack([outputs[image[0][0]] for image in parts]), 1.0
+        else:
+            uncond = outputs[-count:]
+        self.last_uncond = uncond.clone()
+        guided = uncond.clone()
+        for i, image in enumerate(parts):
+            for row, weight in image:
+                guided[i] += (outputs[row] - uncond[i]) * (weight * scale)
+        return guided
+
+    # -- reporting -------------------------------------------------------------------------------------------------
+
+    def _report(self, x: Tensor, levels: Tensor, outputs: Tensor, guided: Tensor, parts: Parts) -> None:
+        prompts = torch.stack([outputs[image[0][0]] for image in parts])
+        self.last_latent = self._model.to_image(x, prompts, levels)
+        step = min(self._step * self._steps // max(self._total_steps, 1), max(self._steps - 1, 0))
+        self._step += 1
+        if self._on_step is None:
+            return
+        latent = self.last_latent
+        if self._settings.live_preview_content == "Negative prompt":
+            latent = self._model.to_image(x, self.unconditional(), levels)
+        elif self._settings.live_preview_content == "Combined":
+            latent = self._model.to_image(x, guided, levels)
+        try:
+            self._on_step(StepReport(step, self._steps, latent))
+        except SamplingStopped as stop:
+            # Takes effect at the next evaluation: a stop during the last one still gives the finished picture.
+            self._stop = stop
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Model inputs that share a token count."""
+
+    x: Tensor
+    levels: Tensor
+    context: Tensor
+    concat: Tensor | None
+
+    def split(self, size: int) -> list[_Rows]:
+        return [
+            _Rows(
+                self.x[a : a + size],
+                self.levels[a : a + size],
+                self.context[a : a + size],
+                None if self.concat is None else self.concat[a : a + size],
+            )
+            for a in range(0, len(self.x), size)
+        ]
+
+
+def _merged(rows: list[_Rows]) -> list[_Rows]:
+    """One run for neighbours of equal token count."""
+    runs = rows[:1]
+    for row in rows[1:]:
+        if row.context.shape[1] != runs[-1].context.shape[1]:
+            runs.append(row)
+            continue
+        last = runs[-1]
+        concat = None if last.concat is None or row.concat is None else torch.cat([last.concat, row.concat])
+        runs[-1] = _Rows(
+            torch.cat([last.x, row.x]),
+            torch.cat([last.levels, row.levels]),
+            torch.cat([last.context, row.context]),
+            concat,
+        )
+    return runs
+
+
+def _fit_by_last_vector(uncond: Tensor, length: int) -> Tensor:
+    """The padding of DDIM before A1111 1.6: repeat the last vector, or cut."""
+    missing = length - uncond.shape[1]
+    if missing <= 0:
+        return uncond[:, :length]
+    return torch.cat([uncond, uncond[:, -1:].repeat(1, missing, 1)], dim=1)
+
+
+def _pad_by_prompt(context: Tensor, empty: Tensor, length: int) -> Tensor:
+    """Append encodings of the empty prompt up to `length` tokens."""
+    repeats = (length - context.shape[1]) // empty.shape[1]
+    return torch.cat([context, empty.to(context).repeat(context.shape[0], repeats, 1)], dim=1)
