@@ -255,6 +255,15 @@ class Job:
         """The newest picture that somebody had drawn; never waits."""
         return self._previews.drawn if self.live else None
 
+    @property
+    def preview_due(self) -> bool:
+        """Enough steps have passed since the last picture for a new one."""
+        slot = self._previews
+        if not self.live or slot.maker is None:
+            return False
+        fresh = slot.drawn is None or slot.drawn_at == 0
+        return fresh or slot.step - slot.drawn_at >= self.preview_settings.every_n_steps
+
     def draw_preview(self, encode: Callable[[Image.Image, str], bytes]) -> Preview | None:
         """The newest picture, drawn now if enough steps passed since the last one. Blocks while drawing.
 
@@ -264,8 +273,7 @@ class Job:
         with slot.drawing:
             with self._lock:
                 maker, step = slot.maker, slot.step
-            due = slot.drawn is None or slot.drawn_at == 0 or step - slot.drawn_at >= self.preview_settings.every_n_steps
-            if maker is None or not due or not self.live:
+            if maker is None or not self.preview_due:
                 return self.last_preview()
             try:
                 data = encode(maker(), self.preview_settings.image_format)

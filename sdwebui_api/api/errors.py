@@ -1,0 +1,110 @@
+"""The one place where errors become answers, in A1111's form: `{"error", "detail", "body", "errors"}`.
+
+Validation keeps `detail` as the list of `{loc, msg, type}` that every FastAPI client knows.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from sdwebui_api.errors import Busy, SdWebUIError, Unavailable
+
+log = logging.getLogger(__name__)
+
+MAX_CHOICES = 60
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    app.add_exception_handler(SdWebUIError, _own)  # type: ignore[arg-type]
+    app.add_exception_handler(RequestValidationError, _validation)  # type: ignore[arg-type]
+    app.add_exception_handler(HTTPException, _http)  # type: ignore[arg-type]
+    app.add_exception_handler(Exception, _unexpected)
+
+
+def error_body(error: str, detail: Any, errors: str = "") -> dict[str, Any]:
+    return {"error": error, "detail": detail, "body": "", "errors": errors}
+
+
+def error_response(error: SdWebUIError) -> JSONResponse:
+    """The answer to one of our own errors; middleware that refuses a request uses it too."""
+    name = type(error).__name__
+    return JSONResponse(
+        error_body(name, _detail(error), _errors_text(error)), error.status, headers=_headers(error)
+    )
+
+
+def _detail(error: SdWebUIError) -> Any:
+    """A wrong field answers as validation does; everything else as A1111's HTTPException does."""
+    if error.field and error.status == HTTPStatus.UNPROCESSABLE_ENTITY:
+        return [{"loc": ["body", *_path(error.field)], "msg": error.message, "type": "value_error"}]
+    return error.message
+
+
+def _path(field: str) -> list[str | int]:
+    """`init_images[0]` -> ["init_images", 0]; dots separate names."""
+    parts = field.replace("[", ".").replace("]", "").split(".")
+    return [int(part) if part.isdecimal() else part for part in parts]
+
+
+def _errors_text(error: SdWebUIError) -> str:
+    lines = [f"{error.field}: {error.message}" if error.field else error.message]
+    if error.choices:
+        shown = list(error.choices[:MAX_CHOICES])
+        lines.append(f"choices: {', '.join(shown)}" + (", …" if len(error.choices) > len(shown) else ""))
+    return "\n".join(lines)
+
+
+def _headers(error: SdWebUIError) -> dict[str, str] | None:
+    if isinstance(error, Busy):
+        return {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
+    if isinstance(error, Unavailable):
+        return {"Retry-After": "5"}
+    return None
+
+
+async def _own(request: Request, error: SdWebUIError) -> JSONResponse:
+    if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.warning("%s %s: %s", request.method, request.url.path, error.message)
+    return error_response(error)
+
+
+async def _validation(request: Request, error: RequestValidationError) -> JSONResponse:
+    problems = [_problem(problem) for problem in error.errors()]
+    text = "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in problems[:20])
+    return JSONResponse(error_body("RequestValidationError", problems, text), HTTPStatus.UNPROCESSABLE_ENTITY)
+
+
+def _problem(problem: Mapping[str, Any]) -> dict[str, Any]:
+    """Without pydantic's `input`, which would send a client's megabytes back to it, and `url`."""
+    loc: Iterable[Any] = problem["loc"]
+    return {"loc": [part if isinstance(part, int) else str(part) for part in loc],
+            "msg": problem["msg"], "type": problem["type"]}
+
+
+async def _http(request: Request, error: HTTPException) -> JSONResponse:
+    return JSONResponse(error_body("HTTPException", error.detail), error.status_code, headers=error.headers)
+
+
+async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    """A bug. The server's log has the traceback (Starlette raises it again); the client gets no paths."""
+    return JSONResponse(error_body(type(error).__name__, "Internal Server Error"), 500)
+
+
+def not_found() -> JSONResponse:
+    return JSONResponse(error_body("HTTPException", "Not Found"), 404)
+
+
+def to_json(body: Any) -> bytes:
+    """Compact and UTF-8, as Starlette renders; for bodies rendered off the event loop."""
+    return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()

@@ -1,0 +1,154 @@
+"""POST txt2img and img2img: the body becomes a job, the job's pictures become the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request
+from pydantic import ValidationError
+from starlette.responses import Response
+
+from sdwebui_api.api.errors import to_json
+from sdwebui_api.api.generation_schema import GenerationBody, Img2ImgBody, Txt2ImgBody
+from sdwebui_api.api.infotext import read_infotext
+from sdwebui_api.api.options import store_options
+from sdwebui_api.api.script_args import read_scripts
+from sdwebui_api.api.services import Services, services_of, user_of
+from sdwebui_api.config.options import Options
+from sdwebui_api.errors import BadRequest
+from sdwebui_api.generation.infotext_request import fields_of_infotext
+from sdwebui_api.generation.request import GeneratedImage, GenerationRequest, GenerationResult
+from sdwebui_api.jobs.job import Job, PreviewSettings
+
+log = logging.getLogger(__name__)
+
+router = APIRouter(prefix="/sdapi/v1", tags=["generation"])
+
+Kind = Literal["txt2img", "img2img"]
+
+
+@router.post("/txt2img")
+async def txt2img(body: Txt2ImgBody, request: Request) -> Response:
+    """Pictures from a prompt. Answers `{"images", "parameters", "info"}`; `info` is a string that holds JSON."""
+    return await _generate("txt2img", body, request)
+
+
+@router.post("/img2img")
+async def img2img(body: Img2ImgBody, request: Request) -> Response:
+    """Pictures from a picture and a prompt; with `mask`, only the white part is repainted."""
+    return await _generate("img2img", body, request)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    request: GenerationRequest
+    echo: dict[str, Any]
+    """The answer's `parameters`."""
+    stored: Options
+    """The server's options at admission: the answer's file format follows them, not the overrides (A1111)."""
+
+
+async def _generate(kind: Kind, body: GenerationBody, request: Request) -> Response:
+    services = services_of(request)
+    services.runner.check_admission()
+    prepared = await services.off_loop(_prepare, services, kind, body)
+    job = _submit(services, kind, body, prepared, user_of(request))
+    request.state.job_id = job.id
+    result: GenerationResult = await result_unless_gone(services, job, request)
+    if not body.override_settings_restore_afterwards:
+        await services.off_loop(store_options, services, prepared.request.override_settings)
+    content = await services.off_loop(_render, prepared, result, job.id, body.send_images)
+    return Response(content, media_type="application/json", headers={"X-Job-Id": job.id})
+
+
+def _prepare(services: Services, kind: Kind, body: GenerationBody) -> _Prepared:
+    stored = services.options.snapshot()
+    if body.infotext:
+        body = _with_infotext(services, kind, body, stored)
+    values = body.model_dump()
+    replaced = read_scripts(body.script_name, body.alwayson_scripts)
+    resolved = services.resolver(kind, {**values, **replaced}, body.model_fields_set, stored)
+    for side in ("width", "height"):
+        if side not in body.model_fields_set:
+            values[side] = getattr(resolved, side)
+    if kind == "img2img" and not values["include_init_images"]:
+        values["init_images"] = values["mask"] = None
+    return _Prepared(resolved, values, stored)
+
+
+def _with_infotext(services: Services, kind: Kind, body: GenerationBody, stored: Options) -> GenerationBody:
+    """The body with what its `infotext` says where the client says nothing; the echo shows it."""
+    params = read_infotext(services, body.infotext or "", stored)
+    given = body.model_dump(include=body.model_fields_set)
+    overrides = body.override_settings or {}
+    found = fields_of_infotext(params, kind, body.model_fields_set, overrides, stored)
+    merged = {**found.fields, **given, "override_settings": {**found.override_settings, **overrides}}
+    try:
+        return type(body).model_validate(merged)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = ".".join(map(str, problem["loc"]))
+        raise BadRequest(f"infotext: {name}: {problem['msg']}", field="infotext") from None
+
+
+def _submit(services: Services, kind: Kind, body: GenerationBody, prepared: _Prepared, user: str | None) -> Job:
+    options, resolved, generator = prepared.request.options, prepared.request, services.generator
+    return services.runner.submit(
+        lambda job: generator.run(resolved, job),
+        kind=kind,
+        id=body.force_task_id or None,
+        user=user,
+        summary=resolved.prompt[:200],
+        preview=PreviewSettings(
+            enabled=options.live_previews_enable,
+            every_n_steps=options.show_progress_every_n_steps,
+            image_format=options.live_previews_image_format,
+        ),
+    )
+
+
+async def result_unless_gone(services: Services, job: Job, request: Request) -> Any:
+    """The job's result; when the client hangs up first, the job is cancelled."""
+    result = asyncio.ensure_future(job.result())
+    gone = asyncio.ensure_future(_hang_up(request))
+    try:
+        await asyncio.wait({result, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not result.done():
+            log.info("job %s is cancelled: its client hung up", job.id)
+            services.runner.cancel(job)
+        return await result
+    except asyncio.CancelledError:
+        services.runner.cancel(job)
+        raise
+    finally:
+        gone.cancel()
+        result.cancel()
+
+
+async def _hang_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _render(prepared: _Prepared, result: GenerationResult, job_id: str, send_images: bool) -> bytes:
+    from sdwebui_api.imaging.codec import encode_image, to_base64
+
+    stored, with_text = prepared.stored, prepared.request.options.enable_pnginfo
+
+    def encode(image: GeneratedImage) -> str:
+        data = encode_image(
+            image.image,
+            stored.samples_format,
+            quality=stored.jpeg_quality,
+            webp_lossless=stored.webp_lossless,
+            infotext=image.infotext if with_text else None,
+        )
+        return to_base64(data)
+
+    warnings = [*prepared.request.warnings, *result.info.get("warnings", ())]
+    info = {**result.info, "job_id": job_id, "warnings": list(dict.fromkeys(warnings))}
+    images = [encode(image) for image in result.images] if send_images else []
+    return to_json({"images": images, "parameters": prepared.echo, "info": to_json(info).decode()})

@@ -1,0 +1,119 @@
+"""Work on finished pictures: extras (upscaling) and png-info."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+from sdwebui_api.api.errors import to_json
+from sdwebui_api.api.generation import result_unless_gone
+from sdwebui_api.api.infotext import read_infotext
+from sdwebui_api.api.services import Services, services_of, user_of
+from sdwebui_api.api.wire import Float, Fraction, Int, Name, Text, WireModel
+from sdwebui_api.jobs.job import Job
+
+router = APIRouter(prefix="/sdapi/v1", tags=["images"])
+
+Target = Annotated[Int, Field(ge=1, le=8192)]
+
+
+_NEVER_NULL = frozenset(
+    {
+        "resize_mode", "show_extras_results", "gfpgan_visibility", "codeformer_visibility", "codeformer_weight",
+        "upscaling_resize", "upscaling_resize_w", "upscaling_resize_h", "upscaling_crop", "upscaler_1", "upscaler_2",
+        "extras_upscaler_2_visibility", "upscale_first", "image", "imageList",
+    }
+)  # fmt: skip
+
+
+class ExtrasFields(WireModel):
+    """How pictures are enlarged. Null is refused, as A1111's schema refuses it."""
+
+    never_null: ClassVar[frozenset[str]] = _NEVER_NULL
+
+    resize_mode: Annotated[Int, Field(ge=0, le=1)] = 0
+    show_extras_results: bool = True
+    gfpgan_visibility: Fraction = 0
+    codeformer_visibility: Fraction = 0
+    codeformer_weight: Fraction = 0
+    upscaling_resize: Annotated[Float, Field(gt=0, le=32)] = 2
+    upscaling_resize_w: Target = 512
+    upscaling_resize_h: Target = 512
+    upscaling_crop: bool = True
+    upscaler_1: Name = "None"
+    upscaler_2: Name = "None"
+    extras_upscaler_2_visibility: Fraction = 0
+    upscale_first: bool = False
+
+
+class ExtrasBody(ExtrasFields):
+    image: Text = ""
+
+
+class FileData(BaseModel):
+    data: Text
+    name: Name
+
+
+class ExtrasBatchBody(ExtrasFields):
+    imageList: Annotated[list[FileData], Field(max_length=1000)]
+
+
+class PngInfoBody(WireModel):
+    never_null: ClassVar[frozenset[str]] = frozenset({"image"})
+
+    image: Text
+
+
+@router.post("/extra-single-image")
+async def extra_single_image(body: ExtrasBody, request: Request) -> Response:
+    """One picture, enlarged. Answers `{"html_info", "image"}`."""
+    return await _extras([(body.image, "image")], body, request, single=True)
+
+
+@router.post("/extra-batch-images")
+async def extra_batch_images(body: ExtrasBatchBody, request: Request) -> Response:
+    """Several pictures, enlarged alike. Answers `{"html_info", "images"}`."""
+    images = [(file.data, f"imageList[{index}].data") for index, file in enumerate(body.imageList)]
+    return await _extras(images, body, request, single=False)
+
+
+@router.post("/png-info")
+async def png_info(body: PngInfoBody, request: Request) -> dict[str, Any]:
+    """The infotext in a picture, the file's other texts, and the infotext read."""
+    services = services_of(request)
+    return await services.off_loop(_read_png_info, services, body.image)
+
+
+async def _extras(images: list[tuple[str, str]], body: ExtrasFields, request: Request, *, single: bool) -> Response:
+    """A job of its own kind: upscaling waits in the line and can be cancelled like generation."""
+    services = services_of(request)
+    job = services.runner.submit(
+        lambda job: _enlarge_all(services, job, images, body), kind="extras", user=user_of(request), summary="extras"
+    )
+    request.state.job_id = job.id
+    encoded, html_info = await result_unless_gone(services, job, request)
+    answer = {"html_info": html_info, "image": encoded[0]} if single else {"html_info": html_info, "images": encoded}
+    content = await services.off_loop(to_json, answer)
+    return Response(content, media_type="application/json", headers={"X-Job-Id": job.id})
+
+
+def _enlarge_all(
+    services: Services, job: Job, images: list[tuple[str, str]], body: ExtrasFields
+) -> tuple[list[str], str]:
+    """(base64 pictures, html_info of the last one), in a worker thread."""
+    raise NotImplementedError
+
+
+def _read_png_info(services: Services, text: str) -> dict[str, Any]:
+    from sdwebui_api.imaging.codec import decode_image
+    from sdwebui_api.imaging.metadata import read_info_from_image
+
+    infotext, items = read_info_from_image(decode_image(text, "image"))
+    parameters = read_infotext(services, infotext or "", services.options.snapshot())
+    if infotext:
+        items = {"parameters": infotext, **items}
+    return {"info": infotext or "", "items": items, "parameters": parameters}

@@ -1,0 +1,160 @@
+"""What there is: flags, samplers, schedules, upscalers, model files, styles, embeddings, scripts."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from sdwebui_api.api.script_args import ALWAYS_ON
+from sdwebui_api.api.services import Services, services_of
+from sdwebui_api.catalog.upscalers import LATENT_UPSCALE_MODES, UPSCALERS
+
+router = APIRouter(prefix="/sdapi/v1", tags=["listings"])
+
+Rows = list[dict[str, Any]]
+
+
+@router.get("/cmd-flags")
+async def cmd_flags(request: Request) -> dict[str, Any]:
+    """The command line, with secrets hidden."""
+    return services_of(request).flags.as_dict()
+
+
+@router.get("/samplers")
+async def samplers(request: Request) -> Rows:
+    return [dict(row) for row in services_of(request).sampler_rows]
+
+
+@router.get("/schedulers")
+async def schedulers(request: Request) -> Rows:
+    return [dict(row) for row in services_of(request).schedule_rows]
+
+
+@router.get("/upscalers")
+async def upscalers() -> Rows:
+    return [dataclasses.asdict(row) for row in UPSCALERS]
+
+
+@router.get("/latent-upscale-modes")
+async def latent_upscale_modes() -> Rows:
+    return [{"name": name} for name in LATENT_UPSCALE_MODES]
+
+
+@router.get("/sd-models")
+async def sd_models(request: Request) -> Rows:
+    """Checkpoints. Hashes appear once they are known; nothing is read here."""
+    return [
+        {
+            "title": file.known_title,
+            "model_name": file.model_name,
+            "hash": file.known_sha256[:10] if file.known_sha256 else None,
+            "sha256": file.known_sha256,
+            "filename": str(file.path),
+            "config": str(file.config_path) if file.config_path else None,
+        }
+        for file in services_of(request).catalog.checkpoints.all()
+    ]
+
+
+@router.get("/sd-vae")
+async def sd_vae(request: Request) -> Rows:
+    return [{"model_name": file.name, "filename": str(file.path)} for file in services_of(request).catalog.vaes.all()]
+
+
+@router.get("/prompt-styles")
+async def prompt_styles(request: Request) -> Rows:
+    return [
+        {"name": style.name, "prompt": style.prompt, "negative_prompt": style.negative_prompt}
+        for style in services_of(request).catalog.styles.all()
+    ]
+
+
+@router.get("/embeddings")
+async def embeddings(request: Request) -> dict[str, Any]:
+    """Textual inversions that fit the current checkpoint (`loaded`), and those that do not (`skipped`)."""
+    services = services_of(request)
+    return await services.off_loop(lambda: services.engine.embeddings(services.current_checkpoint()))
+
+
+@router.get("/face-restorers")
+async def face_restorers() -> Rows:
+    """None is installed."""
+    return []
+
+
+@router.get("/realesrgan-models")
+async def realesrgan_models() -> Rows:
+    """None is installed."""
+    return []
+
+
+@router.get("/extensions")
+async def extensions() -> Rows:
+    """None is installed."""
+    return []
+
+
+@router.get("/scripts")
+async def scripts() -> dict[str, list[str]]:
+    """Titles in lower case, as clients compare them. Only what has an effect or is accepted without one."""
+    return {"txt2img": list(ALWAYS_ON), "img2img": list(ALWAYS_ON)}
+
+
+@router.get("/script-info")
+async def script_info(request: Request) -> Rows:
+    services = services_of(request)
+    sections = {"refiner": _refiner_args(services), "sampler": _sampler_args(services), "seed": _seed_args()}
+    return [
+        {"name": name, "is_alwayson": True, "is_img2img": is_img2img, "args": sections[name]}
+        for is_img2img in (False, True)
+        for name in ALWAYS_ON
+    ]
+
+
+@router.post("/refresh-checkpoints")
+async def refresh_checkpoints(request: Request) -> None:
+    services = services_of(request)
+    await services.off_loop(services.catalog.checkpoints.refresh)
+
+
+@router.post("/refresh-vae")
+async def refresh_vae(request: Request) -> None:
+    services = services_of(request)
+    await services.off_loop(services.catalog.vaes.refresh)
+
+
+@router.post("/refresh-embeddings")
+async def refresh_embeddings(request: Request) -> None:
+    services = services_of(request)
+    await services.off_loop(services.engine.refresh_embeddings)
+
+
+def _arg(label: str, value: Any, minimum: Any = None, maximum: Any = None, step: Any = None,
+         choices: list[str] | None = None) -> dict[str, Any]:  # fmt: skip
+    return {"label": label, "value": value, "minimum": minimum, "maximum": maximum, "step": step, "choices": choices}
+
+
+def _refiner_args(services: Services) -> Rows:
+    titles = [file.known_title for file in services.catalog.checkpoints.all()]
+    return [_arg("Refiner", False), _arg("Checkpoint", "", choices=titles), _arg("Switch at", 0.8, 0.01, 1.0, 0.01)]
+
+
+def _sampler_args(services: Services) -> Rows:
+    return [
+        _arg("Sampling steps", 20, 1, 150, 1),
+        _arg("Sampling method", "DPM++ 2M", choices=[row["name"] for row in services.sampler_rows]),
+        _arg("Schedule type", "Automatic", choices=[row["label"] for row in services.schedule_rows]),
+    ]
+
+
+def _seed_args() -> Rows:
+    return [
+        _arg("Seed", -1, step=1),
+        _arg("Extra", False),
+        _arg("Variation seed", -1, step=1),
+        _arg("Variation strength", 0.0, 0, 1, 0.01),
+        _arg("Resize seed from width", 0, 0, 2048, 8),
+        _arg("Resize seed from height", 0, 0, 2048, 8),
+    ]

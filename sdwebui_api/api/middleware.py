@@ -1,0 +1,100 @@
+"""Plain ASGI layers around the routes: a request id with one log line per request, and a limit on body size."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sdwebui_api.api.errors import error_response
+from sdwebui_api.errors import PayloadTooLarge
+
+log = logging.getLogger("sdwebui_api.access")
+
+QUIET_PATHS = ("/health/", "/internal/ping", "/sdapi/v1/progress", "/internal/progress")
+"""Polled all the time; logged at level DEBUG unless `--api-log` is given."""
+
+
+class RequestLog:
+    """Gives every request an id (the client's `X-Request-Id` if it has a usable one) and logs its end."""
+
+    def __init__(self, app: ASGIApp, *, log_all: bool = False, log_time: bool = False) -> None:
+        self.app = app
+        self.log_all = log_all
+        self.log_time = log_time
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        scope.setdefault("state", {})["request_id"] = request_id
+        begun = time.perf_counter()
+        status = 500
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request_id
+                if self.log_time:
+                    headers["X-Process-Time"] = f"{time.perf_counter() - begun:.4f}"
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_id)
+        finally:
+            self._write(scope, request_id, status, time.perf_counter() - begun)
+
+    def _write(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
+        path: str = scope["path"]
+        quiet = path.startswith(QUIET_PATHS) and status < 400 and not self.log_all
+        job = scope.get("state", {}).get("job_id")
+        log.log(
+            logging.DEBUG if quiet else logging.INFO,
+            "id=%s method=%s path=%s status=%d ms=%.1f client=%s%s",
+            request_id, scope["method"], path.encode("unicode_escape").decode(), status, seconds * 1000,
+            (scope.get("client") or ("-",))[0], f" job={job}" if job else "",
+        )  # fmt: skip
+
+
+def _request_id(scope: Scope) -> str:
+    given = Headers(scope=scope).get("x-request-id", "")
+    return given if 0 < len(given) <= 100 and given.isprintable() and " " not in given else uuid.uuid4().hex[:16]
+
+
+class BodyLimit:
+    """413 for a body above `limit` bytes, before any of it is parsed."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self.app = app
+        self.limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        announced = Headers(scope=scope).get("content-length", "0")
+        if announced.isdecimal() and int(announced) > self.limit:
+            await error_response(self._error())(scope, receive, send)
+            return
+        taken = 0
+
+        async def counted() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > self.limit:
+                # An HTTPException passes FastAPI's body reader; any other error would become a 400 there.
+                raise HTTPException(413, self._error().message)
+            return message
+
+        await self.app(scope, counted, send)
+
+    def _error(self) -> PayloadTooLarge:
+        return PayloadTooLarge(f"The request body is larger than {self.limit // 2**20} MB")

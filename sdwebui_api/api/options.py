@@ -1,0 +1,67 @@
+"""GET and POST options."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Request
+
+from sdwebui_api.api.services import Services, services_of
+
+log = logging.getLogger(__name__)
+
+router = APIRouter(prefix="/sdapi/v1", tags=["options"])
+
+VAE_WORDS = ("automatic", "auto", "none", "")
+
+
+@router.get("/options")
+async def get_options(request: Request) -> dict[str, Any]:
+    """All settings, one flat object."""
+    services = services_of(request)
+    return await services.off_loop(_current, services)
+
+
+@router.post("/options")
+async def set_options(request: Request, values: Annotated[dict[str, Any], Body()]) -> None:
+    """Takes over any subset, or the whole object; all of it or, when a value is wrong, nothing."""
+    services = services_of(request)
+    changed = await services.off_loop(store_options, services, values)
+    if changed:
+        checkpoint = services.current_checkpoint()
+        if checkpoint is not None:
+            services.executor.submit(_warm, services, checkpoint)
+
+
+def _current(services: Services) -> dict[str, Any]:
+    values = services.options.snapshot().as_dict()
+    checkpoint = services.current_checkpoint()
+    if checkpoint is not None:
+        values["sd_model_checkpoint"] = checkpoint.title
+        values["sd_checkpoint_hash"] = checkpoint.sha256 or ""
+    return values
+
+
+def store_options(services: Services, values: Mapping[str, Any]) -> bool:
+    """Checks names of files, stores; True when another checkpoint is the current one now."""
+    before = services.current_checkpoint()
+    accepted = dict(values)
+    wanted = accepted.pop("sd_model_checkpoint", None)
+    if wanted is not None and str(wanted).strip():
+        accepted["sd_model_checkpoint"] = services.catalog.checkpoints.find(str(wanted)).title
+    vae = accepted.get("sd_vae")
+    if vae is not None and str(vae).strip().lower() not in VAE_WORDS:
+        accepted["sd_vae"] = services.catalog.vaes.find(str(vae)).name
+    for warning in services.options.update(accepted):
+        log.warning("%s", warning)
+    return services.current_checkpoint() != before
+
+
+def _warm(services: Services, checkpoint: Any) -> None:
+    try:
+        services.engine.warm(checkpoint)
+    except Exception:
+        # The next request meets the same error and reports it to its client.
+        log.warning("%s could not be loaded", checkpoint.name, exc_info=True)

@@ -1,0 +1,119 @@
+"""What the doors need of the house: made once by `app.build`, handed to `create_app`, faked in tests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+from starlette.requests import Request
+
+from sdwebui_api.config.flags import Flags
+from sdwebui_api.config.options import OptionStore
+from sdwebui_api.generation.request import GenerationRequest, GenerationResult
+from sdwebui_api.generation.resolve import Resolver
+from sdwebui_api.jobs.job import Job
+from sdwebui_api.jobs.runner import JobRunner
+
+if TYPE_CHECKING:
+    from sdwebui_api.catalog.checkpoints import CheckpointCatalog, CheckpointFile
+    from sdwebui_api.catalog.styles import StyleCatalog
+    from sdwebui_api.catalog.vaes import VaeCatalog
+
+T = TypeVar("T")
+
+StopKind = Literal["kill", "stop", "restart"]
+
+
+class Generates(Protocol):
+    """Turns a resolved request into pictures, in the calling thread."""
+
+    def run(self, request: GenerationRequest, job: Job) -> GenerationResult: ...
+
+
+class EngineDoor(Protocol):
+    """What a client may ask of the engine besides pictures. Every method may take seconds but `ready`."""
+
+    def ready(self) -> bool:
+        """A checkpoint has been loaded, or can be."""
+        ...
+
+    def memory(self) -> dict[str, Any]:
+        """`{"ram": {...}, "cuda": {...}}` as GET /memory answers."""
+        ...
+
+    def embeddings(self, checkpoint: CheckpointFile | None) -> dict[str, Any]:
+        """`{"loaded": {...}, "skipped": {...}}` for a checkpoint's text encoder."""
+        ...
+
+    def refresh_embeddings(self) -> None: ...
+
+    def warm(self, checkpoint: CheckpointFile) -> None:
+        """Loads it, if it is not there already."""
+        ...
+
+    def unload(self) -> None:
+        """Gives back the memory of every model that no job uses."""
+        ...
+
+
+class Catalog(Protocol):
+    @property
+    def checkpoints(self) -> CheckpointCatalog: ...
+
+    @property
+    def vaes(self) -> VaeCatalog: ...
+
+    @property
+    def styles(self) -> StyleCatalog: ...
+
+
+@dataclass
+class Services:
+    """The objects behind the doors. Doors hold no state of their own."""
+
+    flags: Flags
+    options: OptionStore
+    catalog: Catalog
+    resolver: Resolver
+    generator: Generates
+    engine: EngineDoor
+    runner: JobRunner
+    executor: Executor
+    """For what blocks: decoding, resolving, encoding, looking at the disk. Never for waiting."""
+    preview_executor: Executor
+    """For live previews alone, so that they do not wait behind large images."""
+    sampler_rows: Sequence[Mapping[str, Any]]
+    """The answer of GET /samplers."""
+    schedule_rows: Sequence[Mapping[str, Any]]
+    """The answer of GET /schedulers."""
+    stop_server: Callable[[StopKind], None] | None = None
+    """None: there is no server to stop (tests)."""
+
+    async def off_loop(self, function: Callable[..., T], *args: Any) -> T:
+        """Runs `function(*args)` in the executor and waits for it on the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self.executor, function, *args)
+
+    def current_checkpoint(self) -> CheckpointFile | None:
+        """The one a request without overrides gets."""
+        from sdwebui_api.errors import NotFound
+
+        name = self.options.snapshot().sd_model_checkpoint
+        if name:
+            try:
+                return self.catalog.checkpoints.find(name)
+            except NotFound:
+                return self.catalog.checkpoints.default()
+        return self.catalog.checkpoints.default()
+
+
+def services_of(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+def user_of(request: Request) -> str | None:
+    """The authenticated user; None when nobody is asked."""
+    return getattr(request.state, "user", None)

@@ -1,0 +1,333 @@
+"""Wire values become a `GenerationRequest`: defaults filled in, every name looked up, every image decoded.
+
+This is the only module that knows A1111's names and habits of a request (`modules/api/api.py`,
+`modules/processing.py`); what it returns is complete and says nothing about how it was asked for.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from sdwebui_api.config.options import Options, coerce_values
+from sdwebui_api.errors import BadRequest, NotFound, Unavailable
+from sdwebui_api.generation.request import GenerationRequest, HiresPass, InitImage, InpaintMask
+from sdwebui_api.prompting.extra_networks import parse_extra_networks
+from sdwebui_api.prompting.styles import StyleTexts, apply_styles
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from sdwebui_api.catalog.checkpoints import CheckpointFile
+    from sdwebui_api.catalog.vaes import VaeFile
+
+A1111_SIZE = (512, 512)
+MAX_SIDE = 8192
+MAX_PIXELS_PER_BATCH = 2**26
+LARGEST_RANDOM_SEED = 4294967294
+NETWORK_KINDS = ("lora", "lyco", "hypernet")
+SAME = frozenset({"", "None", "none", "Use same checkpoint", "Use same sampler", "Use same scheduler"})
+"""What the page and infotexts write where "as in the first pass" is meant."""
+
+
+class Checkpoints(Protocol):
+    def find(self, text: str, field: str = ...) -> CheckpointFile: ...
+
+    def default(self) -> CheckpointFile | None: ...
+
+
+class Vaes(Protocol):
+    def resolve(self, option_value: str | None, checkpoint: CheckpointFile, field: str = ...) -> VaeFile | None: ...
+
+
+class Styles(Protocol):
+    def all(self) -> Sequence[StyleTexts]: ...
+
+
+class ModelFiles(Protocol):
+    """What is looked up: the part of the catalog that a request may name."""
+
+    @property
+    def checkpoints(self) -> Checkpoints: ...
+
+    @property
+    def vaes(self) -> Vaes: ...
+
+    @property
+    def styles(self) -> Styles: ...
+
+
+class SamplerNames(Protocol):
+    """Reads the names of samplers and schedules; see `sampling_names`."""
+
+    def __call__(self, sampler: str, schedule: str | None, *, prefix: str = "") -> tuple[str, str]:
+        """(canonical sampler, canonical schedule label). `prefix` is `hr_` for the hires pass's fields."""
+        ...
+
+
+@dataclass(frozen=True)
+class Resolver:
+    """Resolves requests against one server's files. Stateless; may be called from any thread."""
+
+    files: ModelFiles
+    sampler_names: SamplerNames
+    upscaler_names: Sequence[str]
+    """Every accepted `hr_upscaler`: the latent modes and the image upscalers."""
+
+    def __call__(
+        self, kind: Literal["txt2img", "img2img"], values: Mapping[str, Any], given: AbstractSet[str], stored: Options
+    ) -> GenerationRequest:
+        """`values`: every field of the schema; `given`: those the client sent; `stored`: the server's options.
+
+        Raises BadRequest, NotFound, PayloadTooLarge or Unavailable, naming the field. Decodes images: takes time.
+        """
+        return _Resolution(self, kind, values, given, stored).request()
+
+
+@dataclass
+class _Resolution:
+    """One request on its way; the steps share what is known so far."""
+
+    resolver: Resolver
+    kind: Literal["txt2img", "img2img"]
+    values: Mapping[str, Any]
+    given: AbstractSet[str]
+    stored: Options
+    warnings: list[str] = field(default_factory=list)
+
+    def request(self) -> GenerationRequest:
+        values = self.values
+        overrides = values["override_settings"] or {}
+        coerced, warnings = coerce_values(overrides, "override_settings")
+        self.warnings += warnings
+        self.options = options = self.stored.with_values(coerced)
+        self._refuse_networks()
+        checkpoint = self._checkpoint(overrides)
+        width, height = self._size(checkpoint)
+        sampler, schedule = self._sampler()
+        hires = self._hires(width, height) if values.get("enable_hr") else None
+        init = self._init() if self.kind == "img2img" else None
+        batch_size = self._batch_size(init, width, height)
+        return GenerationRequest(
+            kind=self.kind,
+            options=options,
+            checkpoint=checkpoint,
+            vae=self._vae(overrides, checkpoint),
+            prompt=values["prompt"],
+            negative_prompt=values["negative_prompt"],
+            styles=tuple(values["styles"] or ()),
+            seed=_seed(values["seed"]),
+            subseed=_seed(values["subseed"]),
+            subseed_strength=values["subseed_strength"],
+            seed_resize_from_w=values["seed_resize_from_w"],
+            seed_resize_from_h=values["seed_resize_from_h"],
+            sampler=sampler,
+            schedule=schedule,
+            batch_size=batch_size,
+            n_iter=values["n_iter"],
+            steps=values["steps"],
+            cfg_scale=values["cfg_scale"],
+            width=width,
+            height=height,
+            restore_faces=self._restore_faces(),
+            tiling=_or_option(values["tiling"], options.tiling),
+            # A1111's API ties both to `save_images`, whatever the fields of the same name say.
+            do_not_save_samples=not values["save_images"],
+            do_not_save_grid=not values["save_images"],
+            eta=values["eta"],
+            denoising_strength=values["denoising_strength"],
+            s_min_uncond=_or_option(values["s_min_uncond"], options.s_min_uncond),
+            s_churn=_or_option(values["s_churn"], options.s_churn),
+            s_tmin=_or_option(values["s_tmin"], options.s_tmin),
+            # webuiapi always sends 0, which must not mean "never any noise".
+            s_tmax=_or_option(values["s_tmax"], options.s_tmax) or float("inf"),
+            s_noise=_or_option(values["s_noise"], options.s_noise),
+            **self._refiner(),
+            disable_extra_networks=values["disable_extra_networks"],
+            hires=hires,
+            init=init,
+            override_settings=coerced,
+            warnings=tuple(self.warnings),
+        )
+
+    def _checkpoint(self, overrides: Mapping[str, Any]) -> CheckpointFile:
+        checkpoints = self.resolver.files.checkpoints
+        wanted = overrides.get("sd_model_checkpoint")
+        if wanted:
+            return checkpoints.find(self.options.sd_model_checkpoint, "override_settings.sd_model_checkpoint")
+        if self.stored.sd_model_checkpoint:
+            try:
+                return checkpoints.find(self.stored.sd_model_checkpoint, "sd_model_checkpoint")
+            except NotFound as error:
+                # The file of the settings is gone: any checkpoint is better than none, as in A1111.
+                self.warnings.append(f"{error.message}; the default checkpoint is used")
+        found = checkpoints.default()
+        if found is None:
+            raise Unavailable("There is no checkpoint. Put one into model_store/Stable-diffusion and refresh")
+        return found
+
+    def _vae(self, overrides: Mapping[str, Any], checkpoint: CheckpointFile) -> VaeFile | None:
+        name = self.options.sd_vae if overrides.get("sd_vae") else self.stored.sd_vae
+        field = "override_settings.sd_vae" if overrides.get("sd_vae") else "sd_vae"
+        return self.resolver.files.vaes.resolve(name, checkpoint, field)
+
+    def _size(self, checkpoint: CheckpointFile) -> tuple[int, int]:
+        """The request's; for a side it does not give, the checkpoint's native one."""
+        values = self.values
+        native = checkpoint.native_size if self.options.use_native_default_size else None
+        default_width, default_height = native or A1111_SIZE
+        width = values["width"] if "width" in self.given else default_width
+        height = values["height"] if "height" in self.given else default_height
+        # The old way to ask for a hires pass (A1111 `StableDiffusionProcessingTxt2Img.__post_init__`).
+        if values.get("firstphase_width") or values.get("firstphase_height"):
+            width = values["firstphase_width"] or width
+            height = values["firstphase_height"] or height
+        return width, height
+
+    def _sampler(self) -> tuple[str, str]:
+        name = self.values["sampler_name"] or self.values["sampler_index"]
+        return self.resolver.sampler_names(name, self.values["scheduler"] or None)
+
+    def _hires(self, width: int, height: int) -> HiresPass:
+        values = self.values
+        if values["denoising_strength"] is None:
+            raise BadRequest("denoising_strength is needed with enable_hr", field="denoising_strength")
+        self._check_hires_size(width, height)
+        upscaler = values["hr_upscaler"] or "Latent"
+        if upscaler not in self.resolver.upscaler_names:
+            raise BadRequest(
+                f"Upscaler {upscaler!r} not found", field="hr_upscaler", choices=self.resolver.upscaler_names
+            )
+        sampler, schedule = self._hires_sampler()
+        return HiresPass(
+            scale=values["hr_scale"],
+            resize_x=values["hr_resize_x"],
+            resize_y=values["hr_resize_y"],
+            upscaler=upscaler,
+            steps=values["hr_second_pass_steps"],
+            checkpoint=self._named_checkpoint("hr_checkpoint_name"),
+            sampler=sampler,
+            schedule=schedule,
+            prompt=values["hr_prompt"],
+            negative_prompt=values["hr_negative_prompt"],
+        )
+
+    def _hires_sampler(self) -> tuple[str | None, str | None]:
+        sampler, schedule = _unless_same(self.values["hr_sampler_name"]), _unless_same(self.values["hr_scheduler"])
+        if sampler is None and schedule is None:
+            return None, None
+        first = self.values["sampler_name"] or self.values["sampler_index"]
+        found, label = self.resolver.sampler_names(sampler or first, schedule, prefix="hr_")
+        # A name such as "DPM++ 2M Karras" brings its schedule along.
+        brings_schedule = sampler is not None and found.lower() != sampler.lower() and label != "Automatic"
+        return (found if sampler else None), (label if schedule or brings_schedule else None)
+
+    def _check_hires_size(self, width: int, height: int) -> None:
+        x, y, scale = self.values["hr_resize_x"], self.values["hr_resize_y"], self.values["hr_scale"]
+        target = [int(width * scale), int(height * scale)] if not (x or y) else [x or y, y or x]
+        if min(target) < 8:
+            raise BadRequest("The second pass would be smaller than 8 pixels", field="hr_scale")
+        if max(target) > MAX_SIDE or target[0] * target[1] * self.values["batch_size"] > MAX_PIXELS_PER_BATCH:
+            name = "hr_resize_x" if x or y else "hr_scale"
+            raise BadRequest(f"The second pass of {target[0]}x{target[1]} is too large", field=name)
+
+    def _refiner(self) -> dict[str, Any]:
+        checkpoint = self._named_checkpoint("refiner_checkpoint")
+        if checkpoint is None:
+            return {}
+        # Without a time to switch, A1111 switches at once.
+        return {"refiner_checkpoint": checkpoint, "refiner_switch_at": self.values["refiner_switch_at"] or 0.0}
+
+    def _named_checkpoint(self, name: str) -> CheckpointFile | None:
+        text = _unless_same(self.values[name])
+        return self.resolver.files.checkpoints.find(text, name) if text else None
+
+    def _restore_faces(self) -> bool:
+        wanted = bool(_or_option(self.values["restore_faces"], self.options.face_restoration))
+        if wanted:
+            self.warnings.append("restore_faces: no face restorer is installed; the pictures are as they came")
+        return wanted
+
+    def _init(self) -> InitImage:
+        values = self.values
+        if not values["init_images"]:
+            raise NotFound("Init image not found")
+        latent_mask = values["latent_mask"]
+        return InitImage(
+            images=tuple(_decode(text, f"init_images[{index}]") for index, text in enumerate(values["init_images"])),
+            resize_mode=values["resize_mode"],
+            mask=self._mask(),
+            latent_mask=_decode(latent_mask, "latent_mask") if latent_mask else None,
+            image_cfg_scale=values["image_cfg_scale"],
+            initial_noise_multiplier=_or_option(
+                values["initial_noise_multiplier"], self.options.initial_noise_multiplier
+            ),
+        )
+
+    def _mask(self) -> InpaintMask | None:
+        values = self.values
+        if values["mask"] is None:
+            return None
+        blur = values["mask_blur"]
+        return InpaintMask(
+            image=_decode(values["mask"], "mask"),
+            blur_x=values["mask_blur_x"] if blur is None else blur,
+            blur_y=values["mask_blur_y"] if blur is None else blur,
+            round=values["mask_round"],
+            fill=values["inpainting_fill"],
+            full_resolution=values["inpaint_full_res"],
+            full_resolution_padding=values["inpaint_full_res_padding"],
+            invert=bool(values["inpainting_mask_invert"]),
+        )
+
+    def _batch_size(self, init: InitImage | None, width: int, height: int) -> int:
+        size: int = self.values["batch_size"]
+        if init and len(init.images) > size:
+            raise BadRequest(f"{len(init.images)} images for a batch of {size}", field="init_images")
+        if init and 1 < len(init.images) < size:
+            size = len(init.images)
+        if width * height * size > MAX_PIXELS_PER_BATCH:
+            name = "batch_size" if width * height <= MAX_PIXELS_PER_BATCH else "width"
+            raise BadRequest(f"{size} pictures of {width}x{height} at once are too much", field=name)
+        return size
+
+    def _refuse_networks(self) -> None:
+        """Networks are understood but not applied yet: a picture without them would be silently wrong."""
+        if self.options.sd_hypernetwork not in SAME:
+            raise BadRequest("Hypernetworks are not supported yet", field="override_settings.sd_hypernetwork")
+        if self.values["disable_extra_networks"]:
+            return
+        names = ("prompt", "hr_prompt") if self.values.get("enable_hr") else ("prompt",)
+        for name in names:
+            styles = self.values["styles"] or ()
+            text, _ = apply_styles(self.values[name], "", styles, self.resolver.files.styles.all())
+            for network in parse_extra_networks(text)[1]:
+                if network.kind in NETWORK_KINDS:
+                    tag = f"<{network.kind}:{':'.join(network.items)}>"[:100]
+                    raise BadRequest(
+                        f"{tag}: networks ({', '.join(NETWORK_KINDS)}) are not supported yet", field=name
+                    )
+
+
+def _decode(text: Any, field: str) -> Image.Image:
+    from sdwebui_api.imaging.codec import decode_image
+
+    if not isinstance(text, str):
+        raise BadRequest("An image is a text: base64 or a data URI", field=field)
+    return decode_image(text, field)
+
+
+def _seed(seed: int | None) -> int:
+    """-1 is drawn here, so that the request, its infotext and its retries agree."""
+    return random.randrange(LARGEST_RANDOM_SEED) if seed is None or seed == -1 else seed
+
+
+def _unless_same(name: str | None) -> str | None:
+    return None if name is None or name in SAME else name
+
+
+def _or_option(value: Any, option: Any) -> Any:
+    return option if value is None else value

@@ -1,0 +1,46 @@
+"""Names of samplers and schedules for `resolve` and for the listings of the API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sdwebui_api.sampling.names import resolve_names
+from sdwebui_api.sampling.samplers import SAMPLERS
+from sdwebui_api.sampling.schedules import SCHEDULES
+
+
+class SamplingNames:
+    """The server's way to read such names: strictly, or with `--lenient` as A1111 does."""
+
+    def __init__(self, *, lenient: bool = False) -> None:
+        self._lenient = lenient
+
+    def __call__(self, sampler: str, schedule: str | None, *, prefix: str = "") -> tuple[str, str]:
+        """(sampler name, schedule label). Raises BadRequest with the choices, naming `prefix` + the field."""
+        row, chosen = resolve_names(
+            sampler,
+            schedule,
+            lenient=self._lenient,
+            sampler_field=f"{prefix}sampler_name",
+            schedule_field=f"{prefix}scheduler",
+        )
+        return row.name, chosen.label
+
+
+def sampler_rows() -> list[dict[str, Any]]:
+    """The answer of GET /samplers."""
+    return [{"name": row.name, "aliases": list(row.aliases), "options": dict(row.options)} for row in SAMPLERS]
+
+
+def schedule_rows() -> list[dict[str, Any]]:
+    """The answer of GET /schedulers."""
+    return [
+        {
+            "name": row.name,
+            "label": row.label,
+            "aliases": list(row.aliases) if row.aliases is not None else None,
+            "default_rho": row.default_rho,
+            "need_inner_model": row.need_inner_model,
+        }
+        for row in SCHEDULES
+    ]
