@@ -5,6 +5,7 @@ Follows A1111's `sd_hijack_clip.FrozenCLIPEmbedderWithCustomWordsBase.forward`.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Hashable, Sequence
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sdwebui_api.prompting.chunks import (
+    Embedding,
     EmbeddingLookup,
     NoEmbeddings,
     PromptChunk,
@@ -194,10 +196,15 @@ def _row_key(row: list[PromptChunk]) -> Hashable:
         (
             tuple(chunk.tokens),
             tuple(chunk.multipliers),
-            tuple((fix.offset, fix.embedding.name, fix.embedding.shorthash) for fix in chunk.fixes),
+            tuple((fix.offset, _embedding_key(fix.embedding)) for fix in chunk.fixes),
         )
         for chunk in row
     )
+
+
+def _embedding_key(embedding: Embedding) -> str:
+    """Names the content; hashing of files may be turned off."""
+    return embedding.shorthash or hashlib.sha256(embedding.tensor.cpu().numpy().tobytes()).hexdigest()
 
 
 def _report(texts: Sequence[str], rows: list[list[PromptChunk]], settings: TextSettings) -> TextReport:
