@@ -1,0 +1,31 @@
+"""Fixtures that every room shares; a room's own stay beside its tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def golden_api() -> Path:
+    """The recorded answers of A1111's endpoints."""
+    return GOLDEN / "api"
+
+
+@pytest.fixture(scope="session")
+def golden_models() -> Path:
+    """The model tree that A1111 was recorded with."""
+    return GOLDEN / "models"
+
+
+@pytest.fixture(scope="session")
+def golden_flags(golden_models: Path) -> list[str]:
+    """The command line that points a server at `golden_models`."""
+    return [
+        f"--models-dir={golden_models}",
+        f"--embeddings-dir={golden_models / 'embeddings'}",
+        f"--styles-file={golden_models / 'styles.csv'}",
+    ]

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import pytest
+
+from sdwebui_api import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """The flags that `app.serve` was called with; the app itself is replaced."""
+    calls = []
+    app = types.ModuleType("sdwebui_api.app")
+    app.serve = calls.append
+    monkeypatch.setitem(sys.modules, "sdwebui_api.app", app)
+    monkeypatch.delenv("COMMANDLINE_ARGS", raising=False)
+    return calls
+
+
+def test_flags_reach_the_app(served, capsys):
+    assert cli.main(["--port", "0", "--nowebui", "--token", "t"]) == 0
+    assert served[0].token == "t"
+    assert capsys.readouterr().out == ""
+
+
+def test_without_nowebui_it_says_that_only_the_api_runs(served, capsys):
+    assert cli.main(["--port", "0"]) == 0
+    assert "only the API runs" in capsys.readouterr().out
+
+
+def test_a_taken_port_is_one_clear_line(served, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert cli.main(["--port", str(port), "--nowebui"]) == 1
+    error = capsys.readouterr().err
+    assert f"127.0.0.1:{port}" in error and "--port" in error and error.count("\n") == 1
+    assert not served
+
+
+def test_an_impossible_address_is_one_clear_line(served, capsys):
+    assert cli.main(["--server-name", "no.such.host.invalid", "--nowebui"]) == 1
+    assert "no.such.host.invalid" in capsys.readouterr().err
+
+
+def test_help_is_answered_at_once():
+    begun = time.perf_counter()
+    answer = subprocess.run([sys.executable, "-m", "sdwebui_api", "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert answer.returncode == 0 and "--max-step-batch" in answer.stdout
+    assert time.perf_counter() - begun < 5  # a second on an idle machine; this one may be busy
