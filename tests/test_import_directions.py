@@ -1,4 +1,4 @@
-"""The arrows of the architecture: who may import whom, read from every import in the source, function-level ones too."""
+"""The arrows of the architecture: who may import whom, read from every import in the source, inside functions too."""
 
 from __future__ import annotations
 
