@@ -77,7 +77,9 @@ class DiffusionTrainer:
         self.ema.update()
         return metrics
 
-    def _diffusion_loss(self, latents: Tensor, conditioning: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _diffusion_loss(
+        self, latents: Tensor, conditioning: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
         noise = torch.randn(latents.shape, generator=generator, device=self.device)
         times = torch.randint(0, TIMESTEPS, (len(latents),), generator=generator, device=self.device)
         signal = self._signal[times].view(-1, 1, 1, 1)

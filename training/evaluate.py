@@ -130,7 +130,8 @@ def contact_sheet(pictures: Sequence[Image.Image], labels: Sequence[str], column
         sheet.paste(picture, (x, y))
         for row, text in enumerate(_wrapped(label, width, pen)[:lines]):
             pen.text((x, y + height + row * line), text, fill="black")
-    return sheet.quantize(256)
+    palette = sheet.quantize(256, kmeans=1)
+    return sheet.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
 
 
 def _wrapped(text: str, width: int, pen: ImageDraw.ImageDraw) -> list[str]:

@@ -74,13 +74,17 @@ def schedule_buffers() -> dict[str, Tensor]:
 
 
 def write_checkpoint(path: Path, networks: Networks, architecture: Architecture, native_size: int) -> None:
-    """Write `path` (safetensors, fp16) and the .yaml beside it. Raises ValueError when a weight is not finite in fp16."""
+    """Write `path` (safetensors, fp16) and the .yaml beside it.
+
+    Raises ValueError when a weight is too large for half precision.
+    """
     from safetensors.torch import save_file
 
     state = {key: _stored(key, weight) for key, weight in to_ldm(networks, architecture).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     save_file(state | schedule_buffers(), partial, metadata=metadata(path.stem, native_size))
+    partial.chmod(0o644)  # safetensors creates files that only their owner may read
     os.replace(partial, path)
     path.with_suffix(".yaml").write_text(configuration(architecture, native_size), encoding="utf-8")
 

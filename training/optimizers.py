@@ -27,7 +27,10 @@ class MuonWithAdamW:
                 edge = any(layer in f"{prefix}.{name}" for layer in _OUTER_LAYERS)
                 (outer if parameter.ndim < 2 or edge else inner).append(parameter)
         self.parameters = inner + outer
-        self._optimizers = (Muon(inner, weight_decay=weight_decay), torch.optim.AdamW(outer, betas=(0.9, 0.99), weight_decay=0.0))
+        self._optimizers = (
+            Muon(inner, weight_decay=weight_decay),
+            torch.optim.AdamW(outer, betas=(0.9, 0.99), weight_decay=0.0),
+        )
         self._rates = rates
 
     def step(self, loss: Tensor, factor: float) -> None:

@@ -51,7 +51,7 @@ class Settings:
 
 CPU = Settings()
 GPU = Settings(
-    architecture=Architecture(unet_blocks=2),
+    architecture=Architecture(unet_blocks=2, vae_blocks=2),  # 58 MB in fp16
     sizes=(128, 192, 256, 384, 512),
     mix=WIDE_MIX,
     vae_batch=64,
@@ -70,6 +70,8 @@ def save_settings(settings: Settings, path: Path) -> None:
 
 def load_settings(path: Path) -> Settings:
     values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    shape = {name: tuple(v) if isinstance(v, list) else v for name, v in values.pop("architecture").items()}
+    shape: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in values.pop("architecture").items()
+    }
     mix, sizes = SceneMix(**values.pop("mix")), tuple(values.pop("sizes"))
     return Settings(architecture=Architecture(**shape), mix=mix, sizes=sizes, **values)
