@@ -114,6 +114,4 @@ def _read_png_info(services: Services, text: str) -> dict[str, Any]:
 
     infotext, items = read_info_from_image(decode_image(text, "image"))
     parameters = read_infotext(services, infotext or "", services.options.snapshot())
-    if infotext:
-        items = {"parameters": infotext, **items}
     return {"info": infotext or "", "items": items, "parameters": parameters}

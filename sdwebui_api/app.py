@@ -1,0 +1,253 @@
+"""The composition root: makes every object once, wires them, serves. Nothing else in the house is global."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+
+from sdwebui_api.api.factory import create_app
+from sdwebui_api.api.services import Services, StopKind
+from sdwebui_api.catalog.checkpoints import CheckpointCatalog, CheckpointFile
+from sdwebui_api.catalog.hashes import HashCache
+from sdwebui_api.catalog.styles import StyleCatalog
+from sdwebui_api.catalog.upscalers import LATENT_UPSCALE_MODES, UPSCALERS
+from sdwebui_api.catalog.vaes import VaeCatalog
+from sdwebui_api.config.flags import Flags
+from sdwebui_api.config.options import OptionStore
+from sdwebui_api.config.paths import Paths
+from sdwebui_api.errors import SdWebUIError
+from sdwebui_api.generation.resolve import Resolver
+from sdwebui_api.jobs.runner import JobRunner
+
+if TYPE_CHECKING:
+    from sdwebui_api.engine.engine import Engine
+
+log = logging.getLogger(__name__)
+
+DRAIN_SECONDS = 120.0
+"""How long SIGTERM waits for what was admitted."""
+DOOR_THREADS = 4
+"""Decode, resolve and encode; more would only take turns on the interpreter's lock."""
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """The model files of this server."""
+
+    checkpoints: CheckpointCatalog
+    vaes: VaeCatalog
+    styles: StyleCatalog
+
+    def refresh(self) -> None:
+        self.checkpoints.refresh()
+        self.vaes.refresh()
+        self.styles.refresh()
+
+
+class EngineForDoors:
+    """The engine as the API sees it: plain dictionaries, no tensors."""
+
+    def __init__(self, engine: Engine, catalog: Catalog, options: OptionStore, *, loads_at_start: bool) -> None:
+        self._engine = engine
+        self._catalog = catalog
+        self._options = options
+        self._loads_at_start = loads_at_start
+
+    def ready(self) -> bool:
+        return self._engine.ready or not self._loads_at_start
+
+    def memory(self) -> dict[str, Any]:
+        return self._engine.memory()
+
+    def embeddings(self, checkpoint: CheckpointFile | None) -> dict[str, Any]:
+        database = self._engine.embeddings(checkpoint)
+        return {
+            "loaded": {name: _embedding_row(found) for name, found in database.loaded.items()},
+            "skipped": {name: _embedding_row(found) for name, found in database.skipped.items()},
+        }
+
+    def refresh_embeddings(self) -> None:
+        self._engine.embeddings()
+
+    def warm(self, checkpoint: CheckpointFile) -> None:
+        """With the VAE that a request without overrides would take; the hash is what listings wait for."""
+        vae = self._catalog.vaes.resolve(self._options.snapshot().sd_vae, checkpoint)
+        self._engine.warm(checkpoint, vae)
+        _ = checkpoint.sha256
+
+    def unload(self) -> None:
+        self._engine.unload()
+
+
+def _embedding_row(embedding: Any) -> dict[str, Any]:
+    return {
+        "step": embedding.step,
+        "sd_checkpoint": embedding.checkpoint,
+        "sd_checkpoint_name": embedding.checkpoint_name,
+        "shape": embedding.shape,
+        "vectors": embedding.vectors,
+    }
+
+
+def build(flags: Flags) -> Services:
+    """Every object of the server. Imports torch; reads folders and settings, but no weights."""
+    from sdwebui_api.engine.engine import Engine
+    from sdwebui_api.generation.generator import Generator
+    from sdwebui_api.generation.sampler_names import SamplingNames, sampler_rows, schedule_rows
+
+    paths = Paths.from_flags(flags)
+    options = _option_store(flags, paths)
+    catalog = build_catalog(flags, paths)
+    engine = Engine(flags, paths)
+    upscaler_names = (*LATENT_UPSCALE_MODES, *(row.name for row in UPSCALERS))
+    return Services(
+        flags=flags,
+        options=options,
+        catalog=catalog,
+        resolver=Resolver(catalog, SamplingNames(lenient=flags.lenient), upscaler_names),
+        generator=Generator(engine, catalog, paths),
+        engine=EngineForDoors(engine, catalog, options, loads_at_start=not flags.skip_load_model_at_start),
+        # As many jobs side by side as may share a forward pass; more would only hold memory.
+        runner=JobRunner(flags.max_queue, engine.batcher.max_step_batch),
+        executor=ThreadPoolExecutor(DOOR_THREADS, "door"),
+        preview_executor=ThreadPoolExecutor(1, "preview"),
+        sampler_rows=sampler_rows(),
+        schedule_rows=schedule_rows(),
+    )
+
+
+def build_catalog(flags: Flags, paths: Paths) -> Catalog:
+    """What lies in the model folders now."""
+    hashes = None if flags.no_hashing else HashCache(paths.cache_dir / "hashes.json")
+    catalog = Catalog(
+        CheckpointCatalog(
+            paths.checkpoint_dirs, hashes, fallback=paths.shipped_checkpoint_dir, initial=flags.ckpt
+        ),
+        VaeCatalog(
+            paths.vae_dirs,
+            paths.checkpoint_dirs,
+            hashes,
+            forced=Path(flags.vae_path).expanduser().absolute() if flags.vae_path else None,
+        ),
+        StyleCatalog(paths.styles_files),
+    )
+    catalog.refresh()
+    return catalog
+
+
+def _option_store(flags: Flags, paths: Paths) -> OptionStore:
+    names = [name.strip() for name in (flags.freeze_specific_settings or "").split(",") if name.strip()]
+    return OptionStore(paths.options_file, frozen=flags.freeze_settings, frozen_names=names)
+
+
+def warm_in_background(services: Services) -> threading.Thread:
+    """Loads the current checkpoint while the port is open already; `/health/ready` tells when it is there."""
+
+    def warm() -> None:
+        checkpoint = services.current_checkpoint()
+        if checkpoint is None:
+            log.warning("there is no checkpoint yet: put one into the folder Stable-diffusion and refresh")
+            return
+        try:
+            services.engine.warm(checkpoint)
+        except SdWebUIError as error:
+            log.error("%s cannot be loaded: %s", checkpoint.name, error.message)
+        except Exception:
+            log.exception("%s cannot be loaded", checkpoint.name)
+
+    thread = threading.Thread(target=warm, name="warm", daemon=True)
+    thread.start()
+    return thread
+
+
+class Server(uvicorn.Server):
+    """uvicorn that finishes the admitted jobs before it closes its doors.
+
+    On SIGTERM (or the first Ctrl-C) new requests for pictures get 503 while control requests are still answered;
+    a second signal ends everything at once.
+    """
+
+    def __init__(self, config: uvicorn.Config, runner: JobRunner, on_open: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._runner = runner
+        self._on_open = on_open
+        self._stopping = False
+        self.restart = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if self.started:
+            self._on_open()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._stopping:
+            self.force_exit = True
+            super().handle_exit(sig, frame)
+            return
+        self.stop()
+
+    def stop(self, *, restart: bool = False) -> None:
+        """Admits nothing more, waits for the jobs in another thread, then closes."""
+        self._stopping = True
+        self.restart = restart
+        threading.Thread(target=self._drain, name="drain", daemon=True).start()
+
+    def _drain(self) -> None:
+        log.info("stopping: waiting for %d jobs", len(self._runner.live_jobs()))
+        self._runner.drain(DRAIN_SECONDS)
+        self.should_exit = True
+
+
+def serve(flags: Flags) -> int:
+    """Runs until stopped. 0 after an orderly stop, 1 when the port could not be opened."""
+    services = build(flags)
+    config = uvicorn.Config(
+        create_app(services),
+        host=flags.host,
+        port=flags.port,
+        ssl_keyfile=flags.tls_keyfile,
+        ssl_certfile=flags.tls_certfile,
+        timeout_keep_alive=flags.timeout_keep_alive,
+        timeout_graceful_shutdown=10,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+    )
+    server = Server(config, services.runner, lambda: _announce(flags, server))
+    services.stop_server = lambda kind: _stop(server, kind)
+    if not flags.skip_load_model_at_start:
+        warm_in_background(services)
+    server.run()
+    services.executor.shutdown(wait=False)
+    services.preview_executor.shutdown(wait=False)
+    if server.restart:
+        os.execv(sys.executable, sys.orig_argv)
+    return 0 if server.started else 1
+
+
+def _stop(server: Server, kind: StopKind) -> None:
+    if kind == "kill":
+        # A moment for the answer to leave, then nothing is waited for.
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    else:
+        server.stop(restart=kind == "restart")
+
+
+def _announce(flags: Flags, server: Server) -> None:
+    scheme = "https" if flags.tls_certfile else "http"
+    port = server.servers[0].sockets[0].getsockname()[1] if server.servers else flags.port
+    subpath = f"/{flags.subpath.strip('/')}" if flags.subpath else ""
+    host = "127.0.0.1" if flags.host in ("0.0.0.0", "::") else flags.host
+    print(f"Running on {scheme}://{host}:{port}{subpath} (API documentation: /docs)", flush=True)

@@ -1,0 +1,119 @@
+"""Services with a generator that draws plain pictures: the doors without torch models behind them."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from sdwebui_api.api.services import Services
+from sdwebui_api.app import build_catalog
+from sdwebui_api.catalog.upscalers import LATENT_UPSCALE_MODES, UPSCALERS
+from sdwebui_api.config.flags import Flags, parse_flags
+from sdwebui_api.config.options import OptionStore
+from sdwebui_api.config.paths import Paths
+from sdwebui_api.generation.request import GeneratedImage, GenerationRequest, GenerationResult
+from sdwebui_api.generation.resolve import Resolver
+from sdwebui_api.generation.sampler_names import SamplingNames, sampler_rows, schedule_rows
+from sdwebui_api.jobs.job import Job
+from sdwebui_api.jobs.runner import JobRunner
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+class FakeGenerator:
+    """One grey picture per image asked for. While `gate` is closed, jobs stay at work, one step per 5 ms."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.requests: list[GenerationRequest] = []
+        self.error: Exception | None = None
+
+    def run(self, request: GenerationRequest, job: Job) -> GenerationResult:
+        self.requests.append(request)
+        if self.error is not None:
+            raise self.error
+        job.set_total(request.n_iter)
+        images = []
+        for index in range(request.n_iter):
+            job.start_batch(f"Batch {index + 1} out of {request.n_iter}" if request.n_iter > 1 else None, request.steps)
+            self._sample(request, job)
+            images += [self._picture(request) for _ in range(request.batch_size)]
+            job.next_part()
+            if job.interrupted:
+                break
+        return GenerationResult(images, {"prompt": request.prompt, "seed": request.seed, "infotexts": ["fake"]})
+
+    def _sample(self, request: GenerationRequest, job: Job) -> None:
+        step = 0
+        while not self.gate.wait(0.005) and not job.should_stop:
+            step = min(step + 1, request.steps)
+            job.step(step, lambda: Image.new("RGB", (8, 8), "red"))
+
+    @staticmethod
+    def _picture(request: GenerationRequest) -> GeneratedImage:
+        return GeneratedImage(Image.new("RGB", (8, 8), "grey"), f"{request.prompt}\nSteps: {request.steps}")
+
+
+class FakeEngine:
+    def __init__(self) -> None:
+        self.is_ready = True
+        self.warmed: list[str] = []
+        self.unloaded = 0
+
+    def ready(self) -> bool:
+        return self.is_ready
+
+    def memory(self) -> dict[str, Any]:
+        return {"ram": {"free": 1, "used": 1, "total": 2}, "cuda": {"error": "unavailable"}}
+
+    def embeddings(self, checkpoint: Any) -> dict[str, Any]:
+        return {"loaded": {}, "skipped": {}}
+
+    def refresh_embeddings(self) -> None:
+        return
+
+    def warm(self, checkpoint: Any) -> None:
+        self.warmed.append(checkpoint.name)
+
+    def unload(self) -> None:
+        self.unloaded += 1
+
+
+def golden_flags(data_dir: Path, *more: str) -> Flags:
+    """The flags of a server on the golden model tree, as it was recorded: CPU, 32 bits."""
+    models = GOLDEN / "models"
+    return parse_flags(
+        [
+            "--data-dir", str(data_dir), "--models-dir", str(models), "--embeddings-dir", str(models / "embeddings"),
+            "--styles-file", str(models / "styles.csv"), "--no-half", "--use-cpu", "all", "--nowebui", *more,
+        ],
+        environ={},
+    )  # fmt: skip
+
+
+def fake_services(data_dir: Path, *flags: str, max_queue: int = 256, concurrency: int = 1) -> Services:
+    """Real catalog, options, resolver and runner over the golden models; fake engine and generator."""
+    read = golden_flags(data_dir, *flags)
+    paths = Paths.from_flags(read)
+    catalog = build_catalog(read, paths)
+    for file in catalog.checkpoints.all(compute_hashes=True):
+        assert file.known_title
+    names = (*LATENT_UPSCALE_MODES, *(row.name for row in UPSCALERS))
+    return Services(
+        flags=read,
+        options=OptionStore(paths.options_file),
+        catalog=catalog,
+        resolver=Resolver(catalog, SamplingNames(lenient=read.lenient), names),
+        generator=FakeGenerator(),
+        engine=FakeEngine(),
+        runner=JobRunner(max_queue, concurrency),
+        executor=ThreadPoolExecutor(2, "door"),
+        preview_executor=ThreadPoolExecutor(1, "preview"),
+        sampler_rows=sampler_rows(),
+        schedule_rows=schedule_rows(),
+    )
