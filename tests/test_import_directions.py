@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "sdwebui_api"
 
 # From the top down: a room imports rooms of later lines, never of earlier ones, and none of its own line but itself.
-# generation/request.py is the vocabulary of the work floor (frozen values, nothing else), so it stands below jobs.
+# The vocabulary of the work floor (frozen values and the text form of parameters, nothing that runs) stands below jobs.
 LEVELS = (
     ("__main__",),
     ("cli",),
@@ -25,7 +25,7 @@ LEVELS = (
     ("scripting",),
     ("postprocess", "control"),
     ("jobs",),
-    ("generation.request",),
+    ("vocabulary",),
     ("prompting",),
     ("sampling",),
     ("engine",),
@@ -35,11 +35,13 @@ LEVELS = (
     ("config",),
     ("errors", "__init__"),
 )
+VOCABULARY = ("generation.request", "generation.infotext")
 DOORS = ("api", "webui", "queueing")
 TORCH = {"torch", "diffusers", "transformers", "accelerate", "torchsde", "safetensors"}
 WEB = {"fastapi", "starlette", "gradio", "uvicorn"}
+PARTS = ("prompting", "sampling", "engine", "imaging", "storage", "catalog", "config", "errors")
 WITHOUT_TORCH = (*DOORS, "cli", "errors", "config", "catalog", "jobs", "storage", "imaging")
-WITHOUT_WEB = ("generation", "postprocess", "control", "jobs", "prompting", "sampling", "engine", "imaging", "catalog")
+WITHOUT_WEB = ("generation", "vocabulary", "scripting", "postprocess", "control", "jobs", *PARTS)
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -66,8 +68,8 @@ def _imports_of(module: str, path: Path) -> Iterator[tuple[int, str]]:
 def room(module: str) -> str:
     """`sdwebui_api.engine.loading` → `engine`; the rooms that are single files by their own name."""
     name = module.removeprefix("sdwebui_api.")
-    if name.startswith("generation.request"):
-        return "generation.request"
+    if ".".join(name.split(".")[:2]) in VOCABULARY:
+        return "vocabulary"
     return "__init__" if module in ("sdwebui_api", "sdwebui_api.__version__") else name.split(".")[0]
 
 
