@@ -223,7 +223,7 @@ class GuidedDenoiser:
             self.infotext["Skip Early CFG"] = settings.skip_early_cond
             return True
         turn = self._step % 2 == 1 or settings.s_min_uncond_all
-        if not turn or editing or not 0 < settings.s_min_uncond or level >= settings.s_min_uncond:
+        if not turn or editing or settings.s_min_uncond <= 0 or level >= settings.s_min_uncond:
             return False
         self.infotext["NGMS"] = settings.s_min_uncond
         if settings.s_min_uncond_all:

@@ -1,7 +1,10 @@
 """From what clients write to rows of `SAMPLERS` and `SCHEDULES`.
 
 Letter case does not matter, aliases count, and the names of before A1111 1.9 ("DPM++ 2M Karras", "LMS Karras") are
-split into sampler and schedule. Unknown names raise; with `lenient` they mean what A1111 takes them for.
+split into sampler and schedule. Unknown names raise.
+
+`lenient` is A1111 to the letter (`sd_samplers.get_sampler_and_scheduler`): only exact names count, and everything else,
+aliases and other letter case included, silently is DPM++ 2M or Automatic.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ from sdwebui_api.sampling.schedules import AUTOMATIC, SCHEDULES, Schedule
 
 _SAMPLERS = {name.lower(): row for row in SAMPLERS for name in (row.name, *row.aliases)}
 _SCHEDULES = {name.lower(): row for row in SCHEDULES for name in (row.label, row.name, *(row.aliases or ()))}
+_EXACT_SAMPLERS = {row.name: row for row in SAMPLERS}
+_EXACT_SCHEDULES = {name: row for row in SCHEDULES for name in (row.label, row.name)}
 SAMPLER_NAMES = tuple(row.name for row in SAMPLERS)
 SCHEDULE_LABELS = tuple(row.label for row in SCHEDULES)
 
@@ -37,30 +42,31 @@ def find_sampler(text: str | None, *, lenient: bool = False, field: str = "sampl
     """The sampler row that `text` names, combined names included.
 
     Raises:
-        BadRequest: 400 "Sampler not found" with the choices; with `lenient` the first row (DPM++ 2M) instead.
+        BadRequest: 400 "Sampler not found" with the choices. With `lenient`: the first row (DPM++ 2M) instead.
     """
-    row = _SAMPLERS.get(split_combined_name(text)[0].lower()) if text else None
-    if row is not None:
-        return row
+    name = split_combined_name(text)[0] if text else ""
     if lenient:
-        return SAMPLERS[0]
-    raise BadRequest(f"Sampler not found: {text!r}", field=field, choices=SAMPLER_NAMES, status=400)
+        return _EXACT_SAMPLERS.get(name, SAMPLERS[0])
+    row = _SAMPLERS.get(name.lower())
+    if row is None:
+        raise BadRequest(f"Sampler not found: {text!r}", field=field, choices=SAMPLER_NAMES, status=400)
+    return row
 
 
 def find_schedule(text: str | None, *, lenient: bool = False, field: str = "scheduler") -> Schedule:
     """The schedule row that `text` names by name, label or alias; None and "" are Automatic.
 
     Raises:
-        BadRequest: 400 "Scheduler not found" with the choices; with `lenient` Automatic instead.
+        BadRequest: 400 "Scheduler not found" with the choices. With `lenient`: Automatic instead.
     """
+    if lenient:
+        return _EXACT_SCHEDULES.get(text or "", AUTOMATIC)
     if not text:
         return AUTOMATIC
     row = _SCHEDULES.get(text.strip().lower())
-    if row is not None:
-        return row
-    if lenient:
-        return AUTOMATIC
-    raise BadRequest(f"Scheduler not found: {text!r}", field=field, choices=SCHEDULE_LABELS, status=400)
+    if row is None:
+        raise BadRequest(f"Scheduler not found: {text!r}", field=field, choices=SCHEDULE_LABELS, status=400)
+    return row
 
 
 def resolve_names(

@@ -8,6 +8,7 @@ and the result is the denoised latent. `noise(sigma, sigma_next)` gives unit nor
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 from scipy import integrate
 from torch import Tensor
@@ -144,12 +145,13 @@ def _midpoint_step(denoise: Denoise, x: Tensor, sigma: Tensor, sigma_next: Tenso
 
 def sample_lms(denoise: Denoise, x: Tensor, sigmas: Tensor, *, order: int = 4) -> Tensor:
     """Linear multistep (Adams-Bashforth) over uneven steps."""
-    times = sigmas.detach().cpu().double().numpy()
+    times: list[float] = sigmas.detach().cpu().double().tolist()
     derivatives: list[Tensor] = []
     for i in range(len(sigmas) - 1):
         derivatives = [to_d(x, sigmas[i], denoise(x, sigmas[i])), *derivatives][:order]
         current = len(derivatives)
-        x = x + sum(_lms_coefficient(current, times, i, j) * d for j, d in enumerate(derivatives))
+        for j, d in enumerate(derivatives):
+            x = x + _lms_coefficient(current, times, i, j) * d
     return x
 
 
@@ -184,7 +186,7 @@ def _restart_steps(sigmas: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     steps = len(sigmas) - 1
     times, length = (0, 0) if steps < 20 else (1, 9) if steps < 36 else (2, steps // 4)
     if not times:
-        yield from zip(sigmas[:-1], sigmas[1:], strict=True)
+        yield from pairwise(sigmas)
         return
     kept = karras(steps - length * times, sigmas[-2].item(), sigmas[0].item()).to(sigmas.device)
     bottom, top = (int((kept - level).abs().argmin()) for level in (0.1, 2.0))
@@ -193,7 +195,7 @@ def _restart_steps(sigmas: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         if i + 1 == bottom and top < bottom:
             climb = karras(length + 1, kept[bottom].item(), kept[top].item())[:-1].to(sigmas.device)
             for _ in range(times):
-                yield from zip(climb[:-1], climb[1:], strict=True)
+                yield from pairwise(climb)
 
 
 def sample_lcm(denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: NoiseFunction) -> Tensor:
@@ -203,5 +205,3 @@ def sample_lcm(denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: NoiseFunct
         if sigmas[i + 1] > 0:
             x = x + sigmas[i + 1] * noise(sigmas[i], sigmas[i + 1])
     return x
-
-

@@ -290,7 +290,9 @@ class _Run:
         return self._launch(denoiser, x, timesteps, arguments)
 
     @torch.no_grad()
-    def _launch(self, denoiser: GuidedDenoiser, x: Tensor, levels: Tensor, arguments: dict[str, Any]) -> SamplingOutcome:
+    def _launch(
+        self, denoiser: GuidedDenoiser, x: Tensor, levels: Tensor, arguments: dict[str, Any]
+    ) -> SamplingOutcome:
         stopped = False
         try:
             latent = self.sampler.function(denoiser, x, levels, **self.sampler.fixed, **arguments)
