@@ -161,7 +161,7 @@ def hidden_bytes(image: Image.Image) -> bytes | None:
 
 def _without_black_frame(pixels: np.ndarray) -> np.ndarray:
     """Cut to the rows and columns that have a pixel with no channel at zero."""
-    bright = (pixels > 0).all(axis=2)
+    bright = np.asarray((pixels > 0).all(axis=2))
     columns, rows = np.flatnonzero(bright.any(axis=0)), np.flatnonzero(bright.any(axis=1))
     if not len(columns):
         return pixels[:0]

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 
 from sdwebui_api.engine import memory
 from sdwebui_api.engine.batcher import StepBatcher

@@ -39,6 +39,6 @@ def fit(vae: Encoder) -> Projection:
     coarse = torch.rand((1, 3, _CELLS // 2, _CELLS // 2), generator=generator) * 2.4 - 1.2
     picture = F.interpolate(coarse, size=(_CELLS * 8, _CELLS * 8), mode="bilinear").clamp(-1, 1)
     latent = vae.encode(picture, None)[0].cpu()
-    colours = F.adaptive_avg_pool2d(picture, latent.shape[-2:])[0]
+    colours = F.interpolate(picture, size=latent.shape[-2:], mode="area")[0]
     rows = torch.cat([latent.flatten(1), torch.ones((1, latent[0].numel()))]).T
     return Projection(torch.linalg.lstsq(rows, colours.flatten(1).T).solution)
