@@ -106,6 +106,7 @@ def build(flags: Flags) -> Services:
     from sdwebui_api.engine.engine import Engine
     from sdwebui_api.generation.generator import Generator
     from sdwebui_api.generation.sampler_names import SamplingNames, sampler_rows, schedule_rows
+    from sdwebui_api.storage.local import LocalStorage
 
     paths = Paths.from_flags(flags)
     options = _option_store(flags, paths)
@@ -117,10 +118,10 @@ def build(flags: Flags) -> Services:
         options=options,
         catalog=catalog,
         resolver=Resolver(catalog, SamplingNames(lenient=flags.lenient), upscaler_names),
-        generator=Generator(engine, catalog, paths),
+        generator=Generator(engine, catalog, LocalStorage(paths.data_dir)),
         engine=EngineForDoors(engine, catalog, options, loads_at_start=not flags.skip_load_model_at_start),
-        # As many jobs side by side as may share a forward pass; more would only hold memory.
-        runner=JobRunner(flags.max_queue, engine.batcher.max_step_batch),
+        # As many jobs side by side as may share a forward pass (two even when none do: loading and decoding overlap).
+        runner=JobRunner(flags.max_queue, max(2, engine.batcher.max_step_batch)),
         executor=ThreadPoolExecutor(DOOR_THREADS, "door"),
         preview_executor=ThreadPoolExecutor(1, "preview"),
         sampler_rows=sampler_rows(),

@@ -105,7 +105,29 @@ def _enlarge_all(
     services: Services, job: Job, images: list[tuple[str, str]], body: ExtrasFields
 ) -> tuple[list[str], str]:
     """(base64 pictures, html_info of the last one), in a worker thread."""
-    raise NotImplementedError
+    from sdwebui_api.imaging.codec import decode_image, encode_image, to_base64
+    from sdwebui_api.postprocess.extras import ExtrasSettings, html_info, run_extras
+
+    options = services.options.snapshot()
+    settings = ExtrasSettings(**body.model_dump(exclude={"image", "imageList", "show_extras_results"}))
+    job.set_total(len(images))
+    encoded, infotext = [], ""
+    for text, field in images:
+        job.start_batch(None, 1)
+        result = run_extras(decode_image(text, field), settings)
+        data = encode_image(
+            result.image,
+            options.samples_format,
+            quality=options.jpeg_quality,
+            webp_lossless=options.webp_lossless,
+            items=result.items,
+        )
+        encoded.append(to_base64(data))
+        infotext = result.infotext
+        job.next_part()
+        if job.interrupted:
+            break
+    return encoded, html_info(infotext)
 
 
 def _read_png_info(services: Services, text: str) -> dict[str, Any]:
