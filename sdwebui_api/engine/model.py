@@ -85,7 +85,8 @@ class DiffusionModel:
         self.embeddings = embeddings
         self._unet = unet
         self._vae = vae
-        self._factor = facts.latent_factor
+        self.latent_factor = facts.latent_factor
+        """Scaled latent = VAE latent times this (SD1: 0.18215)."""
         self._batcher = batcher
 
     def participate(self) -> AbstractContextManager[None]:
@@ -106,12 +107,12 @@ class DiffusionModel:
 
         With `noise` (latent-shaped, standard normal) a draw from the posterior, mean + std * noise; else its mode.
         """
-        return self._vae.encode(images, noise, tiling=tiling) * self._factor
+        return self._vae.encode(images, noise, tiling=tiling) * self.latent_factor
 
     def decode(self, latents: Tensor, *, tiling: bool = False) -> Tensor:
         """[B, 3, 8h, 8w] in about [-1, 1] of scaled `latents` [B, 4, h, w]. Raises SdWebUIError for not-a-number."""
-        return self._vae.decode(latents.to(self.device) / self._factor, tiling=tiling)
+        return self._vae.decode(latents.to(self.device) / self.latent_factor, tiling=tiling)
 
     def preview(self, latent: Tensor) -> Image.Image:
         """A rough picture of one scaled latent [4, h, w], one pixel per latent cell; costs next to nothing."""
-        return self._vae.preview(latent / self._factor)
+        return self._vae.preview(latent / self.latent_factor)

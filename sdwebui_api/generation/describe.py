@@ -1,0 +1,162 @@
+"""What is said about the pictures of a run: their infotexts, the answer's `info`, and the facts for file names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sdwebui_api.config.options import Options
+from sdwebui_api.generation.filenames import NamingFacts
+from sdwebui_api.generation.infotext import (
+    PROGRAM_VERSION,
+    PictureFacts,
+    generation_params,
+    hires_prompt_entries,
+    write_infotext,
+)
+from sdwebui_api.generation.latents import is_edit_model, is_inpainting_model
+from sdwebui_api.generation.request import GeneratedImage, GenerationRequest
+from sdwebui_api.generation.run import Run
+from sdwebui_api.sampling.names import find_sampler
+
+
+def infotext(run: Run, index: int) -> str:
+    """The infotext of picture `index` of the whole request."""
+    plan = run.plan
+    extra = dict(run.infotext)
+    if run.request.hires is not None:
+        prompts, negative_prompts = [plan.main.prompt], [plan.main.negative_prompt]
+        extra |= hires_prompt_entries(prompts, negative_prompts, plan.hires.prompt, plan.hires.negative_prompt, 0)
+    params = generation_params(_facts(run, index, extra), run.request.options)
+    return write_infotext(plan.main.prompt, plan.main.negative_prompt, params)
+
+
+def _facts(run: Run, index: int, extra: dict[str, Any]) -> PictureFacts:
+    request, checkpoint, vae = run.request, run.request.checkpoint, run.request.vae
+    image_cfg_scale = request.init.image_cfg_scale if request.init and is_edit_model(run.model) else None
+    return PictureFacts(
+        steps=request.steps,
+        sampler=request.sampler,
+        schedule=request.schedule,
+        cfg_scale=request.cfg_scale,
+        image_cfg_scale=image_cfg_scale,
+        seed=run.plan.seeds[index],
+        width=request.width,
+        height=request.height,
+        restore_faces=request.restore_faces,
+        model_hash=checkpoint.shorthash,
+        model_name=checkpoint.model_name,
+        vae_hash=vae.shorthash if vae else None,
+        vae_name=vae.name if vae else None,
+        subseed=run.plan.subseeds[index],
+        subseed_strength=request.subseed_strength,
+        seed_resize_from_w=request.seed_resize_from_w,
+        seed_resize_from_h=request.seed_resize_from_h,
+        inpainting_conditioning=is_inpainting_model(run.model),
+        clip_skip=int(request.options.CLIP_stop_at_last_layers),
+        uses_ensd=_draws_shifted_noise(request),
+        hires=request.hires is not None,
+        tiling=request.tiling,
+        user=run.job.user,
+        extra=extra,
+    )
+
+
+def _draws_shifted_noise(request: GenerationRequest) -> bool:
+    """Whether the option `eta_noise_seed_delta` changes this picture: the sampler adds noise that it shifts."""
+    sampler = find_sampler(request.sampler)
+    eta = request.options.eta_ancestral if request.eta is None else request.eta
+    return sampler.uses_ensd and eta != 0
+
+
+def info(run: Run, images: list[GeneratedImage]) -> dict[str, Any]:
+    """The keys of A1111's `info`, in its order, and `warnings`."""
+    request, plan = run.request, run.plan
+    first = 1 if images and images[0].role == "grid" else 0
+    texts = [image.infotext for image in images if image.role in ("grid", "sample")]
+    count = plan.image_count
+    return {
+        "prompt": plan.main.prompt,
+        "all_prompts": [plan.main.prompt] * count,
+        "negative_prompt": plan.main.negative_prompt,
+        "all_negative_prompts": [plan.main.negative_prompt] * count,
+        "seed": plan.seeds[0],
+        "all_seeds": list(plan.seeds),
+        "subseed": plan.subseeds[0],
+        "all_subseeds": list(plan.subseeds),
+        "subseed_strength": request.subseed_strength,
+        "width": request.width,
+        "height": request.height,
+        "sampler_name": request.sampler,
+        "cfg_scale": request.cfg_scale,
+        "steps": request.steps,
+        "batch_size": plan.batch_size,
+        "restore_faces": request.restore_faces,
+        "face_restoration_model": request.options.face_restoration_model if request.restore_faces else None,
+        "sd_model_name": request.checkpoint.model_name,
+        "sd_model_hash": request.checkpoint.shorthash,
+        "sd_vae_name": request.vae.name if request.vae else None,
+        "sd_vae_hash": request.vae.shorthash if request.vae else None,
+        "seed_resize_from_w": request.seed_resize_from_w,
+        "seed_resize_from_h": request.seed_resize_from_h,
+        "denoising_strength": request.denoising_strength,
+        "extra_generation_params": dict(run.infotext),
+        "index_of_first_image": first,
+        "infotexts": texts or [infotext(run, 0)],
+        "styles": list(request.styles),
+        "job_timestamp": run.job.job_timestamp,
+        "clip_skip": int(request.options.CLIP_stop_at_last_layers),
+        "is_using_inpainting_conditioning": is_inpainting_model(run.model),
+        "version": PROGRAM_VERSION,
+        "warnings": list(run.warnings),
+    }
+
+
+def naming_facts(run: Run, index: int) -> NamingFacts:
+    """What file names may say about picture `index`."""
+    request, plan = run.request, run.plan
+    return NamingFacts(
+        prompt=plan.main.prompt,
+        negative_prompt=plan.main.negative_prompt,
+        prompt_without_styles=request.prompt,
+        styles=request.styles,
+        seed=plan.seeds[index],
+        seeds=plan.seeds,
+        steps=request.steps,
+        cfg_scale=request.cfg_scale,
+        sampler=request.sampler,
+        schedule=request.schedule,
+        model_hash=request.checkpoint.shorthash or "",
+        model_name=request.checkpoint.model_name,
+        vae_name=request.vae.name if request.vae else None,
+        denoising_strength=request.denoising_strength,
+        clip_skip=int(request.options.CLIP_stop_at_last_layers),
+        user=run.job.user,
+        batch_size=plan.batch_size,
+        n_iter=request.n_iter,
+        batch_index=index % plan.batch_size,
+        iteration=index // plan.batch_size,
+        job_timestamp=run.job.job_timestamp,
+        prompt_words=int(request.options.directories_max_prompt_words),
+    )
+
+
+# Option -> the values under which it changes nothing here. Anything else would be a picture other than asked for.
+_WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
+    "token_merging_ratio": (0,),
+    "token_merging_ratio_img2img": (0,),
+    "token_merging_ratio_hr": (0,),
+    "fp8_storage": ("Disable",),
+    "sd_unet": ("Automatic", "None"),
+    "sd_vae_encode_method": ("Full",),
+    "sd_vae_decode_method": ("Full",),
+    "use_old_emphasis_implementation": (False,),
+}
+
+
+def unsupported_options(options: Options) -> list[str]:
+    """A warning for every setting that A1111 would heed and this server does not."""
+    return [
+        f"{name} is not supported and has no effect"
+        for name, neutral in _WITHOUT_EFFECT.items()
+        if options.get(name, neutral[0]) not in neutral
+    ]

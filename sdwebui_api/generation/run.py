@@ -1,0 +1,178 @@
+"""What the stages of one request share while it runs, and how they talk to the engine and the job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from sdwebui_api.generation.latents import tensor_to_images
+from sdwebui_api.generation.plan import Batch, GenerationPlan
+from sdwebui_api.generation.request import GenerationRequest
+from sdwebui_api.imaging.grid import image_grid
+from sdwebui_api.prompting.conditioning import PromptTiming, build_conditioning, build_uncond
+from sdwebui_api.prompting.encoding import EncodingCache, TextConditioner, TextSettings
+from sdwebui_api.sampling.guidance import OnStep, RefinerSwitch, SamplingStopped, StepReport
+from sdwebui_api.sampling.names import find_sampler, find_schedule
+from sdwebui_api.sampling.noise import ImageNoise
+from sdwebui_api.sampling.session import Conditioning, SamplingSettings, refined_model
+from sdwebui_api.sampling.settings import SamplingOptions
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from sdwebui_api.catalog.checkpoints import CheckpointFile
+    from sdwebui_api.engine.model import DiffusionModel
+    from sdwebui_api.jobs.job import Job
+
+
+@dataclass(frozen=True)
+class RequestModel:
+    """A model as one request uses it: a `sampling.model.Evaluator` that knows whether edges wrap around."""
+
+    model: DiffusionModel
+    tiling: bool
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        return self.model.alphas_cumprod
+
+    @property
+    def prediction_type(self) -> str:
+        return self.model.prediction_type
+
+    @property
+    def in_channels(self) -> int:
+        return self.model.in_channels
+
+    def evaluate(self, x: Tensor, t: Tensor, context: Tensor, *, concat: Tensor | None = None) -> Tensor:
+        return self.model.evaluate(x, t, context, concat=concat, tiling=self.tiling)
+
+
+@dataclass
+class Run:
+    """One request on its way. `infotext` gathers, in order, what the stages add (A1111 `extra_generation_params`)."""
+
+    request: GenerationRequest
+    plan: GenerationPlan
+    job: Job
+    model: DiffusionModel
+    borrow: Callable[[CheckpointFile], DiffusionModel]
+    """Leases another checkpoint until the run ends."""
+    encodings: EncodingCache
+    infotext: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    # -- what a pass is asked to do --------------------------------------------------------------------------------
+
+    def first_pass_settings(self) -> SamplingSettings:
+        request = self.request
+        return SamplingSettings(
+            sampler=find_sampler(request.sampler),
+            schedule=find_schedule(request.schedule),
+            steps=request.steps,
+            cfg_scale=request.cfg_scale,
+            image_cfg_scale=request.init.image_cfg_scale if request.init else None,
+            denoising_strength=_or(request.denoising_strength, 1.0),
+            eta=request.eta,
+            s_min_uncond=request.s_min_uncond,
+            s_churn=request.s_churn,
+            s_tmin=request.s_tmin,
+            s_tmax=request.s_tmax,
+            s_noise=request.s_noise,
+            options=SamplingOptions.from_options(request.options.as_dict()),
+        )
+
+    def noise(self, batch: Batch, shape: tuple[int, ...]) -> ImageNoise:
+        """The noise of a batch; `shape` [C, h, w] of one latent."""
+        request = self.request
+        return ImageNoise(
+            shape,
+            batch.seeds,
+            subseeds=batch.subseeds,
+            subseed_strength=request.subseed_strength,
+            seed_resize_from_w=request.seed_resize_from_w,
+            seed_resize_from_h=request.seed_resize_from_h,
+            source=request.options.randn_source,
+            device=self.model.device,
+            eta_noise_seed_delta=request.options.eta_noise_seed_delta,
+        )
+
+    def condition(
+        self, model: DiffusionModel, batch: Batch, timing: PromptTiming, concat: Tensor | None = None
+    ) -> Conditioning:
+        """The batch's prompts, encoded by `model`'s text encoder. Notes in the infotext which embeddings were used."""
+        options = self.request.options
+        conditioner = TextConditioner(model.text_encoder, model.embeddings, self.encodings)
+        settings = TextSettings(
+            clip_skip=int(options.CLIP_stop_at_last_layers),
+            emphasis=options.emphasis,
+            comma_padding_backtrack=int(options.comma_padding_backtrack),
+        )
+        uncond = build_uncond(batch.negative_prompts, timing, conditioner, settings)
+        cond = build_conditioning(batch.prompts, timing, conditioner, settings)
+        report = cond.report.after(uncond.report)
+        self.infotext.update(report.infotext(add_hashes=options.textual_inversion_add_hashes_to_infotext))
+        return Conditioning(
+            cond=cond,
+            uncond=uncond,
+            empty_prompt=conditioner.empty(settings) if options.pad_cond_uncond else None,
+            concat=concat,
+            edit_model=model.in_channels == 2 * model.latent_channels,
+        )
+
+    def refiner(self, settings: SamplingSettings, batch: Batch, timing: PromptTiming) -> RefinerSwitch | None:
+        """The switch to the refiner checkpoint, if this pass has one (A1111 `sd_samplers_common.apply_refiner`)."""
+        request = self.request
+        checkpoint = request.refiner_checkpoint
+        if checkpoint is None or checkpoint == request.checkpoint:
+            return None
+        wanted = request.options.hires_fix_refiner_pass
+        infotext: dict[str, Any] = {}
+        if request.hires is not None:
+            if wanted == ("first pass" if settings.hires_pass else "second pass"):
+                return None
+            if wanted != "second pass":
+                infotext["Hires refiner"] = wanted
+        infotext["Refiner"] = short_title(checkpoint)
+        infotext["Refiner switch at"] = request.refiner_switch_at
+
+        def load() -> Any:
+            model = self.borrow(checkpoint)
+            conditioning = self.condition(model, batch, timing)
+            return refined_model(settings, RequestModel(model, request.tiling), conditioning)
+
+        return RefinerSwitch(request.refiner_switch_at, load, infotext)
+
+    # -- progress --------------------------------------------------------------------------------------------------
+
+    def report_to_job(self, model: DiffusionModel) -> OnStep:
+        """Tells the job about every step; ends the pass when the job was interrupted or skipped."""
+        options = self.request.options
+        whole_grid, full = options.show_progress_grid, options.show_progress_type == "Full"
+
+        def report(step: StepReport) -> None:
+            latents = step.latent if whole_grid else step.latent[:1]
+            self.job.step(step.step, lambda: draw_preview(model, latents, full=full))
+            if self.job.should_stop:
+                raise SamplingStopped
+
+        return report
+
+
+def draw_preview(model: DiffusionModel, latents: Tensor, *, full: bool) -> Image.Image:
+    """A picture of unfinished `latents` [B, 4, h, w]: decoded in full, or roughly at one pixel per cell."""
+    images = tensor_to_images(model.decode(latents)) if full else [model.preview(latent) for latent in latents]
+    return images[0] if len(images) == 1 else image_grid(images)
+
+
+def short_title(checkpoint: CheckpointFile) -> str:
+    """`name [hash]` without the file's ending, as infotexts name a second checkpoint."""
+    name = checkpoint.path.stem
+    return f"{name} [{checkpoint.shorthash}]" if checkpoint.shorthash else name
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value

@@ -1,0 +1,169 @@
+"""txt2img: from noise to decoded pictures, with the hires pass where it is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdwebui_api.catalog.upscalers import LATENT_UPSCALE_MODES
+from sdwebui_api.engine.model import DiffusionModel
+from sdwebui_api.generation.hires import HiresSize, hires_size
+from sdwebui_api.generation.latents import (
+    encode_images,
+    fully_masked_conditioning,
+    images_to_tensor,
+    latent_shape,
+    picture_conditioning,
+    shared_posterior_noise,
+    tensor_to_images,
+)
+from sdwebui_api.generation.plan import Batch
+from sdwebui_api.generation.request import HiresPass
+from sdwebui_api.generation.run import RequestModel, Run, short_title
+from sdwebui_api.imaging.resize import ResizeMode, resize_image
+from sdwebui_api.imaging.upscale import find_upscaler
+from sdwebui_api.prompting.conditioning import PromptTiming
+from sdwebui_api.sampling.names import find_sampler, find_schedule
+from sdwebui_api.sampling.session import SamplingSettings, sample_from_latent, sample_from_noise
+
+
+class TextToImage:
+    """The workflow of a txt2img request; `sample` is called once per batch."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._hires = _HiresWorkflow(run, run.request.hires) if run.request.hires else None
+
+    @property
+    def passes(self) -> int:
+        """Sampling passes per batch."""
+        return 2 if self._hires else 1
+
+    def sample(self, batch: Batch, title: str | None) -> Tensor:
+        """Decoded pictures [B, 3, H, W] in about [-1, 1]. `title` names the batch to waiting clients."""
+        run, request = self._run, self._run.request
+        settings = run.first_pass_settings()
+        timing = PromptTiming(settings.total_steps, use_old=request.options.use_old_scheduling)
+        concat = fully_masked_conditioning(run.model, batch.seeds, request.width, request.height)
+        conditioning = run.condition(run.model, batch, timing, concat)
+        run.job.start_batch(title, settings.steps)
+        with run.model.participate():
+            outcome = sample_from_noise(
+                settings,
+                RequestModel(run.model, request.tiling),
+                conditioning,
+                run.noise(batch, latent_shape(run.model, request.width, request.height)),
+                refiner=run.refiner(settings, batch, timing),
+                on_step=run.report_to_job(run.model),
+            )
+        run.infotext.update(outcome.infotext)
+        if self._hires is None or run.job.interrupted:
+            return run.model.decode(outcome.latent, tiling=request.tiling)
+        return self._hires.sample(batch, outcome.latent, settings)
+
+
+class _HiresWorkflow:
+    """The second pass: enlarge, add noise, sample again. A1111 `StableDiffusionProcessingTxt2Img.sample_hr_pass`."""
+
+    def __init__(self, run: Run, hires: HiresPass) -> None:
+        self._run = run
+        self._hires = hires
+        self._size = hires_size(run.request.width, run.request.height, hires, run.model.latent_scale)
+        run.infotext.update(_infotext(run, hires, self._size))
+
+    def sample(self, batch: Batch, latent: Tensor, first: SamplingSettings) -> Tensor:
+        run, hires = self._run, self._hires
+        model = run.borrow(hires.checkpoint) if hires.checkpoint else run.model
+        latent, concat = self._enlarge(model, batch, latent)
+        run.job.next_part()
+        latent = self._crop(latent)
+        concat = self._crop(concat) if concat is not None else None
+        noise = run.noise(batch, tuple(latent.shape[1:]))
+        start_noise = noise.next()
+        settings = self._settings(first)
+        timing = PromptTiming(first.total_steps, settings.total_steps, run.request.options.use_old_scheduling)
+        hires_batch = run.plan.batch(batch.index, run.plan.hires)
+        conditioning = run.condition(model, hires_batch, timing, concat)
+        run.job.start_batch(None, settings.steps)
+        with model.participate():
+            outcome = sample_from_latent(
+                settings,
+                RequestModel(model, run.request.tiling),
+                conditioning,
+                latent,
+                start_noise,
+                noise,
+                refiner=run.refiner(settings, hires_batch, timing),
+                on_step=run.report_to_job(model),
+            )
+        run.infotext.update(outcome.infotext)
+        return model.decode(outcome.latent, tiling=run.request.tiling)
+
+    def _settings(self, first: SamplingSettings) -> SamplingSettings:
+        hires = self._hires
+        return replace(
+            first,
+            sampler=find_sampler(hires.sampler) if hires.sampler else first.sampler,
+            schedule=find_schedule(hires.schedule) if hires.schedule else first.schedule,
+            steps=hires.steps or first.steps,
+            hires_pass=True,
+            first_pass_schedule=self._run.infotext.get("Schedule type"),
+        )
+
+    def _enlarge(self, model: DiffusionModel, batch: Batch, latent: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The latent at the second pass's size, and the image conditioning that goes with it."""
+        options = self._run.request.options
+        mode = LATENT_UPSCALE_MODES.get(self._hires.upscaler)
+        if mode is None:
+            return self._enlarge_pictures(model, batch, latent)
+        size = self._size.height // model.latent_scale, self._size.width // model.latent_scale
+        latent = torch.nn.functional.interpolate(latent, size=size, mode=mode.mode, antialias=mode.antialias)
+        if options.inpainting_mask_weight >= 1.0:
+            width, height = size[1] * model.latent_scale, size[0] * model.latent_scale
+            return latent, fully_masked_conditioning(model, batch.seeds, width, height)
+        pictures = model.decode(latent)
+        return latent, self._picture_conditioning(model, batch, pictures, latent)
+
+    def _enlarge_pictures(self, model: DiffusionModel, batch: Batch, latent: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Through decoded pictures and an image upscaler; decoded by the first pass's VAE, encoded by this one's."""
+        run = self._run
+        upscaler = find_upscaler(self._hires.upscaler, "hr_upscaler")
+        images = [
+            resize_image(ResizeMode.JUST_RESIZE, image, self._size.width, self._size.height, upscaler)
+            for image in tensor_to_images(run.model.decode(latent, tiling=run.request.tiling))
+        ]
+        pictures = images_to_tensor(images)
+        shape = latent_shape(model, self._size.width, self._size.height)
+        noise = shared_posterior_noise(batch.seeds[-1], len(batch), shape, model.device)
+        latent = encode_images(model, pictures, noise, tiling=run.request.tiling)
+        return latent, self._picture_conditioning(model, batch, pictures, latent)
+
+    def _picture_conditioning(
+        self, model: DiffusionModel, batch: Batch, pictures: Tensor, latent: Tensor
+    ) -> Tensor | None:
+        weight = self._run.request.options.inpainting_mask_weight
+        size = latent.shape[-2], latent.shape[-1]
+        return picture_conditioning(model, pictures, batch.seeds, size, mask_weight=weight)
+
+    def _crop(self, latent: Tensor) -> Tensor:
+        """Cut away what the box of `hr_resize_x` and `hr_resize_y` does not hold, evenly on both sides."""
+        x, y = self._size.truncate_x, self._size.truncate_y
+        return latent[
+            :, :, y // 2 : latent.shape[2] - (y + 1) // 2, x // 2 : latent.shape[3] - (x + 1) // 2
+        ]
+
+
+def _infotext(run: Run, hires: HiresPass, size: HiresSize) -> dict[str, Any]:
+    """In A1111's order. The prompts differ per picture and are filled in where a picture is described."""
+    entries: dict[str, Any] = {"Denoising strength": run.request.denoising_strength}
+    if hires.checkpoint:
+        entries["Hires checkpoint"] = short_title(hires.checkpoint)
+    if hires.sampler and hires.sampler != run.request.sampler:
+        entries["Hires sampler"] = hires.sampler
+    entries |= {"Hires prompt": None, "Hires negative prompt": None, "Hires schedule type": None, **size.infotext}
+    if hires.steps:
+        entries["Hires steps"] = hires.steps
+    return entries | {"Hires upscaler": hires.upscaler}

@@ -1,0 +1,67 @@
+"""Every recorded request of A1111 1.10.1 whose needs are built, replayed through HTTP."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import requests
+
+from tests.parity.cases import Case, cases
+from tests.parity.compare import picture, psnr, without_version
+from tests.support.subprocess_server import ServerProcess
+
+BUILT: tuple[str, ...] = ()
+"""The needs (`Case.needs`) that this server has."""
+
+VOLATILE = {"job_timestamp", "version", "infotexts"}
+OURS = {"job_id", "warnings"}
+"""Keys that this server adds to `info` (spec: only there)."""
+
+
+def send(server: ServerProcess, request: dict[str, Any]) -> requests.Response:
+    return requests.request(request["method"], server.url + request["path"], json=request["body"], timeout=300)
+
+
+@pytest.mark.parametrize("case", cases(*BUILT), ids=lambda case: case.name)
+def test_recorded_case(case: Case, golden_server: ServerProcess, results: dict[str, float]) -> None:
+    try:
+        for request in case.requests:
+            response = send(golden_server, request)
+    finally:
+        for request in case.cleanup:
+            send(golden_server, request)
+    assert response.status_code == case.answer["status"], response.text[:2000]
+    body = response.json()
+    if "info_parsed" in case.answer and case.answer["info_parsed"]:
+        check_info(json.loads(body["info"]), case.info)
+    check_body(body, case.answer["body"])
+    check_pictures(body, case, results)
+
+
+def check_info(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    assert [without_version(text) for text in ours["infotexts"]] == [without_version(t) for t in theirs["infotexts"]]
+    skip = VOLATILE | OURS
+    assert {k: v for k, v in ours.items() if k not in skip} == {k: v for k, v in theirs.items() if k not in skip}
+
+
+def check_body(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    """Everything in the answer but pictures, `info`, and the long strings that the recording shortened."""
+    assert ours.keys() == theirs.keys()
+    for key in ours.keys() - {"images", "image", "info", "parameters"}:
+        assert ours[key] == theirs[key], key
+    if isinstance(theirs.get("parameters"), dict) and "prompt" in theirs["parameters"]:
+        for name, value in theirs["parameters"].items():
+            if "omitted_string_length" not in str(value):
+                assert ours["parameters"][name] == value, name
+
+
+def check_pictures(body: dict[str, Any], case: Case, results: dict[str, float]) -> None:
+    pictures = body.get("images", [body["image"]] if body.get("image") else [])
+    assert len(pictures) == case.image_count
+    if not pictures:
+        return
+    values = [psnr(picture(text), case.image(index)) for index, text in enumerate(pictures)]
+    results[case.name] = min(values)
+    assert min(values) >= case.floor, f"{case.name}: {[round(value, 1) for value in values]} dB"
