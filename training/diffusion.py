@@ -117,7 +117,8 @@ class DiffusionTrainer:
         return self.text_encoder.eval(), self.unet.eval()
 
     def start_from(self, text_encoder: Any, unet: Any) -> None:
-        """Begin from trained networks; `text_encoder` has CLIP's full token table."""
+        """Begin the last phase from trained networks; `text_encoder` has CLIP's full token table."""
+        self.phase = "diffusion"
         state = text_encoder.state_dict()
         table = next(name for name in state if name.endswith("token_embedding.weight"))
         state[table] = self.vocabulary.gather(state[table])

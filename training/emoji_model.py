@@ -72,7 +72,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--scenes", type=int, help="encoded scenes kept per size")
     parser.add_argument("--glyphs", type=int, help="learn only the first N glyphs (for trying things out)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--start-from", type=Path, metavar="FILE", help="train on from this .safetensors file")
+    parser.add_argument(
+        "--start-from", type=Path, metavar="FILE", help="train this .safetensors file on (its VAE stays)"
+    )
     parser.add_argument("--save-minutes", type=float, default=5.0, help="minutes between checkpoints (default 5)")
     parser.add_argument("--evaluate", type=int, nargs=2, default=(120, 60), metavar=("POPULAR", "OTHERS"))
     parser.add_argument("--tokenizer", type=Path, help="folder of CLIP's vocabulary (default: the server's)")
@@ -199,7 +201,8 @@ def _diffusion(
     elif options.start_from:
         given, _ = read_checkpoint(options.start_from)
         trainer.start_from(given.text_encoder, given.unet)
-    _say(f"encoding the pictures of {len(vocabulary.tokens)} tokens' worth of captions")
+        trainer.save(files.diffusion_state)  # so that --resume finds these weights however early the run ends
+    _say(f"drawing and encoding {len(settings.sizes) * (len(glyphs) + settings.scenes)} pictures")
     batches = LatentBatches(settings, glyphs, vae, vocabulary, tokenizer, device, trainer.position.steps)
     try:
         if trainer.phase == "text":

@@ -11,7 +11,7 @@ import torch
 from training import emoji_model
 from training.diffusion import DiffusionTrainer
 from training.evaluate import contact_sheet, evaluate
-from training.export import read_checkpoint
+from training.export import read_checkpoint, with_full_vocabulary
 from training.glyphs import Glyph
 from training.latents import LatentBatches
 from training.loop import Budget
@@ -19,7 +19,7 @@ from training.models import Networks, build_text_encoder, build_unet, build_vae,
 from training.scenes import WIDE_MIX
 from training.settings import GPU, Settings, load_settings, save_settings
 from training.vae import VaeTrainer, normalise_latents, reconstruction_psnr
-from training.vocabulary import Vocabulary
+from training.vocabulary import Vocabulary, token_ids
 
 CPU = torch.device("cpu")
 
@@ -80,6 +80,20 @@ def _diffusion_loss(trainer: DiffusionTrainer, latents: torch.Tensor, ids: torch
             latents.repeat(16, 1, 1, 1), conditioning, torch.Generator().manual_seed(0)
         )
     return float(weighted)
+
+
+def test_training_can_start_from_a_finished_model(settings: Settings, vocabulary: Vocabulary, tokenizer: Any) -> None:
+    given = DiffusionTrainer(settings, vocabulary, CPU)
+    full = with_full_vocabulary(given.text_encoder, vocabulary, settings.architecture)
+    with torch.no_grad():
+        full.final_layer_norm.bias.add_(1.0)
+    started = DiffusionTrainer(settings, vocabulary, CPU)
+    started.start_from(full, given.unet)
+    assert started.phase == "diffusion"  # the text phase would undo what the text encoder knows
+    prompts = ["a red apple", "zyzzyva"]
+    with torch.no_grad():
+        compact = context(started.text_encoder.eval(), vocabulary.encode(prompts, tokenizer))
+        torch.testing.assert_close(compact, context(full, token_ids(prompts, tokenizer)))
 
 
 def test_batches_depend_on_the_step_alone(batches: LatentBatches) -> None:
