@@ -7,12 +7,12 @@ for old A1111 versions must not mistake `0.1.0` for one of them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sdwebui_api import __version__
+from sdwebui_api.imaging.metadata import quote
 
 PROGRAM_VERSION = f"sdwebui_api-{__version__}"
 
@@ -111,24 +111,6 @@ def write_infotext(prompt: str, negative_prompt: str, params: Mapping[str, Any],
             entries.append(name if name == value else f"{name}: {quote(value)}")
     negative = f"\nNegative prompt: {negative_prompt}" if negative_prompt else ""
     return f"{prompt}{negative}\n{', '.join(entries)}".strip()
-
-
-def quote(value: Any) -> str:
-    """`value` as text; as a JSON string when it holds a separator of the format (comma, colon, line break)."""
-    text = str(value)
-    if not any(separator in text for separator in ",\n:"):
-        return text
-    return json.dumps(value if isinstance(value, str) else text, ensure_ascii=False)
-
-
-def unquote(text: str) -> str:
-    """The reverse of `quote`; text that is not quoted, or wrongly, comes back as it is."""
-    if len(text) < 2 or text[0] != '"' or text[-1] != '"':
-        return text
-    try:
-        return str(json.loads(text))
-    except ValueError:
-        return text
 
 
 def hires_prompt_entries(

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from sdwebui_api.errors import BadRequest
-from sdwebui_api.generation.infotext import unquote
+from sdwebui_api.imaging.metadata import unquote
 from sdwebui_api.prompting.attention import parse_attention
 from sdwebui_api.prompting.styles import StyleTexts
 

@@ -81,6 +81,24 @@ def exif_with_comment(text: str | None) -> bytes:
     return piexif.dump({"Exif": {piexif.ExifIFD.UserComment: comment}})
 
 
+def quote(value: Any) -> str:
+    """`value` as text; as a JSON string when it holds a separator of the format (comma, colon, line break)."""
+    text = str(value)
+    if not any(separator in text for separator in ",\n:"):
+        return text
+    return json.dumps(value if isinstance(value, str) else text, ensure_ascii=False)
+
+
+def unquote(text: str) -> str:
+    """The reverse of `quote`; text that is not quoted, or wrongly, comes back as it is."""
+    if len(text) < 2 or text[0] != '"' or text[-1] != '"':
+        return text
+    try:
+        return str(json.loads(text))
+    except ValueError:
+        return text
+
+
 def _exif_comment(data: bytes) -> str:
     """The user comment in an EXIF block; empty when there is none or the block is damaged."""
     try:

@@ -11,10 +11,9 @@ from sdwebui_api.generation.infotext import (
     PictureFacts,
     generation_params,
     hires_prompt_entries,
-    quote,
-    unquote,
     write_infotext,
 )
+from sdwebui_api.imaging.metadata import quote, unquote
 from tests.imaging.golden import CASES, GOLDEN, request_body, response
 
 # Scripts write further pictures' texts with changed requests, which their records do not show.
