@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Request
 
 from sdwebui_api.api.services import Services, services_of
+from sdwebui_api.errors import BadRequest
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,12 @@ async def get_options(request: Request) -> dict[str, Any]:
 async def set_options(request: Request, values: Annotated[dict[str, Any], Body()]) -> None:
     """Takes over any subset, or the whole object; all of it or, when a value is wrong, nothing."""
     services = services_of(request)
-    changed = await services.off_loop(store_options, services, values)
+    try:
+        changed = await services.off_loop(store_options, services, values)
+    except BadRequest as error:
+        # The body is the object of options itself.
+        error.field = (error.field or "").removeprefix("options.") or None
+        raise
     if changed:
         checkpoint = services.current_checkpoint()
         if checkpoint is not None:

@@ -1,0 +1,57 @@
+"""Listings equal the recordings, over the golden model tree."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "api"
+
+
+def recorded(name: str):
+    return json.loads((GOLDEN / f"get-{name}.json").read_text())["response"]
+
+
+def without_folders(row: dict) -> dict:
+    return {key: Path(value).name if key in ("filename", "config") and value else value for key, value in row.items()}
+
+
+@pytest.mark.parametrize("name", ["samplers", "schedulers", "latent-upscale-modes", "prompt-styles", "extensions"])
+def test_equal(name, client):
+    assert client.get(f"/sdapi/v1/{name}").json() == recorded(name)
+
+
+@pytest.mark.parametrize("name", ["sd-models", "sd-vae"])
+def test_equal_but_for_folders(name, client):
+    answer = [without_folders(row) for row in client.get(f"/sdapi/v1/{name}").json()]
+    assert answer == [without_folders(row) for row in recorded(name)]
+
+
+def test_cmd_flags_has_every_key(client):
+    answer = client.get("/sdapi/v1/cmd-flags").json()
+    assert not set(recorded("cmd-flags")) - set(answer)
+
+
+def test_upscalers_are_those_that_exist(client):
+    names = [row["name"] for row in client.get("/sdapi/v1/upscalers").json()]
+    assert names == ["None", "Lanczos", "Nearest"]
+    assert client.get("/sdapi/v1/upscalers").json() == recorded("upscalers")[:3]
+
+
+def test_script_info_of_the_built_in_sections(client):
+    info = client.get("/sdapi/v1/script-info").json()
+    expected = [row for row in recorded("script-info") if row["name"] in ("refiner", "sampler", "seed")]
+    assert sorted(info, key=str) == sorted(expected, key=str)
+    assert client.get("/sdapi/v1/scripts").json()["txt2img"] == ["refiner", "sampler", "seed"]
+
+
+@pytest.mark.parametrize("name", ["refresh-checkpoints", "refresh-vae", "refresh-embeddings"])
+def test_refresh_answers_null(name, client):
+    answer = client.post(f"/sdapi/v1/{name}")
+    assert answer.status_code == 200 and answer.json() is None
+
+
+def test_slash_at_the_end_redirects(client):
+    assert client.get("/sdapi/v1/sd-models/", follow_redirects=False).status_code == 307

@@ -1,0 +1,52 @@
+"""GET and POST options."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "api" / "get-options.json"
+URL = "/sdapi/v1/options"
+
+
+def test_keys_and_values_equal_the_recording(client):
+    recorded = {
+        key: value
+        for key, value in json.loads(GOLDEN.read_text())["response"].items()
+        if not key.endswith("_explanation") and key != "settings_in_ui"
+    }
+    answer = client.get(URL).json()
+    assert set(recorded) - set(answer) == set()
+    different = {key for key in recorded if answer[key] != recorded[key] or type(answer[key]) is not type(recorded[key])}
+    assert different == set()
+
+
+def test_whole_object_can_be_posted_back(client):
+    values = client.get(URL).json()
+    assert client.post(URL, json={**values, "forge_preset": "x", "none": None}).status_code == 200
+    assert client.get(URL).json() == values
+
+
+def test_checkpoint_is_stored_as_its_title(client):
+    assert client.post(URL, json={"sd_model_checkpoint": "tiny-sd"}).json() is None
+    answer = client.get(URL).json()
+    assert answer["sd_model_checkpoint"] == "tiny-sd.safetensors [a22b8a45be]"
+    assert answer["sd_checkpoint_hash"].startswith("a22b8a45be")
+
+
+def test_all_or_nothing(client):
+    before = client.get(URL).json()
+    answer = client.post(URL, json={"CLIP_stop_at_last_layers": 2, "sd_model_checkpoint": "nope"})
+    assert answer.status_code == 404 and "sd_model_checkpoint" in answer.json()["errors"]
+    answer = client.post(URL, json={"CLIP_stop_at_last_layers": 2, "eta_ddim": "much"})
+    assert answer.status_code == 422 and answer.json()["detail"][0]["loc"] == ["body", "eta_ddim"]
+    assert client.get(URL).json() == before
+
+
+def test_overrides_belong_to_the_request(client, services):
+    body = {"override_settings": {"CLIP_stop_at_last_layers": 3}, "steps": 1, "width": 8, "height": 8}
+    client.post("/sdapi/v1/txt2img", json=body)
+    assert services.generator.requests[-1].options.CLIP_stop_at_last_layers == 3
+    assert client.get(URL).json()["CLIP_stop_at_last_layers"] == 1
+    client.post("/sdapi/v1/txt2img", json={**body, "override_settings_restore_afterwards": False})
+    assert client.get(URL).json()["CLIP_stop_at_last_layers"] == 3
