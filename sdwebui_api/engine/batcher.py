@@ -155,8 +155,10 @@ class StepBatcher:
         with self._changed:
             participant = self._line.participants.get((threading.get_ident(), entry.network.key))
             if participant is not None:
-                gap = time.monotonic() - participant.idle_since
-                participant.gap = gap if participant.kind is None else 0.7 * participant.gap + 0.3 * gap
+                if participant.kind is not None:
+                    # Clipped, so that one long pause (a preview) is soon forgotten.
+                    gap = min(time.monotonic() - participant.idle_since, 2 * WINDOW_SECONDS)
+                    participant.gap = (participant.gap + gap) / 2
                 participant.kind = entry.evaluation.kind
                 participant.waiting = True
             self._line.waiting.append(entry)
