@@ -13,6 +13,8 @@ from sdwebui_api.errors import BadRequest
 
 Params = Mapping[str, Any]
 Kind = Literal["txt2img", "img2img"]
+SamplerNames = Callable[[str, str | None], tuple[str, str]]
+"""(sampler, schedule or None) as a client spells them -> as the listings spell them."""
 
 
 def _has_hires(params: Params) -> bool | None:
@@ -129,12 +131,14 @@ def fields_of_infotext(
     fields_set: Collection[str],
     override_settings: Mapping[str, Any],
     options: Mapping[str, Any],
+    sampler_names: SamplerNames | None = None,
 ) -> InfotextFields:
     """What the parsed infotext `params` adds to a request of `kind`.
 
     `fields_set` and `override_settings` are what the client sent itself; `options` the stored settings, which an
-    entry only overrides where it differs. Raises BadRequest(field="infotext") for an entry that is no number
-    where one belongs.
+    entry only overrides where it differs. With `sampler_names` (`generation.sampler_names.SamplingNames`) sampler
+    and schedule come out as A1111 echoes them: a schedule that the sampler prefers anyway is "Automatic". Raises
+    BadRequest(field="infotext") for an entry that is no number where one belongs.
     """
     table = _COMMON | (_HIRES if kind == "txt2img" else _IMG2IMG)
     fields = {}
@@ -144,6 +148,8 @@ def fields_of_infotext(
         value = params.get(source) if isinstance(source, str) else source(params)
         if value is not None:
             fields[name] = _converted(value, type_, name)
+    if sampler_names is not None and "sampler_name" in fields and "scheduler" not in fields_set:
+        fields["sampler_name"], fields["scheduler"] = sampler_names(fields["sampler_name"], fields.get("scheduler"))
     return InfotextFields(fields, _settings(params, override_settings, options))
 
 

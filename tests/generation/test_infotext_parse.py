@@ -12,6 +12,7 @@ from sdwebui_api.errors import BadRequest
 from sdwebui_api.generation.infotext import PROGRAM_VERSION
 from sdwebui_api.generation.infotext_parse import extract_styles, parse_generation_parameters, parse_version
 from sdwebui_api.generation.infotext_request import fields_of_infotext
+from sdwebui_api.generation.sampler_names import SamplingNames
 from sdwebui_api.imaging.metadata import read_info_from_image
 from tests.imaging.golden import CASES, GOLDEN, request_body, response, sent_image
 
@@ -44,11 +45,10 @@ def test_png_info_equals_the_recorded_answer(case: str) -> None:
 def test_infotext_request_equals_the_recorded_echo() -> None:
     body = request_body("infotext-request")
     recorded = response("infotext-request")["body"]["parameters"]
-    added = fields_of_infotext(parse_generation_parameters(body["infotext"]), "txt2img", body, {}, OPTIONS)
+    params = parse_generation_parameters(body["infotext"])
+    added = fields_of_infotext(params, "txt2img", body, {}, OPTIONS, SamplingNames())
     assert added.override_settings == recorded["override_settings"]
-    # our own differences: the schedule is named rather than turned back into the sampler's Automatic,
-    # and the hires entries, unused without enable_hr, say "same as the first pass"
-    assert added.fields.pop("scheduler") == "Karras"
+    # The hires schedule, unused without enable_hr, is not looked up: "Use same scheduler" instead of "Automatic".
     assert added.fields.pop("hr_scheduler") == "Use same scheduler"
     assert added.fields == {name: recorded[name] for name in added.fields}
     assert set(added.fields) >= {"prompt", "negative_prompt", "steps", "cfg_scale", "seed", "width", "height"}
