@@ -149,8 +149,22 @@ def fields_of_infotext(
         if value is not None:
             fields[name] = _converted(value, type_, name)
     if sampler_names is not None and "sampler_name" in fields and "scheduler" not in fields_set:
-        fields["sampler_name"], fields["scheduler"] = sampler_names(fields["sampler_name"], fields.get("scheduler"))
+        _as_listed(fields, params, sampler_names)
     return InfotextFields(fields, _settings(params, override_settings, options))
+
+
+def _as_listed(fields: dict[str, Any], params: Params, sampler_names: SamplerNames) -> None:
+    """Sampler and schedules in `fields` as the listings spell them."""
+    written = fields.get("scheduler")
+    fields["sampler_name"], fields["scheduler"] = sampler_names(fields["sampler_name"], written)
+    same_sampler = params.get("Hires sampler") in (None, "Use same sampler")
+    if (
+        fields.get("hr_scheduler") == "Use same scheduler"
+        and same_sampler
+        and written not in (None, fields["scheduler"])
+    ):
+        # A1111 compares with the text, so a schedule that has become Automatic counts as another one.
+        fields["hr_scheduler"] = fields["scheduler"]
 
 
 def _settings(params: Params, given: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
