@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from sdwebui_api.engine.weights import Load, Loaded, WeightsCache
+from sdwebui_api.errors import UnusableModel
+
+
+def loader(name: str, size: int = 10, calls: list[str] | None = None) -> Load:
+    def load(reserve: Callable[[int], None]) -> Loaded:
+        reserve(size)
+        if calls is not None:
+            calls.append(name)
+        return Loaded(name, size)
+
+    return load
+
+
+def use(cache: WeightsCache, name: str, size: int = 10, calls: list[str] | None = None) -> None:
+    with cache.lease(name, loader(name, size, calls), str) as part:
+        assert part == name
+
+
+def names(cache: WeightsCache) -> set[object]:
+    return {resident.key for resident in cache.loaded()}
+
+
+def test_what_is_in_memory_is_not_loaded_again() -> None:
+    cache, calls = WeightsCache(100), list[str]()
+    for _ in range(3):
+        use(cache, "a", calls=calls)
+    assert calls == ["a"]
+    assert [(r.key, r.size, r.holders) for r in cache.loaded()] == [("a", 10, 0)]
+
+
+def test_many_who_ask_at_once_load_once() -> None:
+    cache, calls = WeightsCache(100), list[str]()
+    barrier = threading.Barrier(8)
+
+    def slow(reserve: Callable[[int], None]) -> Loaded:
+        calls.append("a")
+        time.sleep(0.05)
+        return Loaded(object(), 1)
+
+    def ask() -> object:
+        barrier.wait(10)
+        with cache.lease("a", slow, object) as part:
+            return part
+
+    with ThreadPoolExecutor(8) as pool:
+        parts = [future.result(timeout=30) for future in [pool.submit(ask) for _ in range(8)]]
+    assert len(set(map(id, parts))) == 1 and calls == ["a"]
+
+
+def test_different_keys_load_side_by_side() -> None:
+    cache, both_inside = WeightsCache(100), threading.Barrier(2)
+
+    def meet(reserve: Callable[[int], None]) -> Loaded:
+        both_inside.wait(10)
+        return Loaded("x", 1)
+
+    def ask(key: str) -> None:
+        with cache.lease(key, meet, str):
+            pass
+
+    with ThreadPoolExecutor(2) as pool:
+        for future in [pool.submit(ask, key) for key in "ab"]:
+            future.result(timeout=30)
+
+
+def test_the_longest_unused_goes_first() -> None:
+    dropped = threading.Event()
+    cache = WeightsCache(25, on_evict=dropped.set)
+    for name in ("a", "b", "a"):
+        use(cache, name)
+        time.sleep(0.002)
+    assert not dropped.is_set()
+    use(cache, "c")
+    assert names(cache) == {"a", "c"} and dropped.is_set()
+
+
+def test_what_is_held_stays_whatever_the_budget() -> None:
+    cache = WeightsCache(5)
+    with cache.lease("a", loader("a"), str):
+        use(cache, "b")
+        use(cache, "c")
+        assert "a" in names(cache)
+    assert "a" in names(cache)  # the last ones stay even over the budget, until something else is loaded
+    use(cache, "d")
+    assert "a" not in names(cache)
+
+
+def test_room_is_made_before_a_part_is_loaded() -> None:
+    cache, seen = WeightsCache(20), list[set[object]]()
+    use(cache, "a", 15)
+
+    def load(reserve: Callable[[int], None]) -> Loaded:
+        reserve(15)
+        seen.append({resident.key for resident in cache.loaded()})
+        return Loaded("b", 15)
+
+    with cache.lease("b", load, str):
+        assert seen == [set()]
+
+
+def test_a_failed_load_fails_all_who_wait_and_is_tried_again() -> None:
+    cache, started, attempts = WeightsCache(100), threading.Event(), list[int]()
+
+    def failing(reserve: Callable[[int], None]) -> Loaded:
+        attempts.append(1)
+        reserve(50)
+        started.set()
+        time.sleep(0.05)
+        raise UnusableModel("broken")
+
+    def ask() -> None:
+        with cache.lease("a", failing, str):
+            pass
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(ask)
+        started.wait(10)
+        second = pool.submit(ask)
+        for future in (first, second):
+            with pytest.raises(UnusableModel, match="broken"):
+                future.result(timeout=30)
+    use(cache, "a")
+    assert [resident.size for resident in cache.loaded()] == [10]
+
+
+def test_unload_all_spares_what_is_in_use() -> None:
+    cache = WeightsCache(100)
+    use(cache, "a")
+    with cache.lease("b", loader("b"), str):
+        assert cache.unload_all() == 1
+        assert names(cache) == {"b"}
+    assert cache.unload_all() == 1
+    assert cache.loaded() == []
+
+
+def test_leases_under_pressure_keep_their_parts() -> None:
+    cache = WeightsCache(30)
+
+    def work(seed: int) -> None:
+        for step in range(100):
+            name = f"part {(seed * 7 + step * 3) % 9}"
+            with cache.lease(name, loader(name), str) as part:
+                assert part == name
+                assert name in names(cache)
+
+    with ThreadPoolExecutor(8) as pool:
+        for future in [pool.submit(work, seed) for seed in range(8)]:
+            future.result(timeout=60)
+    assert all(resident.holders == 0 for resident in cache.loaded())
