@@ -108,6 +108,8 @@ def build(flags: Flags) -> Services:
     from sdwebui_api.generation.sampler_names import SamplingNames, sampler_rows, schedule_rows
     from sdwebui_api.storage.local import LocalStorage
 
+    from sdwebui_api.storage.local import LocalStorage
+
     paths = Paths.from_flags(flags)
     options = _option_store(flags, paths)
     catalog = build_catalog(flags, paths)
