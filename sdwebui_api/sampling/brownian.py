@@ -29,7 +29,8 @@ class BrownianTree:
 
     The interval is halved until the wanted time is reached; the noise of every halving has its own seed, spawned from
     `entropy` and the place in the tree. Walking down from the root each time costs some 24 small draws and no
-    memory; torchsde keeps the tree instead. Values equal torchsde's up to rounding.
+    memory; torchsde keeps the tree instead. Values equal torchsde's up to rounding. The walk happens where the random
+    source draws, so that only its end is moved to `device`.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class BrownianTree:
     def _at(self, t: float) -> Tensor:
         t = round(min(max(t, self._start), self._end), _DIGITS)
         if t not in self._points:
-            self._points[t] = self._walk(t)
+            self._points[t] = self._walk(t).to(self._device)
             if len(self._points) > _REMEMBERED:
                 self._points.popitem(last=False)
         self._points.move_to_end(t)
@@ -81,7 +82,7 @@ class BrownianTree:
         return left * increment * per_length + math.sqrt(left * right * per_length) * noise
 
     def _randn(self, seed: int) -> Tensor:
-        return create_generator(seed, self._source, self._device).randn(self._shape).to(self._device)
+        return create_generator(seed, self._source, self._device).randn(self._shape)
 
 
 class BrownianNoise:

@@ -106,10 +106,10 @@ def sample_dpm_fast(
     span = span or Span.of(sigmas)
     orders = _orders(span.evaluations)
     t_start, t_end = t_of(torch.tensor(span.sigma_max)), t_of(torch.tensor(span.sigma_min))
-    times = torch.linspace(float(t_start), float(t_end), len(orders) + 1, device=x.device)
+    times = torch.linspace(float(t_start), float(t_end), len(orders) + 1)
     for i, order in enumerate(orders):
         t, t_next = times[i], times[i + 1]
-        target, up = _ancestral_target(t, t_next, t_end.to(x.device), eta)
+        target, up = _ancestral_target(t, t_next, t_end, eta)
         x = (_first, _second, _third)[order - 1](_Evaluations(denoise), x, t, target)
         x = x + up * s_noise * noise(sigma_of(t), sigma_of(t_next))
     return x
@@ -146,9 +146,8 @@ def sample_dpm_adaptive(
 ) -> Tensor:
     """DPM-Solver-23, appendix C: second and third order solutions of each step give its error."""
     span = span or Span.of(sigmas)
-    device = x.device
-    t = t_of(torch.tensor(span.sigma_max, device=device))
-    t_end = t_of(torch.tensor(span.sigma_min, device=device))
+    t = t_of(torch.tensor(span.sigma_max))
+    t_end = t_of(torch.tensor(span.sigma_min))
     size = _StepSize(h_init, 1.5 if eta else 3)
     x_low_before = x
     while t < t_end - 1e-5:

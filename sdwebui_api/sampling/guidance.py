@@ -168,19 +168,20 @@ class GuidedDenoiser:
     def __call__(self, x: Tensor, noise_level: Tensor) -> Tensor:
         if self._stop is not None:
             raise self._stop
-        levels = noise_level.to(x.device).float() * x.new_ones(x.shape[0])
+        level = float(noise_level)
+        levels = x.new_full((x.shape[0],), level)
         self._switch_to_refiner(levels)
         if self._blend is not None and self._blend_before:
-            x = self._blend.apply(x, float(levels[0]))
+            x = self._blend.apply(x, level)
         step = self._conditioning.cond.at(self._step)
         cond, parts, uncond = step.cond, step.parts, self._conditioning.uncond.at(self._step)
         editing = self._is_editing(parts)
-        skip_uncond = self._skips_uncond(float(levels[0]), editing)
+        skip_uncond = self._skips_uncond(level, editing)
         cond, uncond = self._pad(cond, uncond)
         outputs = self._evaluate(x, levels, cond, parts, uncond, editing, skip_uncond)
         guided = self._combine(outputs, parts, x.shape[0], editing, skip_uncond)
         if self._blend is not None and not self._blend_before:
-            guided = self._blend.apply(guided, float(levels[0]))
+            guided = self._blend.apply(guided, level)
         self._report(x, levels, outputs, guided, parts)
         return guided
 

@@ -188,12 +188,12 @@ def _restart_steps(sigmas: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     if not times:
         yield from pairwise(sigmas)
         return
-    kept = karras(steps - length * times, sigmas[-2].item(), sigmas[0].item()).to(sigmas.device)
+    kept = karras(steps - length * times, sigmas[-2].item(), sigmas[0].item())
     bottom, top = (int((kept - level).abs().argmin()) for level in (0.1, 2.0))
     for i in range(len(kept) - 1):
         yield kept[i], kept[i + 1]
         if i + 1 == bottom and top < bottom:
-            climb = karras(length + 1, kept[bottom].item(), kept[top].item())[:-1].to(sigmas.device)
+            climb = karras(length + 1, kept[bottom].item(), kept[top].item())[:-1]
             for _ in range(times):
                 yield from pairwise(climb)
 

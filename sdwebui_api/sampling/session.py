@@ -84,7 +84,7 @@ def sample_from_noise(
     x = noise.next()
     if settings.sampler.domain == "timestep":
         return run.walk_timesteps(x, run.timesteps(settings.steps), settings.steps, start=x)
-    sigmas = run.sigmas(settings.steps).to(x.device)
+    sigmas = run.sigmas(settings.steps)
     if settings.options.sgm_noise_multiplier:
         run.infotext["SGM noise multiplier"] = True
         x = x * torch.sqrt(1.0 + sigmas[0] ** 2.0)
@@ -119,7 +119,7 @@ def sample_from_latent(
         return SamplingOutcome(init_latent)
     if settings.sampler.domain == "timestep":
         return _timesteps_from_latent(run, init_latent, noise_tensor, steps, last)
-    sigmas = run.sigmas(steps).to(init_latent.device)
+    sigmas = run.sigmas(steps)
     remaining = sigmas[steps - last - 1 :]
     x = init_latent + noise_tensor * remaining[0]
     x = x + noise_tensor * run.extra_noise()
@@ -130,7 +130,7 @@ def sample_from_latent(
 def _timesteps_from_latent(run: _Run, latent: Tensor, noise: Tensor, steps: int, last: int) -> SamplingOutcome:
     timesteps = run.timesteps(steps)
     last = min(last, len(timesteps) - 1)
-    alpha = run.alphas.float()[timesteps[last]]
+    alpha = run.alphas.cpu().float()[timesteps[last]]
     x = latent * alpha.sqrt() + noise * (1 - alpha).sqrt()
     x = x + noise * run.extra_noise() * alpha.sqrt()
     return run.walk_timesteps(x, timesteps[:last], last + 1, start=latent, is_img2img=True)
@@ -177,7 +177,10 @@ class _Run:
     # -- schedules -------------------------------------------------------------------------------------------------
 
     def sigmas(self, steps: int) -> Tensor:
-        """The sigmas of `steps` steps, on the CPU, under the options about them."""
+        """The sigmas of `steps` steps under the options about them.
+
+        They stay on the CPU wherever the latent is, so that samplers can look at them without waiting for a GPU.
+        """
         discard = self._discards_next_to_last()
         schedule, model = self._schedule(), self._sigma_model()
         table = model.table
@@ -192,7 +195,7 @@ class _Run:
 
     def timesteps(self, steps: int) -> Tensor:
         """The rising timesteps of `steps` steps."""
-        return ddim_timesteps(steps + self._discards_next_to_last(), self.alphas.device)
+        return ddim_timesteps(steps + self._discards_next_to_last())
 
     def model_span(self, steps: int) -> Span:
         """The model's whole range, which DPM fast and adaptive sample in txt2img whatever the schedule."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
-"""(x `[B, C, h, w]`, sigma as a 0-d tensor) -> the denoised latent, of x's shape."""
+"""(x `[B, C, h, w]`, sigma as a 0-d tensor on the CPU) -> the denoised latent, of x's shape."""
 
 
 def to_d(x: Tensor, sigma: Tensor, denoised: Tensor) -> Tensor:

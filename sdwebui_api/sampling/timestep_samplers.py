@@ -15,7 +15,7 @@ from torch import Tensor
 from sdwebui_api.sampling.noise import NoiseFunction
 
 PredictEps = Callable[[Tensor, Tensor], Tensor]
-"""(x `[B, C, h, w]`, timestep as a 0-d float tensor) -> predicted noise, guidance included."""
+"""(x `[B, C, h, w]`, timestep as a 0-d tensor on the CPU) -> predicted noise, guidance included."""
 
 
 class _Coefficients:
@@ -107,10 +107,10 @@ def _adams_bashforth(eps: list[Tensor]) -> Tensor:
     return torch.as_tensor(total) / sum(weights)
 
 
-def ddim_timesteps(steps: int, device: torch.device, *, total: int = 1000) -> Tensor:
+def ddim_timesteps(steps: int, *, total: int = 1000) -> Tensor:
     """Rising timesteps 1, 1 + stride, … below `total`; stride `total // steps`, so there may be more than `steps`.
 
     A1111 1.10 spaces them evenly whatever the option `ddim_discretize` says.
     """
     stride = max(total // steps, 1)
-    return torch.clip(torch.arange(0, total, stride, device=device) + 1, 0, total - 1)
+    return torch.clip(torch.arange(0, total, stride) + 1, 0, total - 1)

@@ -71,7 +71,7 @@ class _Solver:
         self._variant = variant
 
     def evaluate(self, x: Tensor, t: Tensor) -> _Point:
-        timestep = ((t - 1.0 / self._ns.count) * 1000.0).to(device=x.device, dtype=x.dtype)
+        timestep = ((t - 1.0 / self._ns.count) * 1000.0).float()
         eps = self._predict_eps(x, timestep)
         image = (x - float(self._ns.sigma(t)) * eps) / float(self._ns.log_alpha(t).exp())
         return _Point(t, self._ns.half_log_snr(t), image)
@@ -197,8 +197,11 @@ def sample_unipc(
 ) -> Tensor:
     """UniPC-p, algorithms 5 to 8. Only the count of `timesteps` matters, and for img2img the largest of them.
 
-    uni_pc_variant: bh1, bh2 or vary_coeff. The order is lowered where there are fewer steps than that.
+    uni_pc_variant: bh1, bh2 or vary_coeff. The order is lowered where there are fewer steps than that; without steps
+    x comes back as it is.
     """
+    if len(timesteps) == 0:
+        return x
     ns = NoiseScheduleVP(alphas_cumprod)
     steps = len(timesteps)
     order = min(int(uni_pc_order), steps)
