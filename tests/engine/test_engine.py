@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sdwebui_api.catalog.checkpoints import CheckpointFile
+from sdwebui_api.config.paths import Paths
+from sdwebui_api.engine.engine import Engine
+from sdwebui_api.errors import UnusableModel
+from tests.engine.conftest import MODELS, checkpoints, flags_of, vaes
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def kinds(engine: Engine) -> list[str]:
+    return sorted(str(resident.key).split(":")[0] for resident in engine.loaded())
+
+
+@pytest.fixture
+def engine(golden_paths: Paths) -> Engine:
+    return Engine(flags_of(MODELS), golden_paths)
+
+
+def test_a_checkpoint_with_two_vaes_is_one_unet(engine: Engine, golden_paths: Paths) -> None:
+    checkpoint, vae = checkpoints(golden_paths)[0], vaes(golden_paths)[0]
+    said: list[str] = []
+    latent = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(0))
+    with engine.lease(checkpoint, on_progress=said.append) as inside, engine.lease(checkpoint, vae) as outside:
+        assert inside._unet is outside._unet
+        assert inside.key != outside.key
+        assert inside.text_encoder.key == outside.text_encoder.key
+        assert (inside.decode(latent) - outside.decode(latent)).abs().max() > 0.01
+    assert [text.split(" of ")[0] for text in said] == ["loading the UNet", "loading the text encoder", "loading the VAE"]
+    assert kinds(engine) == ["text", "unet", "vae", "vae"]
+
+
+def test_ready_and_unload(engine: Engine, golden_paths: Paths) -> None:
+    checkpoint = checkpoints(golden_paths)[0]
+    assert not engine.ready and engine.loaded_checkpoint is None
+    engine.warm(checkpoint)
+    assert engine.ready and engine.loaded_checkpoint == checkpoint
+    engine.unload()
+    assert engine.loaded() == [] and engine.loaded_checkpoint is None
+
+
+def test_many_leases_at_once_load_once(engine: Engine, golden_paths: Paths) -> None:
+    checkpoint = checkpoints(golden_paths)[0]
+
+    def use() -> object:
+        with engine.lease(checkpoint) as model:
+            return model._unet
+
+    with ThreadPoolExecutor(6) as pool:
+        networks = [future.result(timeout=60) for future in [pool.submit(use) for _ in range(6)]]
+    assert len(set(map(id, networks))) == 1
+
+
+def test_facts_of_the_golden_model(golden_engine: Engine, golden_paths: Paths) -> None:
+    with golden_engine.lease(checkpoints(golden_paths)[0]) as model:
+        assert (model.in_channels, model.latent_channels, model.latent_scale) == (4, 4, 8)
+        assert (model.prediction_type, model.family.name, model.dtype) == ("epsilon", "sd1", torch.float32)
+        assert model.alphas_cumprod.shape == (1000,) and model.alphas_cumprod.dtype == torch.float32
+
+
+def test_embeddings_as_the_api_lists_them(engine: Engine, golden_paths: Paths) -> None:
+    assert engine.embeddings().loaded == {}
+    listed = engine.embeddings(checkpoints(golden_paths)[0])
+    assert (list(listed.loaded), list(listed.skipped)) == (["tiny-emb", "tiny-ti"], ["tiny-wrongsize"])
+
+
+def test_memory_has_a1111s_shape(golden_engine: Engine) -> None:
+    expected = json.loads((GOLDEN / "api" / "get-memory.json").read_text())["response"]
+    answer = golden_engine.memory()
+    assert set(answer["ram"]) == set(expected["ram"])
+    assert answer["ram"]["free"] + answer["ram"]["used"] == answer["ram"]["total"]
+    if not torch.cuda.is_available():
+        assert answer["cuda"] == expected["cuda"]
+
+
+def test_a_replaced_file_is_loaded_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "Stable-diffusion"
+    folder.mkdir()
+    source = MODELS / "Stable-diffusion" / "tiny-sd.safetensors"
+    shutil.copy(source, folder / "m.safetensors")
+    paths = Paths.from_flags(flags_of(tmp_path))
+    engine = Engine(flags_of(tmp_path), paths)
+    with engine.lease(checkpoints(paths)[0]) as model:
+        first = model.key
+    tensors = {name: tensor for name, tensor in load_file(source).items()}
+    save_file(tensors, str(folder / "new"), {"format": "pt", "note": "another file"})
+    (folder / "new").replace(folder / "m.safetensors")
+    with engine.lease(checkpoints(paths)[0]) as model:
+        assert model.key != first
+
+
+def test_what_cannot_be_loaded_is_explained_and_harms_nothing(tmp_path: Path, golden_paths: Paths) -> None:
+    (tmp_path / "broken.safetensors").write_bytes(b"nonsense")
+    engine = Engine(flags_of(MODELS), golden_paths)
+    for name, message in (("broken.safetensors", "not a readable"), ("gone.safetensors", "cannot be read")):
+        with pytest.raises(UnusableModel, match=message), engine.lease(CheckpointFile(tmp_path / name, name)):
+            pass
+    assert not engine.ready and engine.loaded() == []
+    with engine.lease(checkpoints(golden_paths)[0]):
+        assert engine.ready
+
+
+def test_half_precision_gives_nearly_the_same(golden_paths: Paths) -> None:
+    words = ["--use-cpu", "all", "--models-dir", str(MODELS)]
+    from sdwebui_api.config.flags import parse_flags
+
+    engine = Engine(parse_flags(words, {}), golden_paths)
+    x, t = torch.randn((1, 4, 16, 16), generator=torch.Generator().manual_seed(0)), torch.tensor([500.0])
+    context = torch.randn((1, 77, 128), generator=torch.Generator().manual_seed(1))
+    exact = Engine(flags_of(MODELS), golden_paths)
+    checkpoint = checkpoints(golden_paths)[0]
+    with engine.lease(checkpoint) as half, exact.lease(checkpoint) as full:
+        difference = half.evaluate(x, t, context) - full.evaluate(x, t, context)
+        assert half.evaluate(x, t, context).dtype == torch.float32
+        assert difference.abs().mean() < 0.05
