@@ -1,0 +1,107 @@
+"""Log-in, CORS, body size, health."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+from starlette.testclient import TestClient
+
+from sdwebui_api.api.factory import create_app
+from tests.support.fakes import fake_services
+
+SAMPLERS = "/sdapi/v1/samplers"
+
+
+def client_with(tmp_path, *flags: str, **options) -> TestClient:
+    return TestClient(create_app(fake_services(tmp_path, *flags), **options), raise_server_exceptions=False)
+
+
+def basic(text: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(text.encode()).decode()}
+
+
+def test_basic(tmp_path):
+    client = client_with(tmp_path, "--api-auth", "user:pass,second:p:w")
+    for headers, detail in [
+        ({}, "Not authenticated"),
+        (basic("user:wrong"), "Incorrect username or password"),
+        ({"Authorization": "Bearer abc"}, "Not authenticated"),
+        ({"Authorization": "Basic !!!"}, "Invalid authentication credentials"),
+    ]:
+        answer = client.get(SAMPLERS, headers=headers)
+        assert answer.status_code == 401 and answer.json()["detail"] == detail
+        assert answer.headers["WWW-Authenticate"].startswith("Basic")
+    assert client.get(SAMPLERS, headers=basic("user:pass")).status_code == 200
+    assert client.get(SAMPLERS, headers=basic("second:p:w")).status_code == 200
+
+
+@pytest.mark.parametrize("header", ["Bearer s3cret", "bearer s3cret", "s3cret"])
+def test_token(header, tmp_path):
+    client = client_with(tmp_path, "--token", "s3cret")
+    assert client.get(SAMPLERS, headers={"Authorization": header}).status_code == 200
+    assert client.get(SAMPLERS, headers={"Authorization": header + "x"}).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/docs", "/openapi.json", "/internal/ping", "/nothing", "/sdapi/v1/jobs"])
+def test_every_route_asks_but_health(path, tmp_path):
+    client = client_with(tmp_path, "--token", "x")
+    assert client.get(path).status_code == 401
+    assert client.get("/health/live").status_code == 200
+    assert client.get("/health/ready").status_code == 200
+
+
+@pytest.mark.parametrize("header", ["", "Basic", "nonsense ☃".encode().decode("latin-1")])
+def test_odd_headers_are_tolerated_without_auth(header, client):
+    assert client.get(SAMPLERS, headers={"Authorization": header.encode("latin-1")}).status_code == 200
+
+
+def test_users_do_not_see_each_others_jobs(tmp_path):
+    client = client_with(tmp_path, "--api-auth", "a:1,b:2")
+    body = {"steps": 1, "width": 8, "height": 8, "force_task_id": "mine"}
+    assert client.post("/sdapi/v1/txt2img", json=body, headers=basic("a:1")).status_code == 200
+    assert client.get("/sdapi/v1/jobs/mine", headers=basic("a:1")).status_code == 200
+    assert client.get("/sdapi/v1/jobs/mine", headers=basic("b:2")).status_code == 404
+    assert client.get("/sdapi/v1/jobs", headers=basic("b:2")).json() == []
+
+
+def test_cors(tmp_path):
+    client = client_with(tmp_path, "--cors-allow-origins", "http://good.example", "--token", "x")
+    ask = {"Access-Control-Request-Method": "POST"}
+    good = client.options("/sdapi/v1/txt2img", headers={"Origin": "http://good.example", **ask})
+    assert good.status_code == 200 and good.headers["access-control-allow-origin"] == "http://good.example"
+    assert client.options("/sdapi/v1/txt2img", headers={"Origin": "http://bad.example", **ask}).status_code == 400
+
+
+def test_large_bodies_are_refused_before_parsing(tmp_path):
+    client = client_with(tmp_path, max_body_bytes=1000)
+    assert client.post("/sdapi/v1/txt2img", json={"prompt": "x" * 2000}).status_code == 413
+    stream = client.post("/sdapi/v1/txt2img", content=(b"x" * 100 for _ in range(20)))
+    assert stream.status_code == 413
+
+
+def test_ready_tells_the_truth(client, services):
+    services.engine.is_ready = False
+    assert client.get("/health/ready").status_code == 503
+    assert client.get("/health/live").status_code == 200
+
+
+def test_subpath(tmp_path):
+    client = client_with(tmp_path, "--subpath", "/sd/")
+    assert client.get(SAMPLERS).status_code == 200
+    assert client.get("/sd" + SAMPLERS).status_code == 200
+
+
+def test_stop_routes_only_with_their_flag(client, tmp_path):
+    assert client.post("/sdapi/v1/server-stop").status_code == 404
+    stopped: list[str] = []
+    services = fake_services(tmp_path / "other", "--api-server-stop")
+    services.stop_server = stopped.append
+    other = TestClient(create_app(services))
+    assert [other.post(f"/sdapi/v1/server-{kind}").status_code for kind in ("stop", "restart", "kill")] == [200] * 3
+    assert stopped == ["stop", "restart", "kill"]
+
+
+def test_request_id(client):
+    assert client.get("/health/live", headers={"X-Request-Id": "abc"}).headers["X-Request-Id"] == "abc"
+    assert len(client.get("/health/live").headers["X-Request-Id"]) == 16
