@@ -22,8 +22,9 @@ from training.captions import plain_caption
 from training.export import read_checkpoint
 from training.glyphs import Glyph, load_glyphs
 from training.models import LATENT_SCALE, SCALE_FACTOR, TIMESTEPS, Networks, alphas_cumprod, autocast, prepare
-from training.pictures import to_images
-from training.scenes import Placed, Scene, draw_scene
+from training.pictures import draw_crops, to_images
+from training.scenes import Composer, Placed, Scene, draw_scene
+from training.vae import reconstruction_psnr
 from training.vocabulary import load_tokenizer, token_ids
 
 SHEET_PROMPTS = (
@@ -99,12 +100,14 @@ def evaluate(
     references = np.stack([_fingerprint(draw_scene(Scene((Placed(glyph),)), 128, 128)) for glyph in glyphs])
     scores = []
     for group, wanted, count in (("popular glyphs", True, popular), ("other glyphs", False, others)):
+        if not count:
+            continue
         members = [i for i, glyph in enumerate(glyphs) if glyph.emoji.popular is wanted]
         chosen = random.sample(members, min(count, len(members)))
         prompts = [plain_caption(glyphs[i].emoji) for i in chosen]
-        pictures = to_images(torch.stack(list(draw(networks, tokenizer, prompts, seed=seed)))) if prompts else []
+        pictures = to_images(torch.stack(list(draw(networks, tokenizer, prompts, seed=seed))))
         ranks = [_rank(_fingerprint(picture), references, i) for picture, i in zip(pictures, chosen, strict=True)]
-        top = [float(np.mean([rank < k for rank in ranks])) if ranks else float("nan") for k in (1, 5, 20)]
+        top = [float(np.mean([rank < k for rank in ranks])) for k in (1, 5, 20)]
         scores.append(Score(group, len(ranks), *top))
     return scores
 
@@ -146,8 +149,11 @@ def _wrapped(text: str, width: int, pen: ImageDraw.ImageDraw) -> list[str]:
 
 
 def report(networks: Networks, tokenizer: Any, glyphs: Sequence[Glyph], counts: tuple[int, int]) -> str:
+    """The table of scores as Markdown, and how well the VAE restores 32 scenes."""
     scores = evaluate(networks, tokenizer, glyphs, *counts)
-    return "\n".join(["| set | n | top-1 | top-5 | top-20 |", "|---|---|---|---|---|", *map(str, scores)])
+    scenes = draw_crops(Composer(glyphs), Random(0), 32, 128, 128).to(networks.vae.device)
+    lines = ["| set | n | top-1 | top-5 | top-20 |", "|---|---|---|---|---|", *map(str, scores), ""]
+    return "\n".join([*lines, f"VAE reconstruction: {reconstruction_psnr(networks.vae, scenes):.1f} dB"])
 
 
 def draw_sheet(networks: Networks, tokenizer: Any, path: Path, size: int, seed: int = 0) -> None:

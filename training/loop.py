@@ -56,8 +56,12 @@ class Position:
 
 
 def learning_rate_factor(step: int, progress: float, warmup: int = 100, decay: float = 0.5) -> float:
-    """Linear warm-up over `warmup` steps, constant, then linear fall to 2 % over the last `decay` of the budget."""
-    return min(1.0, (step + 1) / warmup) * (min(1.0, max(0.0, 1 - progress) / decay) * 0.98 + 0.02)
+    """Linear warm-up, constant, then linear fall to 2 % over the last `decay` of the budget.
+
+    The warm-up takes `warmup` steps, or a twentieth of the budget where that is less.
+    """
+    warm = min(1.0, max((step + 1) / warmup, progress / 0.05))
+    return warm * (min(1.0, max(0.0, 1 - progress) / decay) * 0.98 + 0.02)
 
 
 def step_random(seed: int, phase: str, step: int) -> Random:

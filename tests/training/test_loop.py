@@ -21,7 +21,7 @@ def test_a_budget_counts_steps_or_minutes() -> None:
 
 def test_the_learning_rate_warms_up_holds_and_decays() -> None:
     assert learning_rate_factor(0, 0.0) == pytest.approx(0.01)
-    assert learning_rate_factor(200, 0.4) == 1
+    assert learning_rate_factor(10, 0.05) == learning_rate_factor(200, 0.01) == learning_rate_factor(200, 0.4) == 1
     assert learning_rate_factor(200, 0.75) == pytest.approx(0.51)
     assert learning_rate_factor(200, 1.2) == pytest.approx(0.02)
 
