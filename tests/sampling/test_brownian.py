@@ -12,6 +12,7 @@ def latents(count: int) -> torch.Tensor:
     return torch.zeros(count, 4, 16, 16)
 
 
+@pytest.mark.filterwarnings("ignore:Should have")
 def test_equals_torchsde() -> None:
     torchsde = pytest.importorskip("torchsde")
     ours = BrownianNoise(latents(2), SIGMAS, [5, 7], source="CPU")
