@@ -108,8 +108,6 @@ def build(flags: Flags) -> Services:
     from sdwebui_api.generation.sampler_names import SamplingNames, sampler_rows, schedule_rows
     from sdwebui_api.storage.local import LocalStorage
 
-    from sdwebui_api.storage.local import LocalStorage
-
     paths = Paths.from_flags(flags)
     options = _option_store(flags, paths)
     catalog = build_catalog(flags, paths)
@@ -135,9 +133,7 @@ def build_catalog(flags: Flags, paths: Paths) -> Catalog:
     """What lies in the model folders now."""
     hashes = None if flags.no_hashing else HashCache(paths.cache_dir / "hashes.json")
     catalog = Catalog(
-        CheckpointCatalog(
-            paths.checkpoint_dirs, hashes, fallback=paths.shipped_checkpoint_dir, initial=flags.ckpt
-        ),
+        CheckpointCatalog(paths.checkpoint_dirs, hashes, fallback=paths.shipped_checkpoint_dir, initial=flags.ckpt),
         VaeCatalog(
             paths.vae_dirs,
             paths.checkpoint_dirs,

@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from sdwebui_api.api.script_args import UnknownScript
 from sdwebui_api.errors import Busy, SdWebUIError, Unavailable
 
 log = logging.getLogger(__name__)
@@ -39,14 +40,12 @@ def error_body(error: str, detail: Any, errors: str = "") -> dict[str, Any]:
 def error_response(error: SdWebUIError) -> JSONResponse:
     """The answer to one of our own errors; middleware that refuses a request uses it too."""
     name = type(error).__name__
-    return JSONResponse(
-        error_body(name, _detail(error), _errors_text(error)), error.status, headers=_headers(error)
-    )
+    return JSONResponse(error_body(name, _detail(error), _errors_text(error)), error.status, headers=_headers(error))
 
 
 def _detail(error: SdWebUIError) -> Any:
     """A wrong field answers as validation does; everything else as A1111's HTTPException does."""
-    if error.field and error.status == HTTPStatus.UNPROCESSABLE_ENTITY:
+    if error.field and error.status == HTTPStatus.UNPROCESSABLE_ENTITY and not isinstance(error, UnknownScript):
         return [{"loc": ["body", *_path(error.field)], "msg": error.message, "type": "value_error"}]
     return error.message
 
@@ -88,8 +87,11 @@ async def _validation(request: Request, error: RequestValidationError) -> JSONRe
 def _problem(problem: Mapping[str, Any]) -> dict[str, Any]:
     """Without pydantic's `input`, which would send a client's megabytes back to it, and `url`."""
     loc: Iterable[Any] = problem["loc"]
-    return {"loc": [part if isinstance(part, int) else str(part) for part in loc],
-            "msg": problem["msg"], "type": problem["type"]}
+    return {
+        "loc": [part if isinstance(part, int) else str(part) for part in loc],
+        "msg": problem["msg"],
+        "type": problem["type"],
+    }
 
 
 async def _http(request: Request, error: HTTPException) -> JSONResponse:

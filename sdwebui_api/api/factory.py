@@ -10,7 +10,7 @@ from sdwebui_api import __version__
 from sdwebui_api.api import control, generation, images, job_routes, listings, options, progress
 from sdwebui_api.api.auth import AuthMiddleware, Credentials
 from sdwebui_api.api.errors import install_error_handlers
-from sdwebui_api.api.middleware import BodyLimit, RequestLog
+from sdwebui_api.api.middleware import BodyLimit, RequestLog, Subpath
 from sdwebui_api.api.services import Services
 
 MAX_BODY_BYTES = 100 * 2**20
@@ -18,12 +18,10 @@ MAX_BODY_BYTES = 100 * 2**20
 
 def create_app(services: Services, *, max_body_bytes: int = MAX_BODY_BYTES) -> FastAPI:
     """Every route of this server, answered from `services`."""
-    subpath = (services.flags.subpath or "").strip("/")
     app = FastAPI(
         title="sdwebui_api",
         version=__version__,
         description="A Stable Diffusion server that answers the clients of the A1111 WebUI.",
-        root_path=f"/{subpath}" if subpath else "",
         # A1111 reads JSON also from clients that send no content type.
         strict_content_type=False,
         middleware=_layers(services, max_body_bytes),
@@ -42,7 +40,9 @@ def _layers(services: Services, max_body_bytes: int) -> list[Middleware]:
     """Outermost first. A preflight carries no credentials, so CORS stands outside of the log-in."""
     flags = services.flags
     origins = [origin.strip() for origin in (flags.cors_allow_origins or "").split(",") if origin.strip()]
+    subpath = (flags.subpath or "").strip("/")
     return [
+        Middleware(Subpath, prefix=f"/{subpath}" if subpath else ""),
         Middleware(RequestLog, log_all=flags.api_log, log_time=flags.time_log),
         Middleware(
             CORSMiddleware,

@@ -68,6 +68,19 @@ def _request_id(scope: Scope) -> str:
     return given if 0 < len(given) <= 100 and given.isprintable() and " " not in given else uuid.uuid4().hex[:16]
 
 
+class Subpath:
+    """`--subpath`: every route answers below the prefix too, and links (redirects, /docs) carry it."""
+
+    def __init__(self, app: ASGIApp, prefix: str) -> None:
+        self.app = app
+        self.prefix = prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket") and self.prefix:
+            scope = {**scope, "root_path": self.prefix}
+        await self.app(scope, receive, send)
+
+
 class BodyLimit:
     """413 for a body above `limit` bytes, before any of it is parsed."""
 

@@ -17,15 +17,19 @@ ALWAYS_ON = (REFINER, "sampler", "seed")
 """Titles in lower case, in the order of GET /scripts."""
 
 
+class UnknownScript(BadRequest):
+    """Answered with a plain text as `detail`, in A1111's wording, which clients look for."""
+
+
 def read_scripts(script_name: str | None, alwayson: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of the request that the scripts' arguments replace. Raises BadRequest (422) for unknown names."""
     if script_name:
-        raise _not_found(script_name)
+        raise _not_found(script_name, "script_name")
     replaced: dict[str, Any] = {}
     for name, entry in alwayson.items():
         title = name.strip().lower()
         if title not in ALWAYS_ON:
-            raise _not_found(name)
+            raise _not_found(name, "alwayson_scripts")
         # As there: an entry that is no object, or has no arguments, is as good as none.
         if isinstance(entry, Mapping) and entry.get("args") is not None:
             args = entry["args"]
@@ -48,6 +52,5 @@ def _refiner(args: list[Any], field: str) -> dict[str, Any]:
     return {"refiner_checkpoint": checkpoint, "refiner_switch_at": float(switch_at)}
 
 
-def _not_found(name: str) -> BadRequest:
-    """A1111's wording, which clients look for."""
-    return BadRequest(f"Script '{name[:200]}' not found", choices=ALWAYS_ON, status=422)
+def _not_found(name: str, field: str) -> UnknownScript:
+    return UnknownScript(f"Script '{name[:200]}' not found", field=field, choices=ALWAYS_ON)

@@ -61,10 +61,12 @@ class ModelFiles(Protocol):
 
 
 class SamplerNames(Protocol):
-    """Reads the names of samplers and schedules; see `sampling_names`."""
+    """Reads the names of samplers and schedules; `sampler_names.SamplingNames`."""
 
-    def __call__(self, sampler: str, schedule: str | None, *, prefix: str = "") -> tuple[str, str]:
-        """(canonical sampler, canonical schedule label). `prefix` is `hr_` for the hires pass's fields."""
+    def __call__(
+        self, sampler: str, schedule: str | None, *, sampler_field: str, schedule_field: str
+    ) -> tuple[str, str]:
+        """(canonical sampler, canonical schedule label). Raises BadRequest naming one of the fields."""
         ...
 
 
@@ -188,8 +190,11 @@ class _Resolution:
         return width, height
 
     def _sampler(self) -> tuple[str, str]:
-        name = self.values["sampler_name"] or self.values["sampler_index"]
-        return self.resolver.sampler_names(name, self.values["scheduler"] or None)
+        field = "sampler_name" if self.values["sampler_name"] else "sampler_index"
+        schedule = self.values["scheduler"] or None
+        return self.resolver.sampler_names(
+            self.values[field], schedule, sampler_field=field, schedule_field="scheduler"
+        )
 
     def _hires(self, width: int, height: int) -> HiresPass:
         values = self.values
@@ -220,7 +225,9 @@ class _Resolution:
         if sampler is None and schedule is None:
             return None, None
         first = self.values["sampler_name"] or self.values["sampler_index"]
-        found, label = self.resolver.sampler_names(sampler or first, schedule, prefix="hr_")
+        found, label = self.resolver.sampler_names(
+            sampler or first, schedule, sampler_field="hr_sampler_name", schedule_field="hr_scheduler"
+        )
         # A name such as "DPM++ 2M Karras" brings its schedule along.
         brings_schedule = sampler is not None and found.lower() != sampler.lower() and label != "Automatic"
         return (found if sampler else None), (label if schedule or brings_schedule else None)
@@ -307,9 +314,7 @@ class _Resolution:
             for network in parse_extra_networks(text)[1]:
                 if network.kind in NETWORK_KINDS:
                     tag = f"<{network.kind}:{':'.join(network.items)}>"[:100]
-                    raise BadRequest(
-                        f"{tag}: networks ({', '.join(NETWORK_KINDS)}) are not supported yet", field=name
-                    )
+                    raise BadRequest(f"{tag}: networks ({', '.join(NETWORK_KINDS)}) are not supported yet", field=name)
 
 
 def _decode(text: Any, field: str) -> Image.Image:

@@ -15,14 +15,12 @@ class SamplingNames:
     def __init__(self, *, lenient: bool = False) -> None:
         self._lenient = lenient
 
-    def __call__(self, sampler: str, schedule: str | None, *, prefix: str = "") -> tuple[str, str]:
-        """(sampler name, schedule label). Raises BadRequest with the choices, naming `prefix` + the field."""
+    def __call__(
+        self, sampler: str, schedule: str | None, *, sampler_field: str, schedule_field: str
+    ) -> tuple[str, str]:
+        """(sampler name, schedule label). Raises BadRequest with the choices, naming one of the fields."""
         row, chosen = resolve_names(
-            sampler,
-            schedule,
-            lenient=self._lenient,
-            sampler_field=f"{prefix}sampler_name",
-            schedule_field=f"{prefix}scheduler",
+            sampler, schedule, lenient=self._lenient, sampler_field=sampler_field, schedule_field=schedule_field
         )
         return row.name, chosen.label
 

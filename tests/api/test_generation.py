@@ -66,7 +66,8 @@ def test_inpainting_fields(client, services):
 
 
 def test_hires_fields(client, services):
-    body = {**SMALL, "enable_hr": True, "denoising_strength": 0.5, "hr_sampler_name": "euler a", "hr_scheduler": "karras"}
+    names = {"hr_sampler_name": "euler a", "hr_scheduler": "karras"}
+    body = {**SMALL, "enable_hr": True, "denoising_strength": 0.5, **names}
     assert client.post(T2I, json=body).status_code == 200
     hires = services.generator.requests[-1].hires
     assert (hires.upscaler, hires.sampler, hires.schedule) == ("Latent", "Euler a", "Karras")

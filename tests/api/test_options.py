@@ -17,7 +17,9 @@ def test_keys_and_values_equal_the_recording(client):
     }
     answer = client.get(URL).json()
     assert set(recorded) - set(answer) == set()
-    different = {key for key in recorded if answer[key] != recorded[key] or type(answer[key]) is not type(recorded[key])}
+    different = {
+        key for key in recorded if answer[key] != recorded[key] or type(answer[key]) is not type(recorded[key])
+    }
     assert different == set()
 
 

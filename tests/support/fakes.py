@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,12 @@ from sdwebui_api.jobs.job import Job
 from sdwebui_api.jobs.runner import JobRunner
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@cache
+def _hash_cache_folder() -> Path:
+    """One for all tests of a run: the golden checkpoint is hashed once."""
+    return Path(tempfile.mkdtemp(prefix="sdwebui-tests-"))
 
 
 class FakeGenerator:
@@ -99,7 +108,7 @@ def golden_flags(data_dir: Path, *more: str) -> Flags:
 def fake_services(data_dir: Path, *flags: str, max_queue: int = 256, concurrency: int = 1) -> Services:
     """Real catalog, options, resolver and runner over the golden models; fake engine and generator."""
     read = golden_flags(data_dir, *flags)
-    paths = Paths.from_flags(read)
+    paths = replace(Paths.from_flags(read), cache_dir=_hash_cache_folder())
     catalog = build_catalog(read, paths)
     for file in catalog.checkpoints.all(compute_hashes=True):
         assert file.known_title
