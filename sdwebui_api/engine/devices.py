@@ -52,6 +52,11 @@ class DevicePlan:
         )
 
     @property
+    def vae_channels_last(self) -> bool:
+        """Twice as fast for a bf16 VAE on a CPU (measured with SD1's), and no loss in float32."""
+        return self.channels_last or self.device.type == "cpu"
+
+    @property
     def storage(self) -> torch.device:
         """Where freshly loaded parts are put."""
         return torch.device("cpu") if self.offload else self.device

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-_CELLS = 16
-"""Side of the sample picture, in patches of 8 pixels."""
+_SIDE = 128
+"""Pixels; small, so that even the largest VAE encodes it quickly."""
+_RECTANGLES = 24
 
 
 class Encoder(Protocol):
@@ -34,11 +35,25 @@ class Projection:
 
 
 def fit(vae: Encoder) -> Projection:
-    """Encode one picture of smooth random colours and solve for the colours by least squares."""
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand((1, 3, _CELLS // 2, _CELLS // 2), generator=generator) * 2.4 - 1.2
-    picture = F.interpolate(coarse, size=(_CELLS * 8, _CELLS * 8), mode="bilinear").clamp(-1, 1)
+    """Encode one picture of coloured rectangles and solve for the colours by least squares.
+
+    Flat areas with hard edges came closest to real pictures among the patterns tried (noise, gradients, tiles).
+    """
+    picture = _rectangles()
     latent = vae.encode(picture, None)[0].cpu()
     colours = F.interpolate(picture, size=latent.shape[-2:], mode="area")[0]
     rows = torch.cat([latent.flatten(1), torch.ones((1, latent[0].numel()))]).T
     return Projection(torch.linalg.lstsq(rows, colours.flatten(1).T).solution)
+
+
+def _rectangles() -> Tensor:
+    """[1, 3, _SIDE, _SIDE] in [-1, 1], always the same."""
+    generator = torch.Generator().manual_seed(0)
+    picture = torch.ones((1, 3, _SIDE, _SIDE))
+    # Mostly saturated: with muted colours the fit renders white as grey.
+    colours = (torch.rand((_RECTANGLES, 3, 1, 1), generator=generator) * 8 - 4).clamp(-1, 1)
+    corners = torch.randint(0, _SIDE * 3 // 4, (_RECTANGLES, 2), generator=generator)
+    sizes = torch.randint(8, _SIDE // 2, (_RECTANGLES, 2), generator=generator)
+    for colour, (top, left), (height, width) in zip(colours, corners.tolist(), sizes.tolist(), strict=True):
+        picture[:, :, top : top + height, left : left + width] = colour
+    return picture

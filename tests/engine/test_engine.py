@@ -36,7 +36,11 @@ def test_a_checkpoint_with_two_vaes_is_one_unet(engine: Engine, golden_paths: Pa
         assert inside.key != outside.key
         assert inside.text_encoder.key == outside.text_encoder.key
         assert (inside.decode(latent) - outside.decode(latent)).abs().max() > 0.01
-    assert [text.split(" of ")[0] for text in said] == ["loading the UNet", "loading the text encoder", "loading the VAE"]
+    assert [text.split(" of ")[0] for text in said] == [
+        "loading the UNet",
+        "loading the text encoder",
+        "loading the VAE",
+    ]
     assert kinds(engine) == ["text", "unet", "vae", "vae"]
 
 

@@ -14,7 +14,13 @@ from tests.engine.ldm_factory import Size, checkpoint, fill, unet_shapes, vae_sh
 
 FP32 = Weights(torch.float32, torch.device("cpu"))
 TINY = Size(vocabulary=512)
-HEADS_YAML = "model:\n  params:\n    parameterization: v\n    scale_factor: 0.2\n    unet_config:\n      params:\n        num_heads: 4\n"
+HEADS_YAML = """
+model:
+  params:
+    parameterization: v
+    scale_factor: 0.2
+    unet_config: {params: {num_heads: 4}}
+"""
 
 
 def open_saved(tmp_path: Path, tensors: dict[str, Tensor], name: str = "model.safetensors") -> OpenCheckpoint:

@@ -22,7 +22,9 @@ def encode_text(model: DiffusionModel, text: str, clip_skip: int = 1) -> Tensor:
     return model.text_encoder.forward(torch.tensor([tokens]), [[]], clip_skip)
 
 
-def euler(model: DiffusionModel, text: str, *, seed: int, steps: int, clip_skip: int = 1, tiling: bool = False) -> Tensor:
+def euler(
+    model: DiffusionModel, text: str, *, seed: int, steps: int, clip_skip: int = 1, tiling: bool = False
+) -> Tensor:
     """Euler with guidance 7 over uniform timesteps, as A1111's default schedule; the latent."""
     table = ((1 - model.alphas_cumprod) / model.alphas_cumprod).sqrt().log()
     times = torch.linspace(999, 0, steps)
@@ -113,7 +115,7 @@ def test_a_preview_resembles_the_picture(tiny: DiffusionModel) -> None:
     preview = tiny.preview(latent[0])
     small = Image.fromarray(golden("sampler-euler")).resize((16, 16), Image.Resampling.BOX)
     assert preview.size == (16, 16) and preview.mode == "RGB"
-    assert psnr(np.asarray(preview), np.asarray(small)) > 15
+    assert psnr(np.asarray(preview), np.asarray(small)) > 17
 
 
 def test_not_a_number_latents_are_reported(tiny: DiffusionModel) -> None:
