@@ -102,6 +102,7 @@ def run(options: argparse.Namespace) -> None:
     import torch
 
     from training.glyphs import load_glyphs
+    from training.settings import save_settings
     from training.vocabulary import load_tokenizer
 
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -109,6 +110,7 @@ def run(options: argparse.Namespace) -> None:
     settings = _settings(options, files, device.type)
     glyphs = load_glyphs(limit=settings.glyph_limit)
     tokenizer = load_tokenizer(options.tokenizer)
+    save_settings(settings, files.settings)  # from here on the folder holds a run
     _say(f"{len(glyphs)} glyphs, sizes {settings.sizes}, on {device}; the run's folder is {files.folder}")
     budgets = _budgets(options, device.type)
     vae = _vae(options, settings, files, glyphs, device, budgets["vae"])
@@ -117,7 +119,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _settings(options: argparse.Namespace, files: Files, device_type: str) -> Settings:
-    from training.settings import CPU, GPU, load_settings, save_settings
+    from training.settings import CPU, GPU, load_settings
 
     if options.resume:
         if not files.settings.is_file():
@@ -133,9 +135,7 @@ def _settings(options: argparse.Namespace, files: Files, device_type: str) -> Se
         from training.export import read_checkpoint
 
         changes["architecture"] = read_checkpoint(options.start_from)[1]
-    settings = replace(settings, **{name: value for name, value in changes.items() if value is not None})
-    save_settings(settings, files.settings)
-    return settings
+    return replace(settings, **{name: value for name, value in changes.items() if value is not None})
 
 
 def _budgets(options: argparse.Namespace, device_type: str) -> dict[str, Budget]:

@@ -37,6 +37,7 @@ def test_the_command_says_it_in_one_line(
         emoji_model.main(["--output", str(tmp_path / "run")])
     assert left.value.code == 2
     assert "apt-get install fonts-noto-color-emoji" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()  # the same command works once the font is there
 
 
 def test_names_come_from_python_when_the_unicode_packages_are_absent(tmp_path: Path) -> None:
