@@ -18,7 +18,7 @@ from sdwebui_api.api.options import store_options
 from sdwebui_api.api.script_args import read_scripts
 from sdwebui_api.api.services import Services, services_of, user_of
 from sdwebui_api.config.options import Options
-from sdwebui_api.errors import BadRequest
+from sdwebui_api.errors import BadRequest, SdWebUIError
 from sdwebui_api.generation.infotext_request import fields_of_infotext
 from sdwebui_api.generation.request import GeneratedImage, GenerationRequest, GenerationResult
 from sdwebui_api.jobs.job import Job, PreviewSettings
@@ -58,9 +58,8 @@ async def _generate(kind: Kind, body: GenerationBody, request: Request) -> Respo
     job = _submit(services, kind, body, prepared, user_of(request))
     request.state.job_id = job.id
     result: GenerationResult = await result_unless_gone(services, job, request)
-    if not body.override_settings_restore_afterwards:
-        await services.off_loop(store_options, services, prepared.request.override_settings)
-    content = await services.off_loop(_render, prepared, result, job.id, body.send_images)
+    warnings = [] if body.override_settings_restore_afterwards else await services.off_loop(_persist, services, body)
+    content = await services.off_loop(_render, prepared, result, job.id, body.send_images, warnings)
     return Response(content, media_type="application/json", headers={"X-Job-Id": job.id})
 
 
@@ -92,6 +91,15 @@ def _with_infotext(services: Services, kind: Kind, body: GenerationBody, stored:
         problem = error.errors()[0]
         name = ".".join(map(str, problem["loc"]))
         raise BadRequest(f"infotext: {name}: {problem['msg']}", field="infotext") from None
+
+
+def _persist(services: Services, body: GenerationBody) -> list[str]:
+    """`override_settings_restore_afterwards: false`: the overrides stay. The pictures are there; failing is a warning."""
+    try:
+        store_options(services, body.override_settings or {})
+    except SdWebUIError as error:
+        return [f"override_settings were not stored: {error.message}"]
+    return []
 
 
 def _submit(services: Services, kind: Kind, body: GenerationBody, prepared: _Prepared, user: str | None) -> Job:
@@ -133,7 +141,9 @@ async def _hang_up(request: Request) -> None:
         pass
 
 
-def _render(prepared: _Prepared, result: GenerationResult, job_id: str, send_images: bool) -> bytes:
+def _render(
+    prepared: _Prepared, result: GenerationResult, job_id: str, send_images: bool, more_warnings: list[str]
+) -> bytes:
     from sdwebui_api.imaging.codec import encode_image, to_base64
 
     stored, with_text = prepared.stored, prepared.request.options.enable_pnginfo
@@ -148,7 +158,7 @@ def _render(prepared: _Prepared, result: GenerationResult, job_id: str, send_ima
         )
         return to_base64(data)
 
-    warnings = [*prepared.request.warnings, *result.info.get("warnings", ())]
+    warnings = [*prepared.request.warnings, *result.info.get("warnings", ()), *more_warnings]
     info = {**result.info, "job_id": job_id, "warnings": list(dict.fromkeys(warnings))}
     images = [encode(image) for image in result.images] if send_images else []
     return to_json({"images": images, "parameters": prepared.echo, "info": to_json(info).decode()})

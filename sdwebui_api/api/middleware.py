@@ -53,7 +53,8 @@ class RequestLog:
 
     def _write(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
         path: str = scope["path"]
-        quiet = path.startswith(QUIET_PATHS) and status < 400 and not self.log_all
+        expected = status < 400 or path.startswith("/health/")
+        quiet = path.startswith(QUIET_PATHS) and expected and not self.log_all
         job = scope.get("state", {}).get("job_id")
         log.log(
             logging.DEBUG if quiet else logging.INFO,

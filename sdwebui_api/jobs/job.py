@@ -8,6 +8,7 @@ read `snapshot()`, ask for a preview, or call `interrupt`, `skip` and `cancel`. 
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import threading
 import time
@@ -312,7 +313,8 @@ class Job:
 
     def _take(self) -> Any:
         if self.error is not None:
-            raise self.error
+            # A copy: the traceback of the raised one holds the waiting request, which must not live as long as the job.
+            raise copy.copy(self.error)
         value, self._value = self._value, None
         return value
 

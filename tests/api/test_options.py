@@ -5,6 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from starlette.testclient import TestClient
+
+from sdwebui_api.api.factory import create_app
+from sdwebui_api.config.options import OptionStore
+from tests.support.fakes import fake_services
+
 GOLDEN = Path(__file__).parents[1] / "golden" / "api" / "get-options.json"
 URL = "/sdapi/v1/options"
 
@@ -52,3 +58,18 @@ def test_overrides_belong_to_the_request(client, services):
     assert client.get(URL).json()["CLIP_stop_at_last_layers"] == 1
     client.post("/sdapi/v1/txt2img", json={**body, "override_settings_restore_afterwards": False})
     assert client.get(URL).json()["CLIP_stop_at_last_layers"] == 3
+
+
+def test_overrides_that_cannot_be_stored_do_not_cost_the_pictures(tmp_path):
+    services = fake_services(tmp_path)
+    services.options = OptionStore(tmp_path / "frozen.json", frozen=True)
+    body = {"override_settings": {"CLIP_stop_at_last_layers": 3}, "override_settings_restore_afterwards": False}
+    answer = TestClient(create_app(services)).post("/sdapi/v1/txt2img", json=body | {"steps": 1})
+    assert answer.status_code == 200
+    assert "not stored" in json.loads(answer.json()["info"])["warnings"][0]
+
+
+def test_lists_are_persisted(client):
+    body = {"override_settings": {"quicksettings_list": ["a", "b"]}, "override_settings_restore_afterwards": False}
+    assert client.post("/sdapi/v1/txt2img", json=body | {"steps": 1}).status_code == 200
+    assert client.get(URL).json()["quicksettings_list"] == ["a", "b"]
