@@ -94,7 +94,7 @@ def _with_infotext(services: Services, kind: Kind, body: GenerationBody, stored:
 
 
 def _persist(services: Services, body: GenerationBody) -> list[str]:
-    """`override_settings_restore_afterwards: false`: the overrides stay. The pictures are there; failing is a warning."""
+    """The overrides become settings. The pictures exist already, so a failure is only a warning."""
     try:
         store_options(services, body.override_settings or {})
     except SdWebUIError as error:
