@@ -22,7 +22,10 @@ VAE_WORDS = ("automatic", "auto", "none", "")
 async def get_options(request: Request) -> dict[str, Any]:
     """All settings, one flat object."""
     services = services_of(request)
-    return await services.off_loop(_current, services)
+    checkpoint = services.current_checkpoint()
+    if checkpoint is not None and checkpoint.known_sha256 is None:
+        return await services.off_loop(_current, services)  # has to be hashed first
+    return _current(services)
 
 
 @router.post("/options")

@@ -124,7 +124,8 @@ def _job_of(services: Services, user: str | None, id: str | None) -> Job | None:
         return _named(services, user, id)
     live = [job for job in services.runner.live_jobs() if job.user == user]
     running = [job for job in live if job.state == "running"]
-    return next(iter(running or live), services.runner.last_started())
+    last = services.runner.last_started()
+    return next(iter(running or live), last if last and last.user == user else None)
 
 
 def _targets(services: Services, user: str | None, id: str | None) -> list[Job]:
