@@ -46,7 +46,8 @@ class Evaluation:
     def kind(self) -> Hashable:
         """Evaluations of the same weights and the same kind fit into one forward pass."""
         extra = None if self.concat is None else self.concat.shape[1:]
-        return (self.x.shape[1:], self.x.dtype, self.context.shape[1:], extra, self.tiling)
+        x, context = self.x, self.context
+        return (x.shape[1:], x.dtype, x.device, context.shape[1:], context.dtype, context.device, extra, self.tiling)
 
     @property
     def cells(self) -> int:

@@ -5,23 +5,23 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from sdwebui_api.engine import memory
 from sdwebui_api.engine.batcher import StepBatcher
-from sdwebui_api.engine.devices import Device, DevicePlan
+from sdwebui_api.engine.devices import Device, DevicePlan, as_out_of_memory
 from sdwebui_api.engine.embeddings import EmbeddingDatabase, EmbeddingStore
 from sdwebui_api.engine.loading import ModelFacts, OpenCheckpoint, Weights, load_vae_file
 from sdwebui_api.engine.model import DiffusionModel, UNet
 from sdwebui_api.engine.text_encoder import TextEncoder, Tokenizer
 from sdwebui_api.engine.vae import Vae
-from sdwebui_api.engine.weights import Loaded, Resident, WeightsCache
+from sdwebui_api.engine.weights import Load, Loaded, Resident, WeightsCache
 from sdwebui_api.errors import UnusableModel
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from sdwebui_api.config.paths import Paths
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 Progress = Callable[[str], None]
 """Told in a few words what is being loaded."""
@@ -66,6 +68,7 @@ class Engine:
         budget = memory.weights_budget(self.plan, flags.min_ram_reserved)
         self._weights = WeightsCache(budget, on_evict=self.device.forget)
         self._tokenizer = Tokenizer()
+        self._text_widths: dict[str, int] = {}
         self._loaded_checkpoint: CheckpointFile | None = None
         self._ready = False
 
@@ -89,13 +92,29 @@ class Engine:
         """
         source = _Source(checkpoint, vae, self.plan, self.device, on_progress or (lambda text: None))
         with ExitStack() as held:
-            network = held.enter_context(self._weights.lease(source.unet_key, source.load_unet, _Network))
-            text = held.enter_context(self._weights.lease(source.text_key, source.load_text_encoder, _Text))
-            autoencoder = held.enter_context(self._weights.lease(source.vae_key, source.load_vae, Vae))
+            network = held.enter_context(self._part(source.unet_key, source.load_unet, _Network))
+            text = held.enter_context(self._part(source.text_key, source.load_text_encoder, _Text))
+            autoencoder = held.enter_context(self._part(source.vae_key, source.load_vae, Vae))
             model = self._model(network, text, source.text_key, autoencoder)
             self._loaded_checkpoint, self._ready = checkpoint, True
             del source  # lets go of the mapped file
             yield model
+
+    def _part(self, key: str, load: Load, kind: type[T]) -> AbstractContextManager[T]:
+        return self._weights.lease(key, lambda reserve: self._load_where_it_fits(load, reserve), kind)
+
+    def _load_where_it_fits(self, load: Load, reserve: Callable[[int], None]) -> Loaded:
+        """A second attempt, after dropping everything idle, when memory runs out. Raises OutOfMemory."""
+        try:
+            return load(reserve)
+        except Exception as error:
+            if as_out_of_memory(error) is None:
+                raise
+        self._weights.unload_all()
+        try:
+            return load(reserve)
+        except Exception as error:
+            raise as_out_of_memory(error) or error from None
 
     def _model(self, network: _Network, text: _Text, text_key: str, autoencoder: Vae) -> DiffusionModel:
         self._embeddings.refresh()
@@ -138,8 +157,19 @@ class Engine:
         """
         self._embeddings.refresh()
         checkpoint = checkpoint or self._loaded_checkpoint
-        width = OpenCheckpoint(checkpoint.path, None).text_width() if checkpoint is not None else 0
+        width = self._text_width(checkpoint.path) if checkpoint is not None else 0
         return self._embeddings.database(self._tokenizer.tokenize, width)
+
+    def _text_width(self, path: Path) -> int:
+        """0 for a checkpoint that cannot be read."""
+        try:
+            file = _identity(path)
+            if file not in self._text_widths:
+                self._text_widths[file] = OpenCheckpoint(path, None).text_width()
+            return self._text_widths[file]
+        except UnusableModel as error:
+            log.warning("no embeddings can be offered: %s", error)
+            return 0
 
 
 class _Source:

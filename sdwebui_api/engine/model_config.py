@@ -26,7 +26,6 @@ class ModelConfig:
     """None: not stated; the family's value or what the weights imply applies."""
 
     unet_heads: int | None = None
-    unet_head_channels: int | None = None
     text_heads: int | None = None
     prediction_type: str | None = None
     scale_factor: float | None = None
@@ -44,7 +43,6 @@ def read_config(path: Path | None, metadata: Mapping[str, str] | None = None) ->
     stated = params.get("parameterization") or (metadata or {}).get("modelspec.prediction_type")
     return ModelConfig(
         unet_heads=_positive(unet.get("num_heads")),
-        unet_head_channels=_positive(unet.get("num_head_channels")),
         text_heads=_text_heads(params, path),
         prediction_type=PREDICTION_TYPES.get(str(stated).lower()) if stated else None,
         scale_factor=_number(params.get("scale_factor")),
@@ -70,8 +68,12 @@ def _section(params: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _text_heads(params: Mapping[str, Any], path: Path | None) -> int | None:
-    """From the `config.json` of the CLIP folder that `cond_stage_config.params.version` names beside the yaml."""
-    version = _section(params, "cond_stage_config").get("version")
+    """`cond_stage_config.params.num_attention_heads`, or the same in the `config.json` of the CLIP folder that
+    `version` there names, beside the yaml."""
+    section = _section(params, "cond_stage_config")
+    if stated := _positive(section.get("num_attention_heads")):
+        return stated
+    version = section.get("version")
     if path is None or not isinstance(version, str):
         return None
     config = path.parent / version / "config.json"

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from sdwebui_api.catalog.checkpoints import CheckpointFile
 from sdwebui_api.config.paths import Paths
 from sdwebui_api.engine.engine import Engine
-from sdwebui_api.errors import UnusableModel
+from sdwebui_api.errors import OutOfMemory, UnusableModel
 from tests.engine.conftest import MODELS, checkpoints, flags_of, vaes
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -112,6 +112,49 @@ def test_what_cannot_be_loaded_is_explained_and_harms_nothing(tmp_path: Path, go
     assert not engine.ready and engine.loaded() == []
     with engine.lease(checkpoints(golden_paths)[0]):
         assert engine.ready
+
+
+def test_memory_that_runs_out_while_loading_drops_what_is_idle(
+    engine: Engine, golden_paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, vae = checkpoints(golden_paths)[0], vaes(golden_paths)[0]
+    engine.warm(checkpoint)
+    attempts: list[int] = []
+
+    def scarce(*arguments: object) -> None:
+        attempts.append(len(engine.loaded()))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("sdwebui_api.engine.engine.load_vae_file", scarce)
+    with pytest.raises(OutOfMemory), engine.lease(checkpoint, vae):
+        pass
+    assert attempts == [3, 2]  # the VAE nobody held is gone, UNet and text encoder are held
+    with engine.lease(checkpoint):
+        pass
+
+
+def test_loading_in_several_threads_disturbs_nobody(golden_paths: Paths) -> None:
+    checkpoint = checkpoints(golden_paths)[0]
+    loading = [True]
+
+    def load() -> None:
+        for _ in range(3):
+            Engine(flags_of(MODELS), golden_paths).warm(checkpoint)
+
+    def work() -> None:
+        while loading[0]:
+            layer = torch.nn.Linear(4, 4)
+            assert layer.weight.device.type == "cpu" and layer.weight.dtype == torch.float32
+            assert layer(torch.ones(2, 4)).requires_grad
+
+    with ThreadPoolExecutor(4) as pool:
+        worker, loaders = pool.submit(work), [pool.submit(load) for _ in range(3)]
+        try:
+            for future in loaders:
+                future.result(timeout=120)
+        finally:
+            loading[0] = False
+        worker.result(timeout=30)
 
 
 def test_half_precision_gives_nearly_the_same(golden_paths: Paths) -> None:
