@@ -13,6 +13,9 @@ from torch import Tensor
 if TYPE_CHECKING:
     from sdwebui_api.engine.model import DiffusionModel
 
+POSTERIOR_STREAM = 10007
+"""Keeps the posterior's draw apart from the start noise of the same seed: equal draws would add up."""
+
 
 def images_to_tensor(images: Sequence[Image.Image]) -> Tensor:
     """RGB images of one size -> float32 [B, 3, H, W] in [-1, 1]."""
@@ -33,10 +36,13 @@ def tensor_to_images(decoded: Tensor) -> list[Image.Image]:
 def posterior_noise(seeds: Sequence[int], shape: Sequence[int], device: torch.device) -> Tensor:
     """The draw from the VAE posterior, float32 [len(seeds), *shape], one independent stream per image.
 
-    A1111 draws it from the global generator, so its img2img depends on the request before; see
-    `spec/decisions.md`: here it comes from the image's seed, and a batch equals its images alone.
+    A1111 draws it from the global generator, so its img2img depends on the request before. Here it comes
+    from the image's seed, so that a request repeats and a batch equals its images alone.
     """
-    draws = [torch.randn(tuple(shape), generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds]
+    draws = [
+        torch.randn(tuple(shape), generator=torch.Generator("cpu").manual_seed(seed + POSTERIOR_STREAM))
+        for seed in seeds
+    ]
     return torch.stack(draws).to(device)
 
 

@@ -36,8 +36,8 @@ class Batch:
 class GenerationPlan:
     """Prompts and seeds of all images, in the order of the result.
 
-    `prompts` have styles applied and comments removed but still hold their `<lora:…>` tags, which the
-    infotext shows; `Batch` drops them.
+    Prompts have styles applied and comments removed but still hold their `<lora:…>` tags, which the infotext
+    shows; `batch` drops them. In negative prompts such a tag is plain text, as in A1111.
     """
 
     main: PromptPair
@@ -57,8 +57,7 @@ class GenerationPlan:
         seeds = self.seeds[index * self.batch_size : (index + 1) * self.batch_size]
         subseeds = self.subseeds[index * self.batch_size : (index + 1) * self.batch_size]
         prompt, _ = parse_extra_networks(pair.prompt)
-        negative_prompt, _ = parse_extra_networks(pair.negative_prompt)
-        return Batch(index, (prompt,) * len(seeds), (negative_prompt,) * len(seeds), seeds, subseeds)
+        return Batch(index, (prompt,) * len(seeds), (pair.negative_prompt,) * len(seeds), seeds, subseeds)
 
 
 def plan_generation(request: GenerationRequest, styles: Sequence[Style]) -> GenerationPlan:

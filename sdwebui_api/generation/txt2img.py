@@ -151,9 +151,7 @@ class _HiresWorkflow:
     def _crop(self, latent: Tensor) -> Tensor:
         """Cut away what the box of `hr_resize_x` and `hr_resize_y` does not hold, evenly on both sides."""
         x, y = self._size.truncate_x, self._size.truncate_y
-        return latent[
-            :, :, y // 2 : latent.shape[2] - (y + 1) // 2, x // 2 : latent.shape[3] - (x + 1) // 2
-        ]
+        return latent[:, :, y // 2 : latent.shape[2] - (y + 1) // 2, x // 2 : latent.shape[3] - (x + 1) // 2]
 
 
 def _infotext(run: Run, hires: HiresPass, size: HiresSize) -> dict[str, Any]:

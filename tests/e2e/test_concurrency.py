@@ -10,21 +10,28 @@ from typing import Any
 import pytest
 import requests
 
-from tests.support.subprocess_server import ServerProcess
+from tests.support.server import RunningServer
 
 QUICK = 0.05
 """Seconds at the median for a control endpoint while the queue is full (issue: must show)."""
 
 
-def generate(server: ServerProcess, body: dict[str, Any], path: str = "/sdapi/v1/txt2img") -> requests.Response:
+def generate(server: RunningServer, body: dict[str, Any], path: str = "/sdapi/v1/txt2img") -> requests.Response:
     return requests.post(server.url + path, json=body, timeout=600)
 
 
 def body(**fields: Any) -> dict[str, Any]:
-    return {"prompt": "a red apple", "seed": 5, "steps": 12, "width": 128, "height": 128, "sampler_name": "Euler a"} | fields
+    return {
+        "prompt": "a red apple",
+        "seed": 5,
+        "steps": 12,
+        "width": 128,
+        "height": 128,
+        "sampler_name": "Euler a",
+    } | fields
 
 
-def jobs(server: ServerProcess) -> list[dict[str, Any]]:
+def jobs(server: RunningServer) -> list[dict[str, Any]]:
     answer = requests.get(f"{server.url}/sdapi/v1/jobs", timeout=10).json()
     return answer["jobs"] if isinstance(answer, dict) else answer
 
@@ -44,7 +51,7 @@ MIXED = [
 """Requests that differ in checkpoint, VAE and options. No two share UNet weights, so none share a forward pass."""
 
 
-def test_requests_with_different_models_and_options_return_what_they_return_alone(server: ServerProcess) -> None:
+def test_requests_with_different_models_and_options_return_what_they_return_alone(server: RunningServer) -> None:
     alone = [generate(server, request).json()["images"] for request in MIXED]
     for _ in range(2):
         with ThreadPoolExecutor(len(MIXED)) as pool:
@@ -53,14 +60,14 @@ def test_requests_with_different_models_and_options_return_what_they_return_alon
     assert len({images[0] for images in alone}) == len(MIXED)
 
 
-def test_a_request_leaves_no_setting_behind(server: ServerProcess) -> None:
+def test_a_request_leaves_no_setting_behind(server: RunningServer) -> None:
     plain = generate(server, body()).json()["images"]
     generate(server, body(override_settings={"CLIP_stop_at_last_layers": 3, "randn_source": "NV"}))
     assert generate(server, body()).json()["images"] == plain
 
 
 @pytest.fixture
-def fifty_queued(server: ServerProcess) -> Any:
+def fifty_queued(server: RunningServer) -> Any:
     """50 requests under way; their ids are `queued-0` … `queued-49`. Yields the futures."""
     with ThreadPoolExecutor(50) as pool:
         futures: list[Future[requests.Response]] = []
@@ -75,14 +82,16 @@ def fifty_queued(server: ServerProcess) -> Any:
 
 
 def test_control_is_quick_and_cancelling_one_leaves_the_others(
-    server: ServerProcess, fifty_queued: list[Future[requests.Response]]
+    server: RunningServer, fifty_queued: list[Future[requests.Response]]
 ) -> None:
     cancelled = requests.delete(f"{server.url}/sdapi/v1/jobs/queued-29", timeout=10)
     assert cancelled.status_code == 200, cancelled.text
 
     progress, other = [], []
     for _ in range(30):
-        progress.append(timed(lambda: requests.get(f"{server.url}/sdapi/v1/progress?skip_current_image=true", timeout=10)))
+        progress.append(
+            timed(lambda: requests.get(f"{server.url}/sdapi/v1/progress?skip_current_image=true", timeout=10))
+        )
         other.append(timed(lambda: requests.get(f"{server.url}/sdapi/v1/jobs/queued-49", timeout=10)))
     assert statistics.median(progress) < QUICK
     assert statistics.median(other) < QUICK
@@ -100,7 +109,7 @@ def timed(call: Any) -> float:
     return time.perf_counter() - begin
 
 
-def test_interrupt_answers_at_once_while_requests_run(server: ServerProcess) -> None:
+def test_interrupt_answers_at_once_while_requests_run(server: RunningServer) -> None:
     with ThreadPoolExecutor(6) as pool:
         futures = [pool.submit(generate, server, body(seed=index, steps=150)) for index in range(6)]
         wait_for(lambda: any(job["state"] == "running" for job in jobs(server)))
@@ -110,7 +119,7 @@ def test_interrupt_answers_at_once_while_requests_run(server: ServerProcess) -> 
     assert all(answer.status_code in (200, 499) for answer in answers)
 
 
-def test_interrupt_of_one_job_returns_its_unfinished_picture(server: ServerProcess) -> None:
+def test_interrupt_of_one_job_returns_its_unfinished_picture(server: RunningServer) -> None:
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(generate, server, body(steps=150, force_task_id="to-interrupt"))
         wait_for(lambda: any(job["id"] == "to-interrupt" and job["state"] == "running" for job in jobs(server)))
@@ -123,7 +132,7 @@ def test_interrupt_of_one_job_returns_its_unfinished_picture(server: ServerProce
     assert time.monotonic() - begin < 10
 
 
-def test_skip_ends_the_batch_and_goes_on_with_the_next(server: ServerProcess) -> None:
+def test_skip_ends_the_batch_and_goes_on_with_the_next(server: RunningServer) -> None:
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(generate, server, body(steps=60, n_iter=2, force_task_id="to-skip"))
         wait_for(lambda: any(job["id"] == "to-skip" and job["state"] == "running" for job in jobs(server)))
@@ -133,9 +142,11 @@ def test_skip_ends_the_batch_and_goes_on_with_the_next(server: ServerProcess) ->
     assert len(answer.json()["images"]) == 2
 
 
-def test_a_client_that_goes_away_cancels_its_job(server: ServerProcess) -> None:
+def test_a_client_that_goes_away_cancels_its_job(server: RunningServer) -> None:
     with pytest.raises(requests.exceptions.ReadTimeout):
-        requests.post(f"{server.url}/sdapi/v1/txt2img", json=body(steps=150, n_iter=4, force_task_id="left"), timeout=0.8)
+        requests.post(
+            f"{server.url}/sdapi/v1/txt2img", json=body(steps=150, n_iter=4, force_task_id="left"), timeout=0.8
+        )
     wait_for(lambda: all(job["state"] != "running" for job in jobs(server) if job["id"] == "left"), timeout=20)
     states = [job["state"] for job in jobs(server) if job["id"] == "left"]
     assert states in ([], ["cancelled"])

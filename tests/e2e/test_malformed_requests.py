@@ -14,7 +14,7 @@ import pytest
 import requests
 from PIL import Image
 
-from tests.support.subprocess_server import ServerProcess
+from tests.support.server import RunningServer
 
 GOOD: dict[str, Any] = {"prompt": "a red apple", "steps": 1, "width": 64, "height": 64, "seed": 1}
 MEMORY_SLACK = 150 * 2**20
@@ -61,7 +61,11 @@ TXT2IMG: list[tuple[str, dict[str, Any], str]] = [
     ("unknown schedule", {"scheduler": "no such schedule"}, "scheduler"),
     ("unknown checkpoint", {"override_settings": {"sd_model_checkpoint": "no-such"}}, "sd_model_checkpoint"),
     ("unknown VAE", {"override_settings": {"sd_vae": "no-such"}}, "sd_vae"),
-    ("path as checkpoint", {"override_settings": {"sd_model_checkpoint": "../../../etc/passwd"}}, "sd_model_checkpoint"),
+    (
+        "path as checkpoint",
+        {"override_settings": {"sd_model_checkpoint": "../../../etc/passwd"}},
+        "sd_model_checkpoint",
+    ),
     ("option of a wrong type", {"override_settings": {"CLIP_stop_at_last_layers": "abc"}}, "CLIP_stop_at_last_layers"),
     ("option out of range", {"override_settings": {"CLIP_stop_at_last_layers": 99}}, "CLIP_stop_at_last_layers"),
     ("overrides are a list", {"override_settings": [1, 2]}, "override_settings"),
@@ -106,7 +110,7 @@ RAW: list[tuple[str, bytes]] = [
 ]
 
 
-def post(server: ServerProcess, path: str, body: dict[str, Any]) -> requests.Response:
+def post(server: RunningServer, path: str, body: dict[str, Any]) -> requests.Response:
     data = json.dumps(body).encode()
     return requests.post(server.url + path, data=data, headers={"Content-Type": "application/json"}, timeout=60)
 
@@ -119,24 +123,24 @@ def assert_refused(response: requests.Response, field: str) -> None:
 
 
 @pytest.mark.parametrize(("body", "field"), [row[1:] for row in TXT2IMG], ids=[row[0] for row in TXT2IMG])
-def test_txt2img_refuses(server: ServerProcess, body: dict[str, Any], field: str) -> None:
+def test_txt2img_refuses(server: RunningServer, body: dict[str, Any], field: str) -> None:
     assert_refused(post(server, "/sdapi/v1/txt2img", GOOD | body), field)
 
 
 @pytest.mark.parametrize(("body", "field"), [row[1:] for row in IMG2IMG], ids=[row[0] for row in IMG2IMG])
-def test_img2img_refuses(server: ServerProcess, body: dict[str, Any], field: str) -> None:
+def test_img2img_refuses(server: RunningServer, body: dict[str, Any], field: str) -> None:
     answer = post(server, "/sdapi/v1/img2img", GOOD | body)
     assert_refused(answer, field if field != "init" else "Init image not found")
 
 
 @pytest.mark.parametrize("data", [row[1] for row in RAW], ids=[row[0] for row in RAW])
-def test_a_body_that_is_no_object_is_refused(server: ServerProcess, data: bytes) -> None:
+def test_a_body_that_is_no_object_is_refused(server: RunningServer, data: bytes) -> None:
     headers = {"Content-Type": "application/json"}
     response = requests.post(f"{server.url}/sdapi/v1/txt2img", data=data, headers=headers, timeout=60)
     assert_refused(response, "body" if response.status_code == 422 else "")
 
 
-def test_memory_stays_flat_and_the_server_serves(server: ServerProcess) -> None:
+def test_memory_stays_flat_and_the_server_serves(server: RunningServer) -> None:
     """All of the above three times over; then a picture comes as ever."""
     before_answer = post(server, "/sdapi/v1/txt2img", GOOD)
     assert before_answer.status_code == 200

@@ -8,13 +8,13 @@ import pytest
 import webuiapi
 from PIL import Image, ImageChops, ImageDraw
 
-from tests.support.subprocess_server import ServerProcess
+from tests.support.server import RunningServer
 
 SMALL = {"width": 128, "height": 128, "steps": 6, "cfg_scale": 7}
 
 
 @pytest.fixture(scope="module")
-def client(server: ServerProcess) -> webuiapi.WebUIApi:
+def client(server: RunningServer) -> webuiapi.WebUIApi:
     address = urlsplit(server.url)
     return webuiapi.WebUIApi(host=address.hostname, port=address.port)
 
@@ -96,7 +96,7 @@ def test_progress_is_idle_between_requests(client: webuiapi.WebUIApi) -> None:
     assert progress["state"]["job_count"] == 0
 
 
-def test_png_info_reads_what_generation_wrote(client: webuiapi.WebUIApi, server: ServerProcess) -> None:
+def test_png_info_reads_what_generation_wrote(client: webuiapi.WebUIApi, server: RunningServer) -> None:
     result = client.txt2img(prompt="a banana", seed=11, sampler_name="Euler", **SMALL)
     assert "Seed: 11" in client.png_info(result.image).info
 

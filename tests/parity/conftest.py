@@ -6,15 +6,22 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.subprocess_server import ServerProcess, server_process
+from tests.support.server import RunningServer, run_golden_server
 
 RESULTS = pytest.StashKey[dict[str, float]]()
 
 
 @pytest.fixture(scope="session")
-def golden_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def golden_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """The real server on the recorded model tree: CPU, fp32, one request at a time in each step."""
-    with server_process(tmp_path_factory.mktemp("golden-server")) as server:
+    with run_golden_server(tmp_path_factory.mktemp("golden-server")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def lenient_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """The same with `--lenient`: names that A1111 does not know fall back as silently as there."""
+    with run_golden_server(tmp_path_factory.mktemp("lenient-server"), "--lenient") as server:
         yield server
 
 
