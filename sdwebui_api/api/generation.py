@@ -83,7 +83,8 @@ def _with_infotext(services: Services, kind: Kind, body: GenerationBody, stored:
     params = read_infotext(services, body.infotext or "", stored)
     given = body.model_dump(include=body.model_fields_set)
     overrides = body.override_settings or {}
-    found = fields_of_infotext(params, kind, body.model_fields_set, overrides, stored)
+    names = services.resolver.sampler_names
+    found = fields_of_infotext(params, kind, body.model_fields_set, overrides, stored, names)
     merged = {**found.fields, **given, "override_settings": {**found.override_settings, **overrides}}
     try:
         return type(body).model_validate(merged)
