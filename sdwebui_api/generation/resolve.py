@@ -64,7 +64,7 @@ class SamplerNames(Protocol):
     """Reads the names of samplers and schedules; `sampler_names.SamplingNames`."""
 
     def __call__(
-        self, sampler: str, schedule: str | None, *, sampler_field: str, schedule_field: str
+        self, sampler: str, schedule: str | None, *, sampler_field: str = ..., schedule_field: str = ...
     ) -> tuple[str, str]:
         """(canonical sampler, canonical schedule label). Raises BadRequest naming one of the fields."""
         ...

@@ -16,7 +16,12 @@ class SamplingNames:
         self._lenient = lenient
 
     def __call__(
-        self, sampler: str, schedule: str | None, *, sampler_field: str, schedule_field: str
+        self,
+        sampler: str,
+        schedule: str | None,
+        *,
+        sampler_field: str = "sampler_name",
+        schedule_field: str = "scheduler",
     ) -> tuple[str, str]:
         """(sampler name, schedule label). Raises BadRequest with the choices, naming one of the fields."""
         row, chosen = resolve_names(
