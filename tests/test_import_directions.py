@@ -35,7 +35,7 @@ LEVELS = (
     ("config",),
     ("errors", "__init__"),
 )
-VOCABULARY = ("generation.request", "generation.infotext")
+VOCABULARY = ("generation.request", "generation.plan", "generation.infotext")
 DOORS = ("api", "webui", "queueing")
 TORCH = {"torch", "diffusers", "transformers", "accelerate", "torchsde", "safetensors"}
 WEB = {"fastapi", "starlette", "gradio", "uvicorn"}

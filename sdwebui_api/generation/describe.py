@@ -24,10 +24,10 @@ def infotext(run: Run, index: int) -> str:
     plan = run.plan
     extra = dict(run.infotext)
     if run.request.hires is not None:
-        prompts, negative_prompts = [plan.main.prompt], [plan.main.negative_prompt]
-        extra |= hires_prompt_entries(prompts, negative_prompts, plan.hires.prompt, plan.hires.negative_prompt, 0)
+        hires = plan.hires_prompts[index], plan.hires_negative_prompts[index]
+        extra |= hires_prompt_entries(plan.prompts, plan.negative_prompts, *hires, index)
     params = generation_params(_facts(run, index, extra), run.request.options)
-    return write_infotext(plan.main.prompt, plan.main.negative_prompt, params)
+    return write_infotext(plan.prompts[index], plan.negative_prompts[index], params, index)
 
 
 def _facts(run: Run, index: int, extra: dict[str, Any]) -> PictureFacts:
@@ -73,12 +73,11 @@ def info(run: Run, images: list[GeneratedImage]) -> dict[str, Any]:
     request, plan = run.request, run.plan
     first = 1 if images and images[0].role == "grid" else 0
     texts = [image.infotext for image in images if image.role in ("grid", "sample")]
-    count = plan.image_count
     return {
         "prompt": plan.main.prompt,
-        "all_prompts": [plan.main.prompt] * count,
+        "all_prompts": list(plan.prompts),
         "negative_prompt": plan.main.negative_prompt,
-        "all_negative_prompts": [plan.main.negative_prompt] * count,
+        "all_negative_prompts": list(plan.negative_prompts),
         "seed": plan.seeds[0],
         "all_seeds": list(plan.seeds),
         "subseed": plan.subseeds[0],
@@ -115,8 +114,8 @@ def naming_facts(run: Run, index: int) -> NamingFacts:
     """What file names may say about picture `index`."""
     request, plan = run.request, run.plan
     return NamingFacts(
-        prompt=plan.main.prompt,
-        negative_prompt=plan.main.negative_prompt,
+        prompt=plan.prompts[index],
+        negative_prompt=plan.negative_prompts[index],
         prompt_without_styles=request.prompt,
         styles=request.styles,
         seed=plan.seeds[index],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sdwebui_api.catalog.styles import Style
 from sdwebui_api.generation.request import GenerationRequest, HiresPass
@@ -31,33 +31,48 @@ class Batch:
     def __len__(self) -> int:
         return len(self.seeds)
 
+    def without_networks(self) -> Batch:
+        """The same with `<lora:…>` tags taken out of the prompts. In negative prompts they are plain text (A1111)."""
+        return replace(self, prompts=tuple(parse_extra_networks(prompt)[0] for prompt in self.prompts))
+
 
 @dataclass(frozen=True)
 class GenerationPlan:
-    """Prompts and seeds of all images, in the order of the result.
+    """Prompts and seeds of all images, in the order of the result: one value per image in every tuple.
 
     Prompts have styles applied and comments removed but still hold their `<lora:…>` tags, which the infotext
-    shows; `batch` drops them. In negative prompts such a tag is plain text, as in A1111.
+    shows; `batch` drops them.
     """
 
-    main: PromptPair
-    hires: PromptPair
+    prompts: tuple[str, ...]
+    negative_prompts: tuple[str, ...]
+    hires_prompts: tuple[str, ...]
     """What the hires pass is conditioned on."""
+    hires_negative_prompts: tuple[str, ...]
     seeds: tuple[int, ...]
     subseeds: tuple[int, ...]
     batch_size: int
 
     @property
+    def main(self) -> PromptPair:
+        """The first image's."""
+        return PromptPair(self.prompts[0], self.negative_prompts[0])
+
+    @property
     def image_count(self) -> int:
         return len(self.seeds)
 
-    def batch(self, index: int, pair: PromptPair | None = None) -> Batch:
-        """The `index`-th batch, conditioned on `pair` (the main prompts unless given)."""
-        pair = pair or self.main
-        seeds = self.seeds[index * self.batch_size : (index + 1) * self.batch_size]
-        subseeds = self.subseeds[index * self.batch_size : (index + 1) * self.batch_size]
-        prompt, _ = parse_extra_networks(pair.prompt)
-        return Batch(index, (prompt,) * len(seeds), (pair.negative_prompt,) * len(seeds), seeds, subseeds)
+    def full_batch(self, index: int, *, hires: bool = False) -> Batch:
+        """The `index`-th batch with the prompts of the first or of the hires pass, tags included."""
+        part = slice(index * self.batch_size, (index + 1) * self.batch_size)
+        prompts, negative_prompts = self.prompts, self.negative_prompts
+        if hires:
+            prompts, negative_prompts = self.hires_prompts, self.hires_negative_prompts
+        return Batch(index, prompts[part], negative_prompts[part], self.seeds[part], self.subseeds[part])
+
+    def batch(self, index: int, *, hires: bool = False) -> Batch:
+        """The `index`-th batch as it is encoded."""
+        return self.full_batch(index, hires=hires).without_networks()
 
 
 def plan_generation(request: GenerationRequest, styles: Sequence[Style]) -> GenerationPlan:
@@ -66,11 +81,14 @@ def plan_generation(request: GenerationRequest, styles: Sequence[Style]) -> Gene
     step = 1 if request.subseed_strength == 0 else 0
     hires = request.hires or HiresPass()
     main = _prompt_pair(request, styles, request.prompt, request.negative_prompt)
+    second = _prompt_pair(
+        request, styles, hires.prompt or request.prompt, hires.negative_prompt or request.negative_prompt
+    )
     return GenerationPlan(
-        main=main,
-        hires=_prompt_pair(
-            request, styles, hires.prompt or request.prompt, hires.negative_prompt or request.negative_prompt
-        ),
+        prompts=(main.prompt,) * count,
+        negative_prompts=(main.negative_prompt,) * count,
+        hires_prompts=(second.prompt,) * count,
+        hires_negative_prompts=(second.negative_prompt,) * count,
         seeds=tuple(request.seed + index * step for index in range(count)),
         subseeds=tuple(request.subseed + index for index in range(count)),
         batch_size=request.batch_size,

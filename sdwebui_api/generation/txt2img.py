@@ -85,7 +85,7 @@ class _HiresWorkflow:
         start_noise = noise.next()
         settings = self._settings(first)
         timing = PromptTiming(first.total_steps, settings.total_steps, run.request.options.use_old_scheduling)
-        hires_batch = run.plan.batch(batch.index, run.plan.hires)
+        hires_batch = run.plan.batch(batch.index, hires=True)
         conditioning = run.condition(model, hires_batch, timing, concat)
         run.job.start_batch(None, settings.steps)
         with model.participate():

@@ -128,6 +128,52 @@ class StepReport:
 OnStep = Callable[[StepReport], None]
 
 
+@dataclass(frozen=True)
+class EvaluationInputs:
+    """What one evaluation of the UNet is about to see, for `EvaluationHooks`.
+
+    The rows of x are those of all prompt parts (image by image), then one per image for the negative prompts; an
+    edit model has a third group. levels `[N]`: sigma or timestep of each row; concat `[N, C, h, w]` or None;
+    cond `[K, T, D]` and uncond `[B, T', D]`; step counts evaluations from 0, of `total_steps` expected.
+    """
+
+    x: Tensor
+    levels: Tensor
+    concat: Tensor | None
+    cond: Tensor
+    uncond: Tensor
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Denoised:
+    """Its predictions: rows as in `EvaluationInputs`; without negative prompts theirs repeat the prompts'."""
+
+    x: Tensor
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Guided:
+    """What guidance made of them, `[B, 4, h, w]`: what the sampler gets."""
+
+    x: Tensor
+    step: int
+    steps: int
+
+
+class EvaluationHooks(Protocol):
+    """What scripts may change around every evaluation."""
+
+    def cfg_denoiser(self, inputs: EvaluationInputs) -> EvaluationInputs: ...
+
+    def cfg_denoised(self, denoised: Denoised) -> Denoised: ...
+
+    def after_cfg(self, guided: Guided) -> Guided: ...
+
+
 class GuidedDenoiser:
     """Callable `(x, noise level)` -> guided prediction, for one run of one sampler.
 
