@@ -1,0 +1,1 @@
+"""Teaching a model something new: embeddings and hypernetworks, with the model's own weights untouched."""
