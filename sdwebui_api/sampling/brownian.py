@@ -38,10 +38,10 @@ class BrownianTree:
     ) -> None:
         self._start, self._end = round(t0, _DIGITS), round(t1, _DIGITS)
         self._shape = tuple(shape)
-        self._entropy = entropy
+        self._entropy = entropy % 2**64  # numpy takes no negative seeds
         self._source = source
         self._device = device
-        root = np.random.SeedSequence(entropy, pool_size=_POOL_SIZE)
+        root = np.random.SeedSequence(self._entropy, pool_size=_POOL_SIZE)
         self._whole = self._randn(int(root.generate_state(3)[0])) * math.sqrt(t1 - t0)
         self._points: OrderedDict[float, Tensor] = OrderedDict()
 

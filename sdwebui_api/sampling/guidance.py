@@ -7,7 +7,7 @@ for prompts and negative prompts in as few calls as the options allow, and combi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -129,12 +129,21 @@ OnStep = Callable[[StepReport], None]
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """When: `number` of `total` model evaluations, counted from 0; `steps` of the sampler as asked for."""
+
+    number: int
+    total: int
+    steps: int
+
+
+@dataclass(frozen=True)
 class EvaluationInputs:
     """What one evaluation of the UNet is about to see, for `EvaluationHooks`.
 
     The rows of x are those of all prompt parts (image by image), then one per image for the negative prompts; an
     edit model has a third group. levels `[N]`: sigma or timestep of each row; concat `[N, C, h, w]` or None;
-    cond `[K, T, D]` and uncond `[B, T', D]`; step counts evaluations from 0, of `total_steps` expected.
+    cond `[K, T, D]` and uncond `[B, T', D]`.
     """
 
     x: Tensor
@@ -142,8 +151,7 @@ class EvaluationInputs:
     concat: Tensor | None
     cond: Tensor
     uncond: Tensor
-    step: int
-    steps: int
+    at: Evaluation
 
 
 @dataclass(frozen=True)
@@ -151,8 +159,7 @@ class Denoised:
     """Its predictions: rows as in `EvaluationInputs`; without negative prompts theirs repeat the prompts'."""
 
     x: Tensor
-    step: int
-    steps: int
+    at: Evaluation
 
 
 @dataclass(frozen=True)
@@ -160,8 +167,7 @@ class Guided:
     """What guidance made of them, `[B, 4, h, w]`: what the sampler gets."""
 
     x: Tensor
-    step: int
-    steps: int
+    at: Evaluation
 
 
 class EvaluationHooks(Protocol):
@@ -194,6 +200,7 @@ class GuidedDenoiser:
         blend_before: bool = False,
         refiner: RefinerSwitch | None = None,
         on_step: OnStep | None = None,
+        hooks: EvaluationHooks | None = None,
     ) -> None:
         self.infotext: dict[str, Any] = {}
         self.last_latent = start
@@ -207,6 +214,7 @@ class GuidedDenoiser:
         self._blend_before = blend_before
         self._refiner = refiner
         self._on_step = on_step
+        self._hooks = hooks
         self._step = 0
         self._stop: SamplingStopped | None = None
         self._padded = {"Pad conds": False, "Pad conds v0": False}
@@ -223,12 +231,14 @@ class GuidedDenoiser:
         cond, parts, uncond = step.cond, step.parts, self._conditioning.uncond.at(self._step)
         editing = self._is_editing(parts)
         skip_uncond = self._skips_uncond(level, editing)
-        cond, uncond = self._pad(cond, uncond)
         outputs = self._evaluate(x, levels, cond, parts, uncond, editing, skip_uncond)
         guided = self._combine(outputs, parts, x.shape[0], editing, skip_uncond)
         if self._blend is not None and not self._blend_before:
             guided = self._blend.apply(guided, level)
-        self._report(x, levels, outputs, guided, parts)
+        self._preview(x, levels, outputs, guided, parts)
+        if self._hooks is not None:
+            guided = self._hooks.after_cfg(Guided(guided, self._now())).x
+        self._step += 1
         return guided
 
     def unconditional(self) -> Tensor:
@@ -304,17 +314,49 @@ class GuidedDenoiser:
         editing: bool,
         skip_uncond: bool,
     ) -> Tensor:
-        """Predictions of all parts, then (for an edit model: image-only, then) the unconditional ones."""
+        """Predictions of all parts, then (for an edit model: image-only, then) the unconditional ones.
+
+        Without negative prompts the first part of each image stands for them.
+        """
         images = torch.tensor([i for i, image in enumerate(parts) for _ in image], device=x.device)
         concat = self._conditioning.concat
         if concat is not None:
             concat = concat.expand(x.shape[0], -1, -1, -1)
-        rows = [_Rows(x[images], levels[images], cond, concat[images] if concat is not None else None)]
-        if not skip_uncond:
-            rows.append(_Rows(x, levels, uncond, concat))
-            if editing and concat is not None:
-                rows.append(_Rows(x, levels, uncond, torch.zeros_like(concat)))
-        return self._run(rows, x.shape[0])
+        rows = [
+            _Rows(x[images], levels[images], cond, concat[images] if concat is not None else None),
+            _Rows(x, levels, uncond, concat),
+        ]
+        if editing and concat is not None:
+            rows.append(_Rows(x, levels, uncond, torch.zeros_like(concat)))
+        if self._hooks is not None:
+            rows = self._changed(rows, self._hooks)
+        cond, uncond = self._pad(rows[0].context, rows[1].context)
+        rows = [replace(row, context=uncond if index else cond) for index, row in enumerate(rows)]
+        outputs = self._run(rows[:1] if skip_uncond else rows, x.shape[0])
+        if skip_uncond:
+            outputs = torch.cat([outputs, outputs[[image[0][0] for image in parts]]])
+        return self._hooks.cfg_denoised(Denoised(outputs, self._now())).x if self._hooks is not None else outputs
+
+    def _changed(self, rows: list[_Rows], hooks: EvaluationHooks) -> list[_Rows]:
+        """The model's inputs after the scripts had their say, in the same groups."""
+        concat = None if rows[0].concat is None else torch.cat([row.concat for row in rows if row.concat is not None])
+        inputs = EvaluationInputs(
+            x=torch.cat([row.x for row in rows]),
+            levels=torch.cat([row.levels for row in rows]),
+            concat=concat,
+            cond=rows[0].context,
+            uncond=rows[1].context,
+            at=self._now(),
+        )
+        inputs = hooks.cfg_denoiser(inputs)
+        sizes = [len(row.x) for row in rows]
+        concats = [None] * len(rows) if inputs.concat is None else inputs.concat.split(sizes)
+        contexts = [inputs.cond, *[inputs.uncond] * (len(rows) - 1)]
+        pieces = zip(inputs.x.split(sizes), inputs.levels.split(sizes), contexts, concats, strict=True)
+        return [_Rows(*piece) for piece in pieces]
+
+    def _now(self) -> Evaluation:
+        return Evaluation(self._step, self._total_steps, self._steps)
 
     def _run(self, rows: list[_Rows], batch_size: int) -> Tensor:
         if self._settings.batch_cond_uncond:
@@ -331,9 +373,8 @@ class GuidedDenoiser:
             image_scale = self._settings.image_cfg_scale or 1.0
             return unconditional + scale * (prompt - image_only) + image_scale * (image_only - unconditional)
         if skip_uncond:
-            uncond, scale = torch.stack([outputs[image[0][0]] for image in parts]), 1.0
-        else:
-            uncond = outputs[-count:]
+            scale = 1.0
+        uncond = outputs[-count:]
         self.last_uncond = uncond.clone()
         guided = uncond.clone()
         for i, image in enumerate(parts):
@@ -343,11 +384,10 @@ class GuidedDenoiser:
 
     # -- reporting -------------------------------------------------------------------------------------------------
 
-    def _report(self, x: Tensor, levels: Tensor, outputs: Tensor, guided: Tensor, parts: Parts) -> None:
+    def _preview(self, x: Tensor, levels: Tensor, outputs: Tensor, guided: Tensor, parts: Parts) -> None:
         prompts = torch.stack([outputs[image[0][0]] for image in parts])
         self.last_latent = self._model.to_image(x, prompts, levels)
         step = min(self._step * self._steps // max(self._total_steps, 1), max(self._steps - 1, 0))
-        self._step += 1
         if self._on_step is None:
             return
         latent = self.last_latent

@@ -16,6 +16,7 @@ from sdwebui_api.sampling.brownian import BrownianNoise
 from sdwebui_api.sampling.dpm_solver import Span
 from sdwebui_api.sampling.guidance import (
     Conditioning,
+    EvaluationHooks,
     GuidanceSettings,
     GuidedDenoiser,
     InpaintBlend,
@@ -65,6 +66,7 @@ class Extras:
     blend: InpaintBlend | None = None
     refiner: RefinerSwitch | None = None
     on_step: OnStep | None = None
+    hooks: EvaluationHooks | None = None
 
 
 def sample_from_noise(
@@ -73,15 +75,18 @@ def sample_from_noise(
     conditioning: Conditioning,
     noise: ImageNoise,
     *,
+    start: Tensor | None = None,
     refiner: RefinerSwitch | None = None,
     on_step: OnStep | None = None,
+    hooks: EvaluationHooks | None = None,
 ) -> SamplingOutcome:
     """txt2img's sampling: `settings.steps` steps from the first tensor of `noise`.
 
+    `start`: that tensor, where the caller has taken it already.
     Exceptions from `on_step` pass through, except `SamplingStopped`, which ends the run with the picture so far.
     """
-    run = _Run(settings, evaluator, conditioning, noise, Extras(None, refiner, on_step))
-    x = noise.next()
+    run = _Run(settings, evaluator, conditioning, noise, Extras(None, refiner, on_step, hooks))
+    x = noise.next() if start is None else start
     if settings.sampler.domain == "timestep":
         return run.walk_timesteps(x, run.timesteps(settings.steps), settings.steps, start=x)
     sigmas = run.sigmas(settings.steps)
@@ -104,6 +109,7 @@ def sample_from_latent(
     blend: InpaintBlend | None = None,
     refiner: RefinerSwitch | None = None,
     on_step: OnStep | None = None,
+    hooks: EvaluationHooks | None = None,
 ) -> SamplingOutcome:
     """img2img's sampling and the hires pass: noise the latent part of the way, then sample from there.
 
@@ -113,7 +119,7 @@ def sample_from_latent(
         noise: for the noise of the steps; its start tensor must have been taken.
         blend: what inpainting keeps. The caller applies it once more to the result, as A1111 does.
     """
-    run = _Run(settings, evaluator, conditioning, noise, Extras(blend, refiner, on_step))
+    run = _Run(settings, evaluator, conditioning, noise, Extras(blend, refiner, on_step, hooks))
     steps, last = settings.img2img_steps()
     if steps < 1:
         return SamplingOutcome(init_latent)
@@ -329,6 +335,7 @@ class _Run:
             blend_before=blend_before,
             refiner=self._extras.refiner,
             on_step=self._extras.on_step,
+            hooks=self._extras.hooks,
         )
 
     def _noise_function(self, x: Tensor, path: Tensor) -> NoiseFunction:
