@@ -176,7 +176,8 @@ class Device:
         """Hold the device with `module` on it, without autograd. Raises OutOfMemory for torch's own error."""
         with self._lock, torch.no_grad():
             try:
-                self._bring(module)
+                with torch.inference_mode(False):
+                    self._bring(module)
                 yield
             except Exception as error:
                 out_of_memory = as_out_of_memory(error)

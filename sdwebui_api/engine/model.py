@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -34,6 +35,17 @@ class UNet:
     def holding(self) -> Iterator[None]:
         with self._device.running(self._module):
             yield
+
+    def twin(self, key: str) -> UNet:
+        """The same weights in modules of their own: whatever is hung into `twin.module` does not touch this one."""
+        shared = {id(tensor): tensor for tensor in (*self._module.parameters(), *self._module.buffers())}
+        with self.holding():
+            return UNet(key, copy.deepcopy(self._module, shared), self._dtype, self._device)
+
+    @property
+    def module(self) -> Any:
+        """diffusers' UNet2DConditionModel. Shared by all jobs: to be read, or changed in a twin."""
+        return self._module
 
     def forward(self, evaluation: Evaluation) -> Tensor:
         """The raw prediction [B, 4, h, w], float32. Call while holding the device."""
@@ -83,7 +95,7 @@ class DiffusionModel:
         """Pixels per latent cell and side."""
         self.text_encoder = text_encoder
         self.embeddings = embeddings
-        self._unet = unet
+        self.unet = unet
         self._vae = vae
         self.latent_factor = facts.latent_factor
         """Scaled latent = VAE latent times this (SD1: 0.18215)."""
@@ -91,7 +103,7 @@ class DiffusionModel:
 
     def participate(self) -> AbstractContextManager[None]:
         """Run a sampling loop inside, so that the StepBatcher can wait for its next step."""
-        return self._batcher.participate(self._unet.key)
+        return self._batcher.participate(self.unet.key)
 
     def evaluate(
         self, x: Tensor, t: Tensor, context: Tensor, *, concat: Tensor | None = None, tiling: bool = False
@@ -100,7 +112,7 @@ class DiffusionModel:
 
         May share a forward pass with other jobs. Raises OutOfMemory.
         """
-        return self._batcher.evaluate(self._unet, Evaluation(x, t, context, concat, tiling))
+        return self._batcher.evaluate(self.unet, Evaluation(x, t, context, concat, tiling))
 
     def encode(self, images: Tensor, noise: Tensor | None, *, tiling: bool = False) -> Tensor:
         """Scaled latents [B, 4, H/8, W/8] of `images` [B, 3, H, W] in [-1, 1].

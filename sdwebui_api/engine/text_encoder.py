@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,23 @@ class TextEncoder:
         `clip_skip` 1 takes the last layer, 2 the one before it, …; the final layer norm is applied in every case
         (A1111 sd_hijack_clip.py, `encode_with_transformers`).
         """
+        with self.holding():
+            return self.encode(tokens, fixes, clip_skip)
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Hold the device, for several calls of `encode`."""
         with self._device.running(self._module):
-            hidden = self._embed(tokens.to(self._device.plan.device), fixes)
-            mask = _causal_mask(hidden)
-            used = max(self.layers - max(clip_skip, 1) + 1, 0)
-            for layer in self._module.encoder.layers[:used]:
-                hidden = layer(hidden, attention_mask=mask)
-            return self._module.final_layer_norm(hidden).float()
+            yield
+
+    def encode(self, tokens: LongTensor | Tensor, fixes: Fixes, clip_skip: int) -> Tensor:
+        """`forward`, to be called while holding the device; with autograd on, differentiable in the fixes."""
+        hidden = self._embed(tokens.to(self._device.plan.device), fixes)
+        mask = _causal_mask(hidden)
+        used = max(self.layers - max(clip_skip, 1) + 1, 0)
+        for layer in self._module.encoder.layers[:used]:
+            hidden = layer(hidden, attention_mask=mask)
+        return self._module.final_layer_norm(hidden).float()
 
     def _embed(self, tokens: Tensor, fixes: Fixes) -> Tensor:
         embeddings = self._module.embeddings
