@@ -32,7 +32,7 @@ def test_a_checkpoint_with_two_vaes_is_one_unet(engine: Engine, golden_paths: Pa
     said: list[str] = []
     latent = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(0))
     with engine.lease(checkpoint, on_progress=said.append) as inside, engine.lease(checkpoint, vae) as outside:
-        assert inside.unet is outside._unet
+        assert inside.unet is outside.unet
         assert inside.key != outside.key
         assert inside.text_encoder.key == outside.text_encoder.key
         assert (inside.decode(latent) - outside.decode(latent)).abs().max() > 0.01
