@@ -104,17 +104,21 @@ class Engine:
         return self._weights.lease(key, lambda reserve: self._load_where_it_fits(load, reserve), kind)
 
     def _load_where_it_fits(self, load: Load, reserve: Callable[[int], None]) -> Loaded:
-        """A second attempt, after dropping everything idle, when memory runs out. Raises OutOfMemory."""
-        try:
-            return load(reserve)
-        except Exception as error:
-            if as_out_of_memory(error) is None:
-                raise
-        self._weights.unload_all()
-        try:
-            return load(reserve)
-        except Exception as error:
-            raise as_out_of_memory(error) or error from None
+        """A second attempt, after dropping everything idle, when memory runs out. Raises OutOfMemory.
+
+        The weights serve training too, so they must not become inference tensors in a job that runs without autograd.
+        """
+        with torch.inference_mode(False), torch.no_grad():
+            try:
+                return load(reserve)
+            except Exception as error:
+                if as_out_of_memory(error) is None:
+                    raise
+            self._weights.unload_all()
+            try:
+                return load(reserve)
+            except Exception as error:
+                raise as_out_of_memory(error) or error from None
 
     def _model(self, network: _Network, text: _Text, text_key: str, autoencoder: Vae) -> DiffusionModel:
         self._embeddings.refresh()
