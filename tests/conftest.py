@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+# As `cli` does for the server: test processes and the servers they start share the machine's cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 GOLDEN = Path(__file__).parent / "golden"
 
