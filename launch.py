@@ -1,6 +1,7 @@
 """Sets up and starts the server: `python launch.py [flags]`. Needs nothing but Python 3.11, 3.12 or 3.13.
 
-The first start makes `.venv` and installs requirements.txt into it; later ones see the stamp in it and go on at once.
+The first start makes `.venv` and installs requirements.txt and requirements-no-deps.txt into it; later ones see the
+stamp in it and go on at once.
 
     python launch.py --help                      every flag
     python launch.py --skip-prepare-environment  start in the current Python, install nothing
@@ -17,6 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
+NO_DEPS = "requirements-no-deps.txt"
 SKIP = "--skip-prepare-environment"
 OLDEST, NEWEST = (3, 11), (3, 13)
 
@@ -73,13 +75,19 @@ def _prepare(requirements: str) -> int:
     stamp.unlink(missing_ok=True)
     code = _make_venv()
     if code == 0:
-        code = subprocess.call([str(_venv_python()), "-m", "pip", "install", "-r", str(ROOT / requirements)])
+        code = _pip_install("-r", str(ROOT / requirements))
+    if code == 0:
+        code = _pip_install("--no-deps", "-r", str(ROOT / NO_DEPS))
     if code:
         return _fail(f"the installation failed (exit code {code}); see above, then start again", code)
     for covered in {requirements, "requirements.txt"}:  # the second is part of the first
         _stamp(covered).write_text(_fingerprint(covered))
     print("Installed.", flush=True)
     return 0
+
+
+def _pip_install(*arguments: str) -> int:
+    return subprocess.call([str(_venv_python()), "-m", "pip", "install", *arguments])
 
 
 def _stamp(requirements: str) -> Path:
@@ -89,7 +97,7 @@ def _stamp(requirements: str) -> Path:
 def _fingerprint(requirements: str) -> str:
     """Changes with the Python version and with every file that `requirements` names or includes."""
     digest = hashlib.sha256(f"{sys.version_info[:2]} {ROOT}".encode())
-    for name in sorted({requirements, "requirements.txt"}):
+    for name in sorted({requirements, "requirements.txt", NO_DEPS}):
         digest.update((ROOT / name).read_bytes())
     return digest.hexdigest()
 

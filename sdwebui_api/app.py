@@ -22,7 +22,7 @@ from sdwebui_api.api.services import Services, StopKind
 from sdwebui_api.catalog.checkpoints import CheckpointCatalog, CheckpointFile
 from sdwebui_api.catalog.hashes import HashCache
 from sdwebui_api.catalog.styles import StyleCatalog
-from sdwebui_api.catalog.upscalers import LATENT_UPSCALE_MODES, UPSCALERS
+from sdwebui_api.catalog.upscalers import HiresUpscalers, UpscalerCatalog
 from sdwebui_api.catalog.vaes import VaeCatalog
 from sdwebui_api.config.flags import Flags
 from sdwebui_api.config.options import OptionStore
@@ -30,6 +30,7 @@ from sdwebui_api.config.paths import Paths
 from sdwebui_api.errors import SdWebUIError
 from sdwebui_api.generation.resolve import Resolver
 from sdwebui_api.jobs.runner import JobRunner
+from sdwebui_api.postprocess.upscalers import UpscalerLibrary
 
 if TYPE_CHECKING:
     from sdwebui_api.engine.engine import Engine
@@ -49,11 +50,13 @@ class Catalog:
     checkpoints: CheckpointCatalog
     vaes: VaeCatalog
     styles: StyleCatalog
+    upscalers: UpscalerCatalog
 
     def refresh(self) -> None:
         self.checkpoints.refresh()
         self.vaes.refresh()
         self.styles.refresh()
+        self.upscalers.refresh()
 
 
 class EngineForDoors:
@@ -112,13 +115,14 @@ def build(flags: Flags) -> Services:
     options = _option_store(flags, paths)
     catalog = build_catalog(flags, paths)
     engine = Engine(flags, paths)
-    upscaler_names = (*LATENT_UPSCALE_MODES, *(row.name for row in UPSCALERS))
+    upscalers = UpscalerLibrary(engine, catalog.upscalers)
     return Services(
         flags=flags,
         options=options,
         catalog=catalog,
-        resolver=Resolver(catalog, SamplingNames(lenient=flags.lenient), upscaler_names),
-        generator=Generator(engine, catalog, LocalStorage(paths.data_dir)),
+        resolver=Resolver(catalog, SamplingNames(lenient=flags.lenient), HiresUpscalers(catalog.upscalers)),
+        generator=Generator(engine, catalog, LocalStorage(paths.data_dir), upscalers),
+        upscalers=upscalers,
         engine=EngineForDoors(engine, catalog, options, loads_at_start=not flags.skip_load_model_at_start),
         # As many jobs side by side as may share a forward pass (two even when none do: loading and decoding overlap).
         runner=JobRunner(flags.max_queue, max(2, engine.batcher.max_step_batch)),
@@ -141,6 +145,7 @@ def build_catalog(flags: Flags, paths: Paths) -> Catalog:
             forced=Path(flags.vae_path).expanduser().absolute() if flags.vae_path else None,
         ),
         StyleCatalog(paths.styles_files),
+        UpscalerCatalog(paths.upscaler_dirs),
     )
     catalog.refresh()
     return catalog

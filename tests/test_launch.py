@@ -49,7 +49,7 @@ def machine(tmp_path, monkeypatch):
     spec = importlib.util.spec_from_file_location("launch_under_test", ROOT / "launch.py")
     launch = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(launch)
-    for name in ("requirements.txt", "requirements-dev.txt"):
+    for name in ("requirements.txt", "requirements-dev.txt", "requirements-no-deps.txt"):
         (tmp_path / name).write_text(name)
     machine = Machine(launch, tmp_path)
     monkeypatch.setattr(launch, "ROOT", tmp_path)
@@ -65,6 +65,7 @@ def machine(tmp_path, monkeypatch):
 MAKE = "python -m venv --clear .venv"
 INSTALL = ".venv/bin/python -m pip install -r requirements.txt"
 INSTALL_DEV = ".venv/bin/python -m pip install -r requirements-dev.txt"
+NO_DEPS = ".venv/bin/python -m pip install --no-deps -r requirements-no-deps.txt"
 START = ".venv/bin/python launch.py --skip-prepare-environment --port 8000"
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the expected commands are spelled for POSIX")
@@ -72,7 +73,8 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="the expected commands a
 
 def test_the_first_start_installs_and_the_second_does_not(machine, capsys):
     assert machine.launch.main(["--port", "8000"]) == 0
-    assert [word.replace(str(machine.root / ".venv"), ".venv") for word in machine.ran()] == [MAKE, INSTALL, START]
+    ran = [word.replace(str(machine.root / ".venv"), ".venv") for word in machine.ran()]
+    assert ran == [MAKE, INSTALL, NO_DEPS, START]
     assert "Installing" in capsys.readouterr().out
     assert machine.launch.main(["--port", "8000"]) == 0
     assert machine.ran() == [START]
@@ -83,7 +85,7 @@ def test_changed_requirements_are_installed_into_the_same_venv(machine):
     machine.ran()
     (machine.root / "requirements.txt").write_text("more")
     machine.launch.main(["--port", "8000"])
-    assert machine.ran() == [INSTALL, START]
+    assert machine.ran() == [INSTALL, NO_DEPS, START]
 
 
 @pytest.mark.parametrize("interruption", ["venv", "pip"])
@@ -99,7 +101,7 @@ def test_a_failed_installation_is_reported_and_done_again(machine, interruption,
 
 def test_test_installs_the_tools_and_passes_arguments_on(machine):
     assert machine.launch.main(["test", "tests/parity", "-x"]) == 0
-    assert machine.ran()[1:] == [INSTALL_DEV, ".venv/bin/python -m pytest tests/parity -x"]
+    assert machine.ran()[1:] == [INSTALL_DEV, NO_DEPS, ".venv/bin/python -m pytest tests/parity -x"]
     assert machine.launch.main(["--port", "8000"]) == 0
     assert machine.ran() == [START], "requirements-dev.txt includes requirements.txt"
 

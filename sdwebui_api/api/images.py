@@ -110,11 +110,12 @@ def _enlarge_all(
 
     options = services.options.snapshot()
     settings = ExtrasSettings(**body.model_dump(exclude={"image", "imageList", "show_extras_results"}))
+    upscalers = services.upscalers.for_job(job, options, as_steps=True)
     job.set_total(len(images))
     encoded, infotext = [], ""
     for text, field in images:
         job.start_batch(None, 1)
-        result = run_extras(decode_image(text, field), settings)
+        result = run_extras(decode_image(text, field), settings, upscalers)
         data = encode_image(
             result.image,
             options.samples_format,

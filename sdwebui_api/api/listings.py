@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 
 from sdwebui_api.api.script_args import ALWAYS_ON
 from sdwebui_api.api.services import Services, services_of
-from sdwebui_api.catalog.upscalers import LATENT_UPSCALE_MODES, UPSCALERS
+from sdwebui_api.catalog.upscalers import LATENT_UPSCALE_MODES
 
 router = APIRouter(prefix="/sdapi/v1", tags=["listings"])
 
@@ -33,8 +33,11 @@ async def schedulers(request: Request) -> Rows:
 
 
 @router.get("/upscalers")
-async def upscalers() -> Rows:
-    return [dataclasses.asdict(row) for row in UPSCALERS]
+async def upscalers(request: Request) -> Rows:
+    """Looks into the folders again, for there is no route to refresh them."""
+    catalog = services_of(request).catalog.upscalers
+    await services_of(request).off_loop(catalog.refresh)
+    return [dataclasses.asdict(row) for row in catalog.rows()]
 
 
 @router.get("/latent-upscale-modes")
@@ -85,9 +88,14 @@ async def face_restorers() -> Rows:
 
 
 @router.get("/realesrgan-models")
-async def realesrgan_models() -> Rows:
-    """None is installed."""
-    return []
+async def realesrgan_models(request: Request) -> Rows:
+    """The files in the folder RealESRGAN."""
+    files = services_of(request).catalog.upscalers.all()
+    return [
+        {"name": file.name, "path": str(file.path), "scale": int(file.scale)}
+        for file in files
+        if file.kind == "RealESRGAN"
+    ]
 
 
 @router.get("/extensions")

@@ -16,10 +16,12 @@ from sdwebui_api.generation.request import GenerationRequest, GenerationResult
 from sdwebui_api.generation.resolve import Resolver
 from sdwebui_api.jobs.job import Job
 from sdwebui_api.jobs.runner import JobRunner
+from sdwebui_api.postprocess.upscalers import UpscalerLibrary
 
 if TYPE_CHECKING:
     from sdwebui_api.catalog.checkpoints import CheckpointCatalog, CheckpointFile
     from sdwebui_api.catalog.styles import StyleCatalog
+    from sdwebui_api.catalog.upscalers import UpscalerCatalog
     from sdwebui_api.catalog.vaes import VaeCatalog
 
 T = TypeVar("T")
@@ -69,6 +71,9 @@ class Catalog(Protocol):
     @property
     def styles(self) -> StyleCatalog: ...
 
+    @property
+    def upscalers(self) -> UpscalerCatalog: ...
+
 
 @dataclass
 class Services:
@@ -79,6 +84,7 @@ class Services:
     catalog: Catalog
     resolver: Resolver
     generator: Generates
+    upscalers: UpscalerLibrary
     engine: EngineDoor
     runner: JobRunner
     executor: Executor

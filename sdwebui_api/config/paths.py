@@ -27,7 +27,7 @@ class Paths:
     hypernetwork_dir: Path
     controlnet_dirs: tuple[Path, ...]
     upscaler_dirs: dict[str, Path]
-    """Kind (`ESRGAN`, `RealESRGAN`, `SwinIR`, `ScuNET`, `DAT`, `BSRGAN`, `LDSR`) to folder."""
+    """Kind (`ESRGAN`, `RealESRGAN`, `SwinIR`, `ScuNET`, `DAT`, `HAT`, `BSRGAN`, `LDSR`) to folder."""
     gfpgan_dir: Path
     codeformer_dir: Path
     outputs_dir: Path
@@ -106,7 +106,7 @@ def _upscaler_dirs(flags: Flags, models: Path) -> dict[str, Path]:
         "BSRGAN": flags.bsrgan_models_path,
         "LDSR": flags.ldsr_models_path,
     }
-    return {kind: _one(path, models / kind) for kind, path in given.items()}
+    return {kind: _one(path, models / kind) for kind, path in given.items()} | {"HAT": models / "HAT"}
 
 
 def _styles_files(patterns: tuple[str, ...], data: Path) -> tuple[Path, ...]:

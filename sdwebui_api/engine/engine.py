@@ -20,6 +20,7 @@ from sdwebui_api.engine.embeddings import EmbeddingDatabase, EmbeddingStore
 from sdwebui_api.engine.loading import ModelFacts, OpenCheckpoint, Weights, load_vae_file
 from sdwebui_api.engine.model import DiffusionModel, UNet
 from sdwebui_api.engine.text_encoder import TextEncoder, Tokenizer
+from sdwebui_api.engine.upscaler import UpscalerNetwork, load_upscaler, upscaler_dtype
 from sdwebui_api.engine.vae import Vae
 from sdwebui_api.engine.weights import Load, Loaded, Resident, WeightsCache
 from sdwebui_api.errors import UnusableModel
@@ -99,6 +100,20 @@ class Engine:
             self._loaded_checkpoint, self._ready = checkpoint, True
             del source  # lets go of the mapped file
             yield model
+
+    @contextmanager
+    def upscaler(self, path: Path, on_progress: Progress | None = None) -> Iterator[UpscalerNetwork]:
+        """The network in `path` that enlarges pictures, kept while the context lasts. Raises as `lease`."""
+
+        def load(reserve: Callable[[int], None]) -> Loaded:
+            if on_progress is not None:
+                on_progress(f"loading the upscaler {path.name}")
+            size = path.stat().st_size
+            reserve(size)
+            return Loaded(load_upscaler(path, self.plan, self.device), size)
+
+        with self._part(f"upscaler:{_identity(path)}:{upscaler_dtype(self.plan)}", load, UpscalerNetwork) as network:
+            yield network
 
     def _part(self, key: str, load: Load, kind: type[T]) -> AbstractContextManager[T]:
         return self._weights.lease(key, lambda reserve: self._load_where_it_fits(load, reserve), kind)

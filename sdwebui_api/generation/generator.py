@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sdwebui_api.engine.engine import Engine
     from sdwebui_api.engine.model import DiffusionModel
     from sdwebui_api.jobs.job import Job
+    from sdwebui_api.postprocess.upscalers import UpscalerLibrary
 
 
 class StyleSource(Protocol):
@@ -33,10 +34,11 @@ class StyleSource(Protocol):
 class Generator:
     """Runs requests, each in its caller's thread. Thread-safe: requests share nothing but the engine and caches."""
 
-    def __init__(self, engine: Engine, catalog: StyleSource, storage: LocalStorage) -> None:
+    def __init__(self, engine: Engine, catalog: StyleSource, storage: LocalStorage, upscalers: UpscalerLibrary) -> None:
         self._engine = engine
         self._catalog = catalog
         self._storage = storage
+        self._upscalers = upscalers
         self._encodings = EncodingCache()
 
     def run(self, request: GenerationRequest, job: Job) -> GenerationResult:
@@ -53,7 +55,8 @@ class Generator:
 
             model = borrow(request.checkpoint)
             job.set_text(None)
-            run = Run(request, plan, job, model, borrow, self._encodings)
+            upscalers = self._upscalers.for_job(job, request.options)
+            run = Run(request, plan, job, model, borrow, self._encodings, upscalers)
             run.warnings += describe.unsupported_options(request.options)
             return self._generate(run)
 

@@ -36,7 +36,7 @@ class ImageToImage:
         self._init = init
         request, options = run.request, run.request.options
         run.infotext["Denoising strength"] = request.denoising_strength
-        upscaler = options.upscaler_for_img2img
+        name, name_field = options.upscaler_for_img2img, "override_settings.upscaler_for_img2img"
         self.prepared: PreparedInit = prepare_inpaint(
             init.images,
             init.mask,
@@ -46,7 +46,7 @@ class ImageToImage:
             latent_mask=init.latent_mask,
             background=options.img2img_background_color,
             color_correction=options.img2img_color_correction,
-            upscaler=find_upscaler(upscaler, "override_settings.upscaler_for_img2img") if upscaler else None,
+            upscaler=find_upscaler(name, name_field, run.upscalers) if name else None,
         )
         run.infotext.update(self.prepared.infotext)
         run.warnings.extend(self.prepared.comments)

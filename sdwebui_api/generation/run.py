@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,10 @@ from sdwebui_api.generation.latents import tensor_to_images
 from sdwebui_api.generation.plan import Batch, GenerationPlan
 from sdwebui_api.generation.request import GenerationRequest
 from sdwebui_api.imaging.grid import image_grid
+from sdwebui_api.imaging.upscale import WEIGHT_FREE_UPSCALERS, Upscaler
 from sdwebui_api.prompting.conditioning import PromptTiming, build_conditioning, build_uncond
 from sdwebui_api.prompting.encoding import EncodingCache, TextConditioner, TextSettings
+from sdwebui_api.prompting.schedule import timelines_differ
 from sdwebui_api.sampling.guidance import OnStep, RefinerSwitch, SamplingStopped, StepReport
 from sdwebui_api.sampling.names import find_sampler, find_schedule
 from sdwebui_api.sampling.noise import ImageNoise
@@ -59,11 +61,16 @@ class Run:
     plan: GenerationPlan
     job: Job
     model: DiffusionModel
-    borrow: Callable[[CheckpointFile], DiffusionModel]
+    borrow: Callable[[CheckpointFile, VaeFile | None], DiffusionModel]
     """Leases another checkpoint until the run ends."""
     encodings: EncodingCache
+    upscalers: Mapping[str, Upscaler] = field(default_factory=lambda: WEIGHT_FREE_UPSCALERS)
+    """Those of this server, for the hires pass and for start images."""
     infotext: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    refined: DiffusionModel | None = None
+    """The refiner, once the current pass has switched to it."""
+    init_image_hash: str | None = None
 
     # -- what a pass is asked to do --------------------------------------------------------------------------------
 

@@ -72,3 +72,28 @@ def test_upscalers_that_need_no_weights(golden_api):
 def test_latent_modes(golden_api):
     recorded = json.loads((golden_api / "get-latent-upscale-modes.json").read_text())["response"]
     assert [{"name": name} for name in LATENT_UPSCALE_MODES] == recorded
+
+
+def test_upscaler_files_have_the_names_that_a1111_lists(tmp_path):
+    from sdwebui_api.catalog.upscalers import HiresUpscalers, UpscalerCatalog
+
+    files = {
+        "ESRGAN": ["4x-UltraSharp.pth", "sub/2x_small.safetensors", "lanczos.pth", "notes.txt"],
+        "RealESRGAN": ["RealESRGAN_x4plus_anime_6B.pth"],
+        "DAT": ["DAT_x2.pth", "4x-UltraSharp.pth"],
+        "LDSR": ["model.pth"],
+    }
+    for kind, names in files.items():
+        for name in names:
+            (tmp_path / kind / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / kind / name).touch()
+    catalog = UpscalerCatalog({kind: tmp_path / kind for kind in (*files, "SwinIR")})
+    catalog.refresh()
+    rows = {row.name: row for row in catalog.rows()}
+    assert list(rows) == ["None", "Lanczos", "Nearest", "4x-UltraSharp", "DAT x2", "2x_small", "R-ESRGAN 4x+ Anime6B"]
+    assert rows["DAT x2"].scale == 2.0 and rows["2x_small"].scale == 2.0 and rows["4x-UltraSharp"].scale == 4.0
+    assert rows["2x_small"].model_name == "ESRGAN_4x"
+    assert rows["2x_small"].model_path == str(tmp_path / "ESRGAN" / "sub" / "2x_small.safetensors")
+    hires = HiresUpscalers(catalog)
+    assert "Latent" in hires and "2x_small" in hires and "nothing" not in hires
+    assert len(hires) == len(list(hires)) == 13 and hires[0] == "Latent"

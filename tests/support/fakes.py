@@ -14,7 +14,7 @@ from PIL import Image
 
 from sdwebui_api.api.services import Services
 from sdwebui_api.app import build_catalog
-from sdwebui_api.catalog.upscalers import LATENT_UPSCALE_MODES, UPSCALERS
+from sdwebui_api.catalog.upscalers import HiresUpscalers
 from sdwebui_api.config.flags import Flags, parse_flags
 from sdwebui_api.config.options import OptionStore
 from sdwebui_api.config.paths import Paths
@@ -23,6 +23,7 @@ from sdwebui_api.generation.resolve import Resolver
 from sdwebui_api.generation.sampler_names import SamplingNames, sampler_rows, schedule_rows
 from sdwebui_api.jobs.job import Job
 from sdwebui_api.jobs.runner import JobRunner
+from sdwebui_api.postprocess.upscalers import UpscalerLibrary
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -112,13 +113,13 @@ def fake_services(data_dir: Path, *flags: str, max_queue: int = 256, concurrency
     catalog = build_catalog(read, paths)
     for file in catalog.checkpoints.all(compute_hashes=True):
         assert file.known_title
-    names = (*LATENT_UPSCALE_MODES, *(row.name for row in UPSCALERS))
     return Services(
         flags=read,
         options=OptionStore(paths.options_file),
         catalog=catalog,
-        resolver=Resolver(catalog, SamplingNames(lenient=read.lenient), names),
+        resolver=Resolver(catalog, SamplingNames(lenient=read.lenient), HiresUpscalers(catalog.upscalers)),
         generator=FakeGenerator(),
+        upscalers=UpscalerLibrary(None, catalog.upscalers),
         engine=FakeEngine(),
         runner=JobRunner(max_queue, concurrency),
         executor=ThreadPoolExecutor(2, "door"),

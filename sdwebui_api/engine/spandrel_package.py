@@ -1,0 +1,51 @@
+"""The package spandrel, imported without torchvision: which architecture a state dict is, and the module for it.
+
+spandrel's metadata asks for torchvision, a large package that must be built for exactly the torch in use. Of
+spandrel's 43 architectures only two import it, an inpainting and a face network (LaMa, RestoreFormer), neither of
+which enlarges pictures. Those two are left out before spandrel is imported, and spandrel itself is installed
+without its dependencies (requirements-no-deps.txt).
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+from sdwebui_api.errors import UnusableModel
+
+_LEFT_OUT = ("LaMa", "RestoreFormer")
+_IMPORTING = threading.Lock()
+
+
+class _LeftOut:
+    """Stands where spandrel registers an architecture; recognises nothing."""
+
+    def __init__(self, name: str) -> None:
+        self.id = self.name = name
+
+    def detect(self, state_dict: Any) -> bool:
+        return False
+
+
+def spandrel() -> Any:
+    """The imported package. Raises UnusableModel when it is not installed."""
+    with _IMPORTING:
+        if "spandrel" not in sys.modules:
+            if find_spec("spandrel") is None:
+                raise UnusableModel(
+                    "upscaler networks need the package spandrel: pip install --no-deps -r requirements-no-deps.txt"
+                )
+            for name in _LEFT_OUT:
+                sys.modules[f"spandrel.architectures.{name}"] = _module_without(name)
+        import spandrel
+
+        return spandrel
+
+
+def _module_without(name: str) -> ModuleType:
+    module = ModuleType(f"spandrel.architectures.{name}", "Left out: needs torchvision.")
+    setattr(module, f"{name}Arch", lambda: _LeftOut(name))
+    return module
