@@ -130,7 +130,7 @@ class _HiresWorkflow:
     def _enlarge_pictures(self, model: DiffusionModel, batch: Batch, latent: Tensor) -> tuple[Tensor, Tensor | None]:
         """Through decoded pictures and an image upscaler; decoded by the first pass's VAE, encoded by this one's."""
         run = self._run
-        upscaler = find_upscaler(self._hires.upscaler, "hr_upscaler")
+        upscaler = find_upscaler(self._hires.upscaler, "hr_upscaler", run.upscalers)
         images = [
             resize_image(ResizeMode.JUST_RESIZE, image, self._size.width, self._size.height, upscaler)
             for image in tensor_to_images(run.model.decode(latent, tiling=run.request.tiling))
