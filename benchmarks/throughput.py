@@ -28,6 +28,8 @@ from typing import Any
 import requests
 
 ROOT = Path(__file__).parent.parent
+# As the server itself does (`cli`): several processes share the cores here.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 CLIENTS = (1, 2, 4, 8)
 START_TIMEOUT = 120.0
 BEGIN, END = "<!-- throughput -->", "<!-- /throughput -->"
