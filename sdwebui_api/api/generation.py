@@ -155,7 +155,7 @@ def _render(
             stored.samples_format,
             quality=stored.jpeg_quality,
             webp_lossless=stored.webp_lossless,
-            infotext=image.infotext if with_text else None,
+            infotext=(image.infotext or None) if with_text else None,
         )
         return to_base64(data)
 

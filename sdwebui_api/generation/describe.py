@@ -55,6 +55,7 @@ def _facts(run: Run, index: int, extra: dict[str, Any]) -> PictureFacts:
         clip_skip=int(request.options.CLIP_stop_at_last_layers),
         uses_ensd=_draws_shifted_noise(request),
         hires=request.hires is not None,
+        init_image_hash=run.init_image_hash,
         tiling=request.tiling,
         user=run.job.user,
         extra=extra,

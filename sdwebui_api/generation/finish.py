@@ -9,16 +9,15 @@ from PIL import Image
 from torch import Tensor
 
 from sdwebui_api.generation import describe
+from sdwebui_api.generation.keeping import PictureKeeper
 from sdwebui_api.generation.latents import tensor_to_images
 from sdwebui_api.generation.plan import Batch
 from sdwebui_api.generation.request import GeneratedImage
 from sdwebui_api.generation.run import Run
-from sdwebui_api.generation.saving import save_image
 from sdwebui_api.imaging.color import apply_color_correction
 from sdwebui_api.imaging.grid import image_grid
 from sdwebui_api.imaging.inpaint import PreparedInit
 from sdwebui_api.imaging.masks import apply_overlay, mask_composite
-from sdwebui_api.storage.local import LocalStorage
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Finisher:
     """Turns what the workflows return into finished pictures, in A1111's order. `prepared` is img2img's."""
 
     run: Run
-    storage: LocalStorage
+    keeper: PictureKeeper
     prepared: PreparedInit | None
 
     def batch(self, batch: Batch, decoded: Tensor) -> list[GeneratedImage]:
@@ -52,28 +51,33 @@ class Finisher:
         )
         grid = GeneratedImage(sheet, describe.infotext(self.run, 0), "grid")
         if options.grid_save:
-            grid.saved_path = self._save(grid.image, 0, grid.infotext, grid=True)
+            grid.saved_path = self.keeper.save(grid.image, 0, grid.infotext, grid=True)
         return grid if options.return_grid else None
 
     def _picture(self, batch: Batch, position: int, image: Image.Image) -> list[GeneratedImage]:
-        request, prepared = self.run.request, self.prepared
         index = batch.index * self.run.plan.batch_size + position
         infotext = describe.infotext(self.run, index)
         image = self._colour_corrected(image, position, index, infotext)
-        overlay = _of(prepared.overlays, position) if prepared and request.options.overlay_inpaint else None
-        image, denoised = apply_overlay(image, overlay, prepared.paste_to if prepared else None)
+        image, denoised = self._overlaid(image, position)
         sample = GeneratedImage(image, infotext)
-        if not request.do_not_save_samples and request.options.samples_save:
-            sample.saved_path = self._save(image, index, infotext)
+        if self.keeper.keeps_samples:
+            sample.saved_path = self.keeper.save(image, index, infotext)
         return [sample, *self._masks(denoised, index, infotext)]
+
+    def _overlaid(self, image: Image.Image, position: int) -> tuple[Image.Image, Image.Image]:
+        """The picture with what inpainting keeps laid over it, and the repainted picture alone at the same size."""
+        prepared = self.prepared
+        if prepared is None or not self.run.request.options.overlay_inpaint:
+            return apply_overlay(image, None)
+        return apply_overlay(image, _of(prepared.overlays, position), prepared.paste_to, prepared.upscaler)
 
     def _colour_corrected(self, image: Image.Image, position: int, index: int, infotext: str) -> Image.Image:
         target = _of(self.prepared.color_targets, position) if self.prepared else None
         if target is None:
             return image
-        request = self.run.request
-        if request.options.save_images_before_color_correction and not request.do_not_save_samples:
-            self._save(image, index, infotext, suffix="-before-color-correction")
+        if self.run.request.options.save_images_before_color_correction and self.keeper.keeps_samples:
+            overlaid, _ = self._overlaid(image, position)
+            self.keeper.save(overlaid, index, infotext, suffix="-before-color-correction")
         return apply_color_correction(target, image)
 
     def _masks(self, denoised: Image.Image, index: int, infotext: str) -> list[GeneratedImage]:
@@ -81,35 +85,21 @@ class Finisher:
         mask = self.prepared.mask_for_overlay if self.prepared else None
         if mask is None:
             return []
-        options, saves = self.run.request.options, not self.run.request.do_not_save_samples
+        options, saves = self.run.request.options, self.keeper.keeps_samples
         found: list[GeneratedImage] = []
         if options.return_mask or options.save_mask:
             image = mask.convert("RGB")
             if options.save_mask and saves:
-                self._save(image, index, infotext, suffix="-mask")
+                self.keeper.save(image, index, infotext, suffix="-mask")
             if options.return_mask:
                 found.append(GeneratedImage(image, "", "mask"))
         if options.return_mask_composite or options.save_mask_composite:
             image = mask_composite(denoised, mask)
             if options.save_mask_composite and saves:
-                self._save(image, index, infotext, suffix="-mask-composite")
+                self.keeper.save(image, index, infotext, suffix="-mask-composite")
             if options.return_mask_composite:
                 found.append(GeneratedImage(image, "", "mask_composite"))
         return found
-
-    def _save(self, image: Image.Image, index: int, infotext: str, *, grid: bool = False, suffix: str = "") -> str:
-        request = self.run.request
-        saved = save_image(
-            self.storage,
-            image,
-            describe.naming_facts(self.run, index),
-            request.options,
-            purpose=request.kind,
-            infotext=infotext,
-            grid=grid,
-            suffix=suffix,
-        )
-        return str(saved.path)
 
 
 def _of(values: tuple[Any, ...], position: int) -> Any:

@@ -10,6 +10,7 @@ import torch
 from sdwebui_api.generation import describe
 from sdwebui_api.generation.finish import Finisher
 from sdwebui_api.generation.img2img import ImageToImage
+from sdwebui_api.generation.keeping import PictureKeeper
 from sdwebui_api.generation.plan import plan_generation
 from sdwebui_api.generation.request import GeneratedImage, GenerationRequest, GenerationResult
 from sdwebui_api.generation.run import Run
@@ -20,6 +21,7 @@ from sdwebui_api.storage.local import LocalStorage
 if TYPE_CHECKING:
     from sdwebui_api.catalog.checkpoints import CheckpointFile
     from sdwebui_api.catalog.styles import StyleCatalog
+    from sdwebui_api.catalog.vaes import VaeFile
     from sdwebui_api.engine.engine import Engine
     from sdwebui_api.engine.model import DiffusionModel
     from sdwebui_api.jobs.job import Job
@@ -50,10 +52,10 @@ class Generator:
         plan = plan_generation(request, self._catalog.styles.all())
         with ExitStack() as leases, torch.inference_mode():
 
-            def borrow(checkpoint: CheckpointFile) -> DiffusionModel:
-                return leases.enter_context(self._engine.lease(checkpoint, request.vae, job.set_text))
+            def borrow(checkpoint: CheckpointFile, vae: VaeFile | None) -> DiffusionModel:
+                return leases.enter_context(self._engine.lease(checkpoint, vae, job.set_text))
 
-            model = borrow(request.checkpoint)
+            model = borrow(request.checkpoint, request.vae)
             job.set_text(None)
             upscalers = self._upscalers.for_job(job, request.options)
             run = Run(request, plan, job, model, borrow, self._encodings, upscalers)
@@ -62,8 +64,10 @@ class Generator:
 
     def _generate(self, run: Run) -> GenerationResult:
         request, job = run.request, run.job
-        workflow = ImageToImage(run, request.init) if request.init else TextToImage(run)
-        finisher = Finisher(run, self._storage, workflow.prepared if isinstance(workflow, ImageToImage) else None)
+        keeper = PictureKeeper(run, self._storage)
+        keeper.keep_init_images()
+        workflow = ImageToImage(run, request.init) if request.init else TextToImage(run, keeper)
+        finisher = Finisher(run, keeper, workflow.prepared if isinstance(workflow, ImageToImage) else None)
         job.set_total(request.n_iter * workflow.passes)
         images: list[GeneratedImage] = []
         for index in range(request.n_iter):

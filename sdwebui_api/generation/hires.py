@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,15 @@ class HiresSize:
     truncate_x: int
     truncate_y: int
     infotext: Mapping[str, Any]
+
+
+def old_first_pass_size(width: int, height: int) -> tuple[int, int]:
+    """The first pass of a `width` x `height` picture before A1111 1.0: about 512x512 pixels in steps of 64.
+
+    Option `use_old_hires_fix_width_height`; `processing.old_hires_fix_first_pass_dimensions`.
+    """
+    scale = math.sqrt(512 * 512 / (width * height))
+    return math.ceil(scale * width / 64) * 64, math.ceil(scale * height / 64) * 64
 
 
 def hires_size(width: int, height: int, hires: HiresPass, latent_scale: int) -> HiresSize:

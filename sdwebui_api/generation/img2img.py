@@ -83,7 +83,7 @@ class ImageToImage:
         latent = outcome.latent
         if repaint is not None:
             latent = latent * repaint + init_latent * (1.0 - repaint)
-        return run.model.decode(latent, tiling=request.tiling)
+        return run.decode(run.model, latent)
 
     def _settings(self) -> SamplingSettings:
         return self._run.first_pass_settings()

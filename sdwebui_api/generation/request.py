@@ -25,10 +25,13 @@ class HiresPass:
     scale: float = 2.0
     resize_x: int = 0
     resize_y: int = 0
-    upscaler: str = "Latent"
+    upscaler: str | None = None
+    """None: the latent mode "Latent", which the infotext then does not mention."""
     steps: int = 0
     """0: as many as the first pass."""
     checkpoint: CheckpointFile | None = None
+    vae: VaeFile | None = None
+    """Of `checkpoint`; None: the VAE inside it."""
     sampler: str | None = None
     schedule: str | None = None
     prompt: str = ""
@@ -105,7 +108,10 @@ class GenerationRequest:
     s_tmax: float = float("inf")
     s_noise: float = 1.0
     refiner_checkpoint: CheckpointFile | None = None
-    refiner_switch_at: float = 1.0
+    refiner_vae: VaeFile | None = None
+    """Of `refiner_checkpoint`; None: the VAE inside it."""
+    refiner_switch_at: float | None = None
+    """None: at once."""
     disable_extra_networks: bool = False
     hires: HiresPass | None = None
     init: InitImage | None = None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from sdwebui_api.config.options import Options, coerce_values
 from sdwebui_api.errors import BadRequest, NotFound, Unavailable
+from sdwebui_api.generation.hires import old_first_pass_size
 from sdwebui_api.generation.request import GenerationRequest, HiresPass, InitImage, InpaintMask
 from sdwebui_api.prompting.extra_networks import parse_extra_networks
 from sdwebui_api.prompting.styles import StyleTexts, apply_styles
@@ -110,7 +111,10 @@ class _Resolution:
         checkpoint = self._checkpoint(overrides)
         width, height = self._size(checkpoint)
         sampler, schedule = self._sampler()
-        hires = self._hires(width, height) if values.get("enable_hr") else None
+        hires = None
+        if values.get("enable_hr"):
+            width, height, box = self._hires_box(width, height)
+            hires = self._hires(width, height, box, overrides)
         init = self._init() if self.kind == "img2img" else None
         batch_size = self._batch_size(init, width, height)
         return GenerationRequest(
@@ -147,7 +151,7 @@ class _Resolution:
             # webuiapi always sends 0, which must not mean "never any noise".
             s_tmax=_or_option(values["s_tmax"], options.s_tmax) or float("inf"),
             s_noise=_or_option(values["s_noise"], options.s_noise),
-            **self._refiner(),
+            **self._refiner(overrides),
             disable_extra_networks=values["disable_extra_networks"],
             hires=hires,
             init=init,
@@ -196,24 +200,34 @@ class _Resolution:
             self.values[field], schedule, sampler_field=field, schedule_field="scheduler"
         )
 
-    def _hires(self, width: int, height: int) -> HiresPass:
+    def _hires_box(self, width: int, height: int) -> tuple[int, int, tuple[int, int]]:
+        """Size of the first pass, and the box of the second one (0: free). The old way asks for the second's size."""
+        if self.options.use_old_hires_fix_width_height:
+            return *old_first_pass_size(width, height), (width, height)
+        return width, height, (self.values["hr_resize_x"], self.values["hr_resize_y"])
+
+    def _hires(self, width: int, height: int, box: tuple[int, int], overrides: Mapping[str, Any]) -> HiresPass:
         values = self.values
+        if values["firstpass_image"]:
+            raise BadRequest("firstpass_image is not supported yet", field="firstpass_image")
         if values["denoising_strength"] is None:
             raise BadRequest("denoising_strength is needed with enable_hr", field="denoising_strength")
-        self._check_hires_size(width, height)
-        upscaler = values["hr_upscaler"] or "Latent"
-        if upscaler not in self.resolver.upscaler_names:
+        self._check_hires_size(width, height, box)
+        upscaler = values["hr_upscaler"] or None
+        if upscaler and upscaler not in self.resolver.upscaler_names:
             raise BadRequest(
                 f"Upscaler {upscaler!r} not found", field="hr_upscaler", choices=self.resolver.upscaler_names
             )
         sampler, schedule = self._hires_sampler()
+        checkpoint = self._named_checkpoint("hr_checkpoint_name")
         return HiresPass(
             scale=values["hr_scale"],
-            resize_x=values["hr_resize_x"],
-            resize_y=values["hr_resize_y"],
+            resize_x=box[0],
+            resize_y=box[1],
             upscaler=upscaler,
             steps=values["hr_second_pass_steps"],
-            checkpoint=self._named_checkpoint("hr_checkpoint_name"),
+            checkpoint=checkpoint,
+            vae=self._vae(overrides, checkpoint) if checkpoint else None,
             sampler=sampler,
             schedule=schedule,
             prompt=values["hr_prompt"],
@@ -230,10 +244,14 @@ class _Resolution:
         )
         # A name such as "DPM++ 2M Karras" brings its schedule along.
         brings_schedule = sampler is not None and found.lower() != sampler.lower() and label != "Automatic"
+        if not schedule and not brings_schedule and self.values["scheduler"]:
+            # The first pass's by name: its preference for Karras, say, says nothing about another sampler.
+            _, label = self.resolver.sampler_names(found, self.values["scheduler"])
+            return found, label
         return (found if sampler else None), (label if schedule or brings_schedule else None)
 
-    def _check_hires_size(self, width: int, height: int) -> None:
-        x, y, scale = self.values["hr_resize_x"], self.values["hr_resize_y"], self.values["hr_scale"]
+    def _check_hires_size(self, width: int, height: int, box: tuple[int, int]) -> None:
+        x, y, scale = *box, self.values["hr_scale"]
         target = [int(width * scale), int(height * scale)] if not (x or y) else [x or y, y or x]
         if min(target) < 8:
             raise BadRequest("The second pass would be smaller than 8 pixels", field="hr_scale")
@@ -241,12 +259,15 @@ class _Resolution:
             name = "hr_resize_x" if x or y else "hr_scale"
             raise BadRequest(f"The second pass of {target[0]}x{target[1]} is too large", field=name)
 
-    def _refiner(self) -> dict[str, Any]:
+    def _refiner(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
         checkpoint = self._named_checkpoint("refiner_checkpoint")
         if checkpoint is None:
             return {}
-        # Without a time to switch, A1111 switches at once.
-        return {"refiner_checkpoint": checkpoint, "refiner_switch_at": self.values["refiner_switch_at"] or 0.0}
+        return {
+            "refiner_checkpoint": checkpoint,
+            "refiner_vae": self._vae(overrides, checkpoint),
+            "refiner_switch_at": self.values["refiner_switch_at"],
+        }
 
     def _named_checkpoint(self, name: str) -> CheckpointFile | None:
         text = _unless_same(self.values[name])

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from sdwebui_api.catalog.checkpoints import CheckpointFile
+    from sdwebui_api.catalog.vaes import VaeFile
     from sdwebui_api.engine.model import DiffusionModel
     from sdwebui_api.jobs.job import Job
 
@@ -108,9 +109,18 @@ class Run:
         )
 
     def condition(
-        self, model: DiffusionModel, batch: Batch, timing: PromptTiming, concat: Tensor | None = None
+        self,
+        model: DiffusionModel,
+        batch: Batch,
+        timing: PromptTiming,
+        concat: Tensor | None = None,
+        *,
+        report: bool = True,
     ) -> Conditioning:
-        """The batch's prompts, encoded by `model`'s text encoder. Notes in the infotext which embeddings were used."""
+        """The batch's prompts, encoded by `model`'s text encoder.
+
+        `report`: note in the infotext which embeddings were used; A1111 does so for the first pass only.
+        """
         options = self.request.options
         conditioner = TextConditioner(model.text_encoder, model.embeddings, self.encodings)
         settings = TextSettings(
@@ -120,8 +130,14 @@ class Run:
         )
         uncond = build_uncond(batch.negative_prompts, timing, conditioner, settings)
         cond = build_conditioning(batch.prompts, timing, conditioner, settings)
-        report = cond.report.after(uncond.report)
-        self.infotext.update(report.infotext(add_hashes=options.textual_inversion_add_hashes_to_infotext))
+        if timing.use_old and any(
+            timelines_differ(prompts, timing.steps, timing.hires_steps)
+            for prompts in (batch.prompts, batch.negative_prompts)
+        ):
+            self.infotext["Old prompt editing timelines"] = True
+        if report:
+            found = cond.report.after(uncond.report)
+            self.infotext.update(found.infotext(add_hashes=options.textual_inversion_add_hashes_to_infotext))
         return Conditioning(
             cond=cond,
             uncond=uncond,
@@ -133,8 +149,10 @@ class Run:
     def refiner(self, settings: SamplingSettings, batch: Batch, timing: PromptTiming) -> RefinerSwitch | None:
         """The switch to the refiner checkpoint, if this pass has one (A1111 `sd_samplers_common.apply_refiner`)."""
         request = self.request
+        self.refined = None
         checkpoint = request.refiner_checkpoint
-        if checkpoint is None or checkpoint == request.checkpoint:
+        hires_checkpoint = request.hires.checkpoint if request.hires and settings.hires_pass else None
+        if checkpoint is None or checkpoint == (hires_checkpoint or request.checkpoint):
             return None
         wanted = request.options.hires_fix_refiner_pass
         infotext: dict[str, Any] = {}
@@ -147,11 +165,15 @@ class Run:
         infotext["Refiner switch at"] = request.refiner_switch_at
 
         def load() -> Any:
-            model = self.borrow(checkpoint)
-            conditioning = self.condition(model, batch, timing)
+            self.refined = model = self.borrow(checkpoint, request.refiner_vae)
+            conditioning = self.condition(model, batch, timing, report=False)
             return refined_model(settings, RequestModel(model, request.tiling), conditioning)
 
-        return RefinerSwitch(request.refiner_switch_at, load, infotext)
+        return RefinerSwitch(request.refiner_switch_at or 0.0, load, infotext)
+
+    def decode(self, model: DiffusionModel, latent: Tensor) -> Tensor:
+        """Pictures of a pass that `model` began: decoded by the VAE of the model that ended it, as in A1111."""
+        return (self.refined or model).decode(latent, tiling=self.request.tiling)
 
     # -- progress --------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from sdwebui_api.catalog.upscalers import LATENT_UPSCALE_MODES
 from sdwebui_api.engine.model import DiffusionModel
 from sdwebui_api.generation.hires import HiresSize, hires_size
+from sdwebui_api.generation.keeping import PictureKeeper
 from sdwebui_api.generation.latents import (
     encode_images,
     fully_masked_conditioning,
@@ -33,9 +34,9 @@ from sdwebui_api.sampling.session import SamplingSettings, sample_from_latent, s
 class TextToImage:
     """The workflow of a txt2img request; `sample` is called once per batch."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, keeper: PictureKeeper) -> None:
         self._run = run
-        self._hires = _HiresWorkflow(run, run.request.hires) if run.request.hires else None
+        self._hires = _HiresWorkflow(run, run.request.hires, keeper) if run.request.hires else None
 
     @property
     def passes(self) -> int:
@@ -61,32 +62,35 @@ class TextToImage:
             )
         run.infotext.update(outcome.infotext)
         if self._hires is None or run.job.interrupted:
-            return run.model.decode(outcome.latent, tiling=request.tiling)
+            return run.decode(run.model, outcome.latent)
         return self._hires.sample(batch, outcome.latent, settings)
 
 
 class _HiresWorkflow:
     """The second pass: enlarge, add noise, sample again. A1111 `StableDiffusionProcessingTxt2Img.sample_hr_pass`."""
 
-    def __init__(self, run: Run, hires: HiresPass) -> None:
+    def __init__(self, run: Run, hires: HiresPass, keeper: PictureKeeper) -> None:
         self._run = run
         self._hires = hires
+        self._keeper = keeper
         self._size = hires_size(run.request.width, run.request.height, hires, run.model.latent_scale)
         run.infotext.update(_infotext(run, hires, self._size))
 
     def sample(self, batch: Batch, latent: Tensor, first: SamplingSettings) -> Tensor:
         run, hires = self._run, self._hires
-        model = run.borrow(hires.checkpoint) if hires.checkpoint else run.model
+        model = run.borrow(hires.checkpoint, hires.vae) if hires.checkpoint else run.model
         latent, concat = self._enlarge(model, batch, latent)
         run.job.next_part()
         latent = self._crop(latent)
         concat = self._crop(concat) if concat is not None else None
+        if run.job.should_stop:
+            return model.decode(latent, tiling=run.request.tiling)
         noise = run.noise(batch, tuple(latent.shape[1:]))
         start_noise = noise.next()
         settings = self._settings(first)
         timing = PromptTiming(first.total_steps, settings.total_steps, run.request.options.use_old_scheduling)
         hires_batch = run.plan.batch(batch.index, hires=True)
-        conditioning = run.condition(model, hires_batch, timing, concat)
+        conditioning = run.condition(model, hires_batch, timing, concat, report=False)
         run.job.start_batch(None, settings.steps)
         with model.participate():
             outcome = sample_from_latent(
@@ -100,7 +104,7 @@ class _HiresWorkflow:
                 on_step=run.report_to_job(model),
             )
         run.infotext.update(outcome.infotext)
-        return model.decode(outcome.latent, tiling=run.request.tiling)
+        return run.decode(model, outcome.latent)
 
     def _settings(self, first: SamplingSettings) -> SamplingSettings:
         hires = self._hires
@@ -116,9 +120,12 @@ class _HiresWorkflow:
     def _enlarge(self, model: DiffusionModel, batch: Batch, latent: Tensor) -> tuple[Tensor, Tensor | None]:
         """The latent at the second pass's size, and the image conditioning that goes with it."""
         options = self._run.request.options
-        mode = LATENT_UPSCALE_MODES.get(self._hires.upscaler)
+        upscaler = self._hires.upscaler or "Latent"
+        mode = LATENT_UPSCALE_MODES.get(upscaler)
         if mode is None:
-            return self._enlarge_pictures(model, batch, latent)
+            return self._enlarge_pictures(model, batch, latent, upscaler)
+        if self._keeper.keeps_first_pass:
+            self._keeper.keep_first_pass(batch, tensor_to_images(model.decode(latent, tiling=self._run.request.tiling)))
         size = self._size.height // model.latent_scale, self._size.width // model.latent_scale
         latent = torch.nn.functional.interpolate(latent, size=size, mode=mode.mode, antialias=mode.antialias)
         if options.inpainting_mask_weight >= 1.0:
@@ -127,14 +134,16 @@ class _HiresWorkflow:
         pictures = model.decode(latent)
         return latent, self._picture_conditioning(model, batch, pictures, latent)
 
-    def _enlarge_pictures(self, model: DiffusionModel, batch: Batch, latent: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _enlarge_pictures(
+        self, model: DiffusionModel, batch: Batch, latent: Tensor, name: str
+    ) -> tuple[Tensor, Tensor | None]:
         """Through decoded pictures and an image upscaler; decoded by the first pass's VAE, encoded by this one's."""
         run = self._run
-        upscaler = find_upscaler(self._hires.upscaler, "hr_upscaler", run.upscalers)
-        images = [
-            resize_image(ResizeMode.JUST_RESIZE, image, self._size.width, self._size.height, upscaler)
-            for image in tensor_to_images(run.model.decode(latent, tiling=run.request.tiling))
-        ]
+        upscaler = find_upscaler(name, "hr_upscaler", run.upscalers)
+        small = tensor_to_images(run.decode(run.model, latent))
+        self._keeper.keep_first_pass(batch, small)
+        size = self._size.width, self._size.height
+        images = [resize_image(ResizeMode.JUST_RESIZE, image, *size, upscaler) for image in small]
         pictures = images_to_tensor(images)
         shape = latent_shape(model, self._size.width, self._size.height)
         noise = shared_posterior_noise(batch.seeds[-1], len(batch), shape, model.device)
@@ -164,4 +173,6 @@ def _infotext(run: Run, hires: HiresPass, size: HiresSize) -> dict[str, Any]:
     entries |= {"Hires prompt": None, "Hires negative prompt": None, "Hires schedule type": None, **size.infotext}
     if hires.steps:
         entries["Hires steps"] = hires.steps
-    return entries | {"Hires upscaler": hires.upscaler}
+    if hires.upscaler:
+        entries["Hires upscaler"] = hires.upscaler
+    return entries

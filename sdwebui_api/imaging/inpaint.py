@@ -68,6 +68,8 @@ class PreparedInit:
     """`Mask blur`, `Inpaint area` and so on, in A1111's order."""
     comments: tuple[str, ...] = ()
     """What the client should be told."""
+    upscaler: Upscaler | None = None
+    """For a repainted part that is pasted back larger than it was made."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ def prepare_inpaint(
         color_targets=tuple(setup_color_correction(image) for image in prepared) if color_correction else (),
         infotext=region.infotext,
         comments=region.comments,
+        upscaler=upscaler,
     )
 
 

@@ -1,0 +1,218 @@
+"""Whole requests on the golden checkpoint: behaviour of A1111 that the recordings do not show."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sdwebui_api.jobs.job import Job
+from tests.generation.conftest import Studio
+
+HIRES: dict[str, Any] = {"enable_hr": True, "denoising_strength": 0.6, "hr_scale": 1.5}
+
+
+def encoded(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def gradient(size: int = 64) -> Image.Image:
+    ramp = np.linspace(0, 255, size, dtype=np.uint8)
+    return Image.fromarray(np.stack([np.tile(ramp, (size, 1)), np.tile(ramp[:, None], (1, size))] * 2, -1)[..., :3])
+
+
+def pixels(result: Any, index: int = 0) -> np.ndarray:
+    return np.asarray(result.images[index].image, dtype=np.int16)
+
+
+class StopsAt(Job):
+    """A job that is interrupted or skipped once a part (a pass) has ended, or in the middle of the first one."""
+
+    def __init__(self, *, interrupt: bool = False, at_part: int = 0) -> None:
+        super().__init__("test", "txt2img")
+        self._interrupts, self._at_part, self._parts = interrupt, at_part, 0
+
+    def step(self, step: int, preview: Any = None) -> None:
+        super().step(step, preview)
+        if self._parts == self._at_part:
+            self._stop()
+
+    def next_part(self) -> None:
+        super().next_part()
+        self._parts += 1
+
+    def _stop(self) -> None:
+        self.interrupt() if self._interrupts else self.skip()
+
+
+# -- hires pass ----------------------------------------------------------------------------------------------------
+
+
+def test_default_upscaler_is_not_mentioned(studio: Studio) -> None:
+    unnamed, named = studio.txt2img(**HIRES), studio.txt2img(**HIRES, hr_upscaler="Latent")
+    assert "Hires upscaler" not in unnamed.images[0].infotext
+    assert "Hires upscaler: Latent" in named.images[0].infotext
+    assert np.array_equal(pixels(unnamed), pixels(named))
+
+
+def test_second_pass_inherits_a_schedule_that_was_named(studio: Studio) -> None:
+    """Karras is DPM++ 2M's preference too, but the client asked for it: it holds for the other sampler as well."""
+    sampler = {"sampler_name": "DPM++ 2M", "hr_sampler_name": "Euler"}
+    inherited = studio.txt2img(**HIRES, **sampler, scheduler="Karras")
+    named = studio.txt2img(**HIRES, **sampler, scheduler="Karras", hr_scheduler="Karras")
+    preferred = studio.txt2img(**HIRES, **sampler)
+    assert np.array_equal(pixels(inherited), pixels(named))
+    assert not np.array_equal(pixels(inherited), pixels(preferred))
+
+
+def test_old_hires_size_option(studio: Studio) -> None:
+    result = studio.txt2img(
+        enable_hr=True, denoising_strength=0.5, steps=1, width=96, height=64, hr_scale=3,
+        override_settings={"use_old_hires_fix_width_height": True},
+    )  # fmt: skip
+    assert result.images[0].image.size == (96, 64)
+    assert "Size: 640x448" in result.images[0].infotext and "Hires resize: 96x64" in result.images[0].infotext
+
+
+def test_first_pass_image_is_refused_rather_than_ignored(studio: Studio) -> None:
+    from sdwebui_api.errors import BadRequest
+
+    with pytest.raises(BadRequest) as caught:
+        studio.txt2img(**HIRES, firstpass_image=encoded(gradient()))
+    assert caught.value.field == "firstpass_image"
+
+
+def test_embeddings_of_the_hires_prompt_do_not_replace_the_first_pass_ones(studio: Studio) -> None:
+    result = studio.txt2img(**HIRES, prompt="a tiny-ti", hr_prompt="a tiny-emb")
+    assert 'TI hashes: "tiny-ti: ' in result.images[0].infotext
+
+
+@pytest.mark.parametrize("upscaler", ["Latent", "Lanczos"])
+def test_pictures_before_the_hires_pass_are_saved_when_wanted(studio: Studio, upscaler: str) -> None:
+    options = {"save_images_before_highres_fix": True, "samples_filename_pattern": "[seed]"}
+    fields = HIRES | {"batch_size": 2, "n_iter": 2, "hr_upscaler": upscaler, "override_settings": options, "steps": 1}
+    studio.txt2img(**fields)
+    assert studio.files() == []
+    studio.txt2img(**fields, save_images=True)
+    before = [f"{seed}-before-highres-fix.png" for seed in range(5, 9)]
+    grid = [name for name in studio.files() if name.startswith("0000")]
+    assert [name for name in studio.files() if name not in grid] == sorted(
+        [*before, *(f"{s}.png" for s in range(5, 9))]
+    )
+    saved = next((studio.data_dir / "outputs").rglob("*-5-before-highres-fix.png"))
+    assert Image.open(saved).size == (64, 64)
+
+
+def test_skipped_first_pass_skips_the_second_one_too(studio: Studio) -> None:
+    """The enlarged picture comes back as it is."""
+    job = StopsAt()
+    result = studio.txt2img(**HIRES, job=job, n_iter=2, steps=4)
+    assert [image.image.size for image in result.images] == [(96, 96)] * 2
+    assert job.snapshot().job_no == 4
+
+
+def test_interrupted_first_pass_comes_back_small(studio: Studio) -> None:
+    result = studio.txt2img(**HIRES, job=StopsAt(interrupt=True), n_iter=2, steps=4)
+    assert [image.image.size for image in result.images] == [(64, 64)]
+
+
+# -- several checkpoints -------------------------------------------------------------------------------------------
+
+
+def test_every_checkpoint_brings_its_own_vae(studio: Studio) -> None:
+    """`tiny-other` has the weights of `tiny-sd` but a VAE beside it, which Automatic finds for it alone."""
+    plain, other = studio.txt2img(**HIRES), studio.txt2img(**HIRES, hr_checkpoint_name="tiny-other")
+    assert not np.array_equal(pixels(plain), pixels(other))
+    checkpoint = {"sd_model_checkpoint": "tiny-other", "randn_source": "CPU"}
+    whole = studio.txt2img(**HIRES, override_settings=checkpoint)
+    assert np.array_equal(pixels(other), pixels(whole))
+    inside = {"sd_vae": "None", "randn_source": "CPU"}
+    same = studio.txt2img(**HIRES, hr_checkpoint_name="tiny-other", override_settings=inside)
+    assert np.array_equal(pixels(plain), pixels(same))
+
+
+@pytest.mark.parametrize("kind", ["txt2img", "img2img"])
+def test_the_refiners_vae_decodes_what_it_refined(studio: Studio, kind: str) -> None:
+    fields = {} if kind == "txt2img" else {"init_images": [encoded(gradient())], "denoising_strength": 0.7}
+    run = getattr(studio, kind)
+    refined = run(**fields, refiner_checkpoint="tiny-other", refiner_switch_at=0.2, steps=6)
+    plain, late = run(**fields, steps=6), run(**fields, refiner_checkpoint="tiny-other", refiner_switch_at=1, steps=6)
+    assert np.array_equal(pixels(plain), pixels(late))
+    assert not np.array_equal(pixels(plain), pixels(refined))
+    assert "Refiner switch at: 0.2" in refined.images[0].infotext
+
+
+def test_refiner_without_a_time_switches_at_once_and_names_none(studio: Studio) -> None:
+    text = studio.txt2img(refiner_checkpoint="tiny-other").images[0].infotext
+    assert "Refiner: tiny-other" in text and "Refiner switch at" not in text
+
+
+def test_refiner_is_compared_with_the_checkpoint_of_the_pass(studio: Studio) -> None:
+    two = HIRES | {"hr_checkpoint_name": "tiny-other", "refiner_switch_at": 0.1}
+    assert "Refiner" not in studio.txt2img(**two, refiner_checkpoint="tiny-other").images[0].infotext
+    assert "Refiner: tiny-sd" in studio.txt2img(**two, refiner_checkpoint="tiny-sd").images[0].infotext
+
+
+# -- img2img -------------------------------------------------------------------------------------------------------
+
+
+def test_start_images_are_kept_when_wanted(studio: Studio) -> None:
+    image = gradient()
+    digest = hashlib.md5(image.tobytes(), usedforsecurity=False).hexdigest()
+    options = {"save_init_img": True, "samples_format": "jpg"}
+    result = studio.img2img(init_images=[encoded(image)], override_settings=options)
+    assert f"Init image hash: {digest}" in result.images[0].infotext
+    assert studio.files() == [f"{digest}.png"]
+
+
+# -- saving --------------------------------------------------------------------------------------------------------
+
+
+def test_unfinished_pictures_are_saved_only_when_wanted(studio: Studio) -> None:
+    options = {"samples_filename_pattern": "[seed]"}
+    studio.txt2img(job=StopsAt(), n_iter=2, steps=4, save_images=True, override_settings=options | {"grid_save": False})
+    assert studio.files() == ["6.png"]
+    options |= {"save_incomplete_images": True, "grid_save": False}
+    studio.txt2img(job=StopsAt(interrupt=True), steps=4, save_images=True, override_settings=options)
+    assert studio.files() == ["5.png", "6.png"]
+
+
+def test_the_picture_before_colour_correction_has_its_overlay(studio: Studio) -> None:
+    """Outside of the mask it is the start image."""
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (40, 40, 64, 64))
+    image = gradient()
+    options = {"save_images_before_color_correction": True, "img2img_color_correction": True}
+    studio.img2img(
+        init_images=[encoded(image)], mask=encoded(mask), mask_blur=0, inpaint_full_res=False, inpainting_fill=1,
+        save_images=True, override_settings=options,
+    )  # fmt: skip
+    saved = next((studio.data_dir / "outputs").rglob("*-before-color-correction.png"))
+    corner = (0, 0, 32, 32)
+    assert np.array_equal(np.asarray(Image.open(saved).crop(corner)), np.asarray(image.crop(corner)))
+
+
+# -- the rest ------------------------------------------------------------------------------------------------------
+
+
+def test_old_prompt_timelines_are_mentioned_when_they_matter(studio: Studio) -> None:
+    old = {"use_old_scheduling": True}
+    entry = "Old prompt editing timelines: True"
+    assert entry in studio.txt2img(prompt="[a:b:1.5]", override_settings=old).images[0].infotext
+    assert entry not in studio.txt2img(prompt="[a:b:2]", override_settings=old).images[0].infotext
+
+
+@pytest.mark.parametrize("sampler", ["Euler a", "DPM++ SDE"])
+@pytest.mark.parametrize("source", ["CPU", "NV"])
+def test_any_seed_works(studio: Studio, sampler: str, source: str) -> None:
+    for seed in (-5, 2**32 + 5, 2**63 - 1):
+        fields = {"sampler_name": sampler, "override_settings": {"randn_source": source}, "steps": 1}
+        result = studio.txt2img(seed=seed, batch_size=2, **fields)
+        assert result.info["all_seeds"] == [seed, seed + 1]
