@@ -69,7 +69,7 @@ def read_embedding(path: Path, name: str, *, hashing: bool = True) -> Embedding 
         name = str(data.get("name") or name)
     return Embedding(
         name=name,
-        tensor=_vectors(data, path),
+        tensor=vectors_of(data, path),
         shorthash=_short_hash(path) if hashing else "",
         step=_whole(data.get("step")),
         checkpoint=_text(data.get("sd_checkpoint")),
@@ -87,7 +87,8 @@ def _read(path: Path) -> Mapping[str, Any] | None:
     return data
 
 
-def _vectors(data: Mapping[str, Any], path: Path) -> Tensor:
+def vectors_of(data: Mapping[str, Any], path: Path) -> Tensor:
+    """[vectors, width] float32, copied. Raises UnusableModel naming `path` when `data` is no embedding."""
     if "string_to_param" in data:
         tensors = list(dict(data["string_to_param"]).values())
     elif "clip_g" in data and "clip_l" in data:

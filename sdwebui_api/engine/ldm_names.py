@@ -6,7 +6,7 @@ Pure string tables, free of tensors, so that networks trained against either lay
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 # LDM resnet layer -> diffusers
 _UNET_RESNET = {
@@ -82,6 +82,41 @@ def _inside_block(prefix: str, rest: list[str]) -> str | None:
         return ".".join([prefix, *rest])
     layer = _UNET_RESNET.get(".".join(rest[:-1]))
     return f"{prefix}.{layer}.{rest[-1]}" if layer else None
+
+
+_RESNET_TO_LDM = {new: old for old, new in _UNET_RESNET.items()}
+_ENDS_TO_LDM = {new: old for old, new in _UNET_ENDS.items()}
+_MIDDLE_TO_LDM = {new: old for old, new in _MIDDLE.items()}
+
+
+def unet_to_ldm(module: str, res_blocks: int, *, attention_levels: Collection[int]) -> str | None:
+    """The LDM name of a diffusers UNet module, the inverse of `unet_to_diffusers`; None when it has none.
+
+    `attention_levels`: indices of the up blocks with attention, after which LDM counts an upsampler.
+    """
+    if module in _ENDS_TO_LDM:
+        return _ENDS_TO_LDM[module]
+    if found := re.fullmatch(r"mid_block\.((?:resnets|attentions)\.\d+)\.(.+)", module):
+        return _ldm_layer(f"middle_block.{_MIDDLE_TO_LDM[found[1]]}", found[2]) if found[1] in _MIDDLE_TO_LDM else None
+    found = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)", module)
+    if found is None:
+        return None
+    down, level, kind, rest = found[1] == "down", int(found[2]), found[3], found[5]
+    if kind == "downsamplers":
+        return f"input_blocks.{(level + 1) * (res_blocks + 1)}.0.op"
+    if kind == "upsamplers":
+        sub = 2 if level in attention_levels else 1
+        return f"output_blocks.{level * (res_blocks + 1) + res_blocks}.{sub}.conv"
+    index = level * (res_blocks + 1) + int(found[4]) + (1 if down else 0)
+    block = f"{'input' if down else 'output'}_blocks.{index}.{0 if kind == 'resnets' else 1}"
+    return _ldm_layer(block, rest)
+
+
+def _ldm_layer(block: str, rest: str) -> str | None:
+    """Layers of residual blocks (sub-block 0, or 2 of the middle) are renamed, those of attention blocks are not."""
+    if block.endswith(".1"):
+        return f"{block}.{rest}"
+    return f"{block}.{_RESNET_TO_LDM[rest]}" if rest in _RESNET_TO_LDM else None
 
 
 def vae_to_diffusers(name: str, levels: int) -> str | None:

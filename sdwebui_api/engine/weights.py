@@ -48,7 +48,15 @@ class _Slot:
     size: int = 0
     """Bytes, reserved before they are taken."""
     holders: int = 0
+    base: _Slot | None = None
+    """The part whose memory this one shares; it stays as long as this one does."""
+    sharers: int = 0
+    """Parts in memory that share this one's."""
     last_used: float = 0.0
+
+    @property
+    def idle(self) -> bool:
+        return self.holders == 0 and self.sharers == 0
 
 
 class WeightsCache:
@@ -62,24 +70,27 @@ class WeightsCache:
         self._slots: dict[Hashable, _Slot] = {}
 
     @contextmanager
-    def lease(self, key: Hashable, load: Load, kind: type[T]) -> Iterator[T]:
+    def lease(self, key: Hashable, load: Load, kind: type[T], *, base: Hashable | None = None) -> Iterator[T]:
         """The part `key` for the duration of the context, loaded in this thread if nobody has it.
 
+        `base`: the key of a part, held by the caller, whose memory this one shares; its `size` is what it adds.
         What `load` raises goes to everybody who waits for this key; the next one to ask tries again.
         """
-        slot = self._hold(key, load)
+        slot = self._hold(key, load, base)
         try:
             assert slot.loaded is not None
             yield cast(T, slot.loaded.part)
         finally:
             self._release(slot)
 
-    def _hold(self, key: Hashable, load: Load) -> _Slot:
+    def _hold(self, key: Hashable, load: Load, base: Hashable | None) -> _Slot:
         with self._mutex:
             slot = self._slots.get(key)
             mine = slot is None
             if slot is None:
-                slot = self._slots[key] = _Slot()
+                slot = self._slots[key] = _Slot(base=None if base is None else self._slots[base])
+                if slot.base is not None:
+                    slot.base.sharers += 1
             slot.holders += 1
         if mine:
             self._fill(key, slot, load)
@@ -96,7 +107,7 @@ class WeightsCache:
         except BaseException as error:
             slot.error = error
             with self._mutex:
-                del self._slots[key]
+                self._forget(key)
         finally:
             slot.ready.set()
 
@@ -106,15 +117,22 @@ class WeightsCache:
         Only a load drops anything: with too small a budget the parts last used still stay for the next request.
         """
         with self._mutex:
-            idle = [(key, other) for key, other in self._slots.items() if other.holders == 0]
             dropped = []
-            for key, _ in sorted(idle, key=lambda item: item[1].last_used):
-                if self._used() + size <= self.budget:
-                    break
-                dropped.append(key)
-                del self._slots[key]
+            while self._used() + size > self.budget and (idle := self._idle()):
+                dropped.append(idle[0])
+                self._forget(idle[0])
             slot.size = size
         self._dropped(dropped)
+
+    def _idle(self) -> list[Hashable]:
+        """The longest unused first. A part that others share memory with comes after them."""
+        idle = [(key, slot) for key, slot in self._slots.items() if slot.idle]
+        return [key for key, _ in sorted(idle, key=lambda item: item[1].last_used)]
+
+    def _forget(self, key: Hashable) -> None:
+        slot = self._slots.pop(key)
+        if slot.base is not None:
+            slot.base.sharers -= 1
 
     def _release(self, slot: _Slot) -> None:
         with self._mutex:
@@ -123,10 +141,12 @@ class WeightsCache:
 
     def unload_all(self) -> int:
         """Drop every part nobody holds; the number dropped."""
+        dropped: list[Hashable] = []
         with self._mutex:
-            dropped = [key for key, slot in self._slots.items() if slot.holders == 0]
-            for key in dropped:
-                del self._slots[key]
+            while idle := self._idle():
+                dropped += idle
+                for key in idle:
+                    self._forget(key)
         self._dropped(dropped)
         return len(dropped)
 
