@@ -72,6 +72,12 @@ class TextEncoder:
             hidden = layer(hidden, attention_mask=mask)
         return self._module.final_layer_norm(hidden).float()
 
+    def token_vectors(self, tokens: Sequence[int]) -> Tensor:
+        """The vocabulary's own vectors [len(tokens), D], float32 on the CPU."""
+        with self.holding():
+            ids = torch.tensor(tokens, device=self._device.plan.device)
+            return self._module.embeddings.token_embedding(ids).float().cpu()
+
     def _embed(self, tokens: Tensor, fixes: Fixes) -> Tensor:
         embeddings = self._module.embeddings
         words = embeddings.token_embedding(tokens)

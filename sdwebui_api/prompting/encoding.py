@@ -160,16 +160,19 @@ class TextConditioner:
         return [row + [empty_chunk(tokenizer)] * (length - len(row)) for row in rows]
 
     def _encode_rows(self, rows: list[list[PromptChunk]], counts: list[int], settings: TextSettings) -> Tensor:
+        if self.cache is None:
+            return self._encode_columns(rows, counts, settings)
         key = (self.text_encoder.key, settings, tuple(counts), tuple(_row_key(row) for row in rows))
-        found = self.cache.get(key) if self.cache else None
+        found = self.cache.get(key)
         if found is None:
-            columns = zip(*rows, strict=True)
-            found = torch.cat([self._encode_column(column, counts, settings) for column in columns], dim=1)
-            if self.cache:
-                self.cache.put(key, found)
+            found = self._encode_columns(rows, counts, settings)
+            self.cache.put(key, found)
         return found
 
-    @torch.no_grad()
+    def _encode_columns(self, rows: list[list[PromptChunk]], counts: list[int], settings: TextSettings) -> Tensor:
+        columns = zip(*rows, strict=True)
+        return torch.cat([self._encode_column(column, counts, settings) for column in columns], dim=1)
+
     def _encode_column(self, column: Sequence[PromptChunk], counts: list[int], settings: TextSettings) -> Tensor:
         """The i-th chunks of all texts -> [B, 77, D]."""
         z = torch.cat([self._forward(column[i : i + MAX_ROWS], settings) for i in range(0, len(column), MAX_ROWS)])
@@ -203,8 +206,10 @@ def _row_key(row: list[PromptChunk]) -> Hashable:
 
 
 def _embedding_key(embedding: Embedding) -> str:
-    """Names the content; hashing of files may be turned off."""
-    return embedding.shorthash or hashlib.sha256(embedding.tensor.cpu().numpy().tobytes()).hexdigest()
+    """Names the content; hashing of files may be turned off. Several may come in one file, under one hash."""
+    if embedding.shorthash:
+        return f"{embedding.name} {embedding.shorthash}"
+    return hashlib.sha256(embedding.tensor.cpu().numpy().tobytes()).hexdigest()
 
 
 def _report(texts: Sequence[str], rows: list[list[PromptChunk]], settings: TextSettings) -> TextReport:
