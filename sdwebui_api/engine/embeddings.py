@@ -22,6 +22,7 @@ class EmbeddingDatabase:
         self, embeddings: Iterable[Embedding], tokenize: Callable[[str], list[int]], width: int, version: int = 0
     ) -> None:
         ordered = sorted(embeddings, key=lambda embedding: embedding.name.lower())
+        self.width = width
         self.version = version
         """Differs when the files have changed."""
         self.loaded: dict[str, Embedding] = {e.name: e for e in ordered if e.shape == width}
@@ -34,6 +35,14 @@ class EmbeddingDatabase:
                 self._by_first_token[tokens[0]].append((tokens, embedding))
         for candidates in self._by_first_token.values():
             candidates.sort(key=lambda candidate: len(candidate[0]), reverse=True)
+
+    def with_more(self, embeddings: Iterable[Embedding], tokenize: Callable[[str], list[int]]) -> EmbeddingDatabase:
+        """This one and those that come inside networks; a name that is taken keeps its meaning, as in A1111."""
+        more = {e.name: e for e in embeddings if e.name not in self.loaded and e.name not in self.skipped}
+        if not more:
+            return self
+        everything = [*self.loaded.values(), *self.skipped.values(), *more.values()]
+        return EmbeddingDatabase(everything, tokenize, self.width, self.version)
 
     def find_at(self, tokens: Sequence[int], offset: int) -> tuple[Embedding | None, int]:
         """The embedding whose name the tokens from `offset` on spell, the longest name first, and its token count."""

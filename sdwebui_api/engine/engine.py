@@ -19,6 +19,8 @@ from sdwebui_api.engine.devices import Device, DevicePlan, as_out_of_memory
 from sdwebui_api.engine.embeddings import EmbeddingDatabase, EmbeddingStore
 from sdwebui_api.engine.loading import ModelFacts, OpenCheckpoint, Weights, load_vae_file
 from sdwebui_api.engine.model import DiffusionModel, UNet
+from sdwebui_api.engine.networks.selection import NO_NETWORKS, NetworkSet
+from sdwebui_api.engine.networks.variants import Variants
 from sdwebui_api.engine.text_encoder import TextEncoder, Tokenizer
 from sdwebui_api.engine.upscaler import UpscalerNetwork, load_upscaler, upscaler_dtype
 from sdwebui_api.engine.vae import Vae
@@ -48,6 +50,8 @@ class _Network:
 
     unet: UNet
     facts: ModelFacts
+    problems: tuple[str, ...] = ()
+    """What of the networks merged into it did not fit, in words."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class _Text:
 
     module: Any
     width: int
+    problems: tuple[str, ...] = ()
 
 
 class Engine:
@@ -68,6 +73,7 @@ class Engine:
         self._embeddings = EmbeddingStore([paths.embeddings_dir], hashing=not flags.no_hashing)
         budget = memory.weights_budget(self.plan, flags.min_ram_reserved)
         self._weights = WeightsCache(budget, on_evict=self.device.forget)
+        self._variants = Variants(self.device)
         self._tokenizer = Tokenizer()
         self._text_widths: dict[str, int] = {}
         self._loaded_checkpoint: CheckpointFile | None = None
@@ -85,9 +91,14 @@ class Engine:
 
     @contextmanager
     def lease(
-        self, checkpoint: CheckpointFile, vae: VaeFile | None = None, on_progress: Progress | None = None
+        self,
+        checkpoint: CheckpointFile,
+        vae: VaeFile | None = None,
+        on_progress: Progress | None = None,
+        networks: NetworkSet = NO_NETWORKS,
     ) -> Iterator[DiffusionModel]:
-        """`checkpoint` with `vae` (None: the one inside it), loaded if need be and kept while the context lasts.
+        """`checkpoint` with `vae` (None: the one inside it) and `networks`, loaded if need be and kept while the
+        context lasts.
 
         Raises UnusableModel when a file is broken, gone, incomplete or of an unknown family; OutOfMemory.
         """
@@ -96,7 +107,11 @@ class Engine:
             network = held.enter_context(self._part(source.unet_key, source.load_unet, _Network))
             text = held.enter_context(self._part(source.text_key, source.load_text_encoder, _Text))
             autoencoder = held.enter_context(self._part(source.vae_key, source.load_vae, Vae))
-            model = self._model(network, text, source.text_key, autoencoder)
+            text_key = source.text_key
+            if networks:
+                network = held.enter_context(self._unet_with(networks, network, source))
+                text_key, text = held.enter_context(self._text_with(networks, text, source))
+            model = self._model(network, text, text_key, autoencoder, networks)
             self._loaded_checkpoint, self._ready = checkpoint, True
             del source  # lets go of the mapped file
             yield model
@@ -115,8 +130,38 @@ class Engine:
         with self._part(f"upscaler:{_identity(path)}:{upscaler_dtype(self.plan)}", load, UpscalerNetwork) as network:
             yield network
 
-    def _part(self, key: str, load: Load, kind: type[T]) -> AbstractContextManager[T]:
-        return self._weights.lease(key, lambda reserve: self._load_where_it_fits(load, reserve), kind)
+    @contextmanager
+    def _unet_with(self, networks: NetworkSet, base: _Network, source: _Source) -> Iterator[_Network]:
+        key = self._variants.unet_key(source.unet_key, networks)
+
+        def load(reserve: Callable[[int], None]) -> Loaded:
+            source.say("merging networks into the UNet")
+            made = self._variants.make_unet(base.unet, key, networks, reserve)
+            return Loaded(_Network(made.part, base.facts, made.problems), made.size)
+
+        if key == source.unet_key:
+            yield base
+        else:
+            with self._part(key, load, _Network, base=source.unet_key) as variant:
+                yield variant
+
+    @contextmanager
+    def _text_with(self, networks: NetworkSet, base: _Text, source: _Source) -> Iterator[tuple[str, _Text]]:
+        key = self._variants.text_key(source.text_key, networks)
+
+        def load(reserve: Callable[[int], None]) -> Loaded:
+            source.say("merging networks into the text encoder")
+            made = self._variants.make_text_encoder(base.module, networks, reserve)
+            return Loaded(_Text(made.part, base.width, made.problems), made.size)
+
+        if key == source.text_key:
+            yield key, base
+        else:
+            with self._part(key, load, _Text, base=source.text_key) as variant:
+                yield key, variant
+
+    def _part(self, key: str, load: Load, kind: type[T], base: str | None = None) -> AbstractContextManager[T]:
+        return self._weights.lease(key, lambda reserve: self._load_where_it_fits(load, reserve), kind, base=base)
 
     def _load_where_it_fits(self, load: Load, reserve: Callable[[int], None]) -> Loaded:
         """A second attempt, after dropping everything idle, when memory runs out. Raises OutOfMemory.
@@ -135,19 +180,24 @@ class Engine:
             except Exception as error:
                 raise as_out_of_memory(error) or error from None
 
-    def _model(self, network: _Network, text: _Text, text_key: str, autoencoder: Vae) -> DiffusionModel:
+    def _model(
+        self, network: _Network, text: _Text, text_key: str, autoencoder: Vae, networks: NetworkSet
+    ) -> DiffusionModel:
         self._embeddings.refresh()
         database = self._embeddings.database(self._tokenizer.tokenize, text.width)
+        database = database.with_more(self._variants.embeddings(networks), self._tokenizer.tokenize)
+        # Texts may contain embeddings, so encodings depend on their files too.
+        text_key = f"{text_key}#{database.version}{self._variants.embeddings_key(networks)}"
         return DiffusionModel(
             unet=network.unet,
-            # Texts may contain embeddings, so encodings depend on their files too.
-            text_encoder=TextEncoder(f"{text_key}#{database.version}", text.module, self._tokenizer, self.device),
+            text_encoder=TextEncoder(text_key, text.module, self._tokenizer, self.device),
             vae=autoencoder,
             facts=network.facts,
             embeddings=database,
             batcher=self.batcher,
             device=self.plan.device,
             dtype=self.plan.unet_dtype,
+            problems=(*network.problems, *text.problems),
         )
 
     def warm(self, checkpoint: CheckpointFile, vae: VaeFile | None = None, on_progress: Progress | None = None) -> None:
@@ -208,6 +258,9 @@ class _Source:
         self.unet_key = f"unet:{file}{config}:{plan.unet_dtype}"
         self.text_key = f"text:{file}{config}:{plan.text_dtype}"
         self.vae_key = f"vae:{_identity(vae.path) if vae is not None else file}:{plan.vae_dtype}"
+
+    def say(self, what: str) -> None:
+        self._progress(f"{what} of {self._checkpoint.name}")
 
     @cached_property
     def _open(self) -> OpenCheckpoint:

@@ -78,8 +78,11 @@ class DiffusionModel:
         batcher: StepBatcher,
         device: torch.device,
         dtype: torch.dtype,
+        problems: tuple[str, ...] = (),
     ) -> None:
         self.key = f"{unet.key}+{vae.key}"
+        self.problems = problems
+        """What of the networks asked for does not fit this checkpoint, in words."""
         self.family: Family = facts.family
         self.prediction_type = facts.prediction_type
         """`epsilon` or `v_prediction`."""
