@@ -130,6 +130,7 @@ def build(flags: Flags) -> Services:
         preview_executor=ThreadPoolExecutor(1, "preview"),
         sampler_rows=sampler_rows(),
         schedule_rows=schedule_rows(),
+        merge_folder=paths.checkpoint_dirs[0],
     )
 
 

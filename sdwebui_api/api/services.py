@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from starlette.requests import Request
@@ -95,6 +96,8 @@ class Services:
     """The answer of GET /samplers."""
     schedule_rows: Sequence[Mapping[str, Any]]
     """The answer of GET /schedulers."""
+    merge_folder: Path
+    """Where merged checkpoints are written."""
     stop_server: Callable[[StopKind], None] | None = None
     """None: there is no server to stop (tests)."""
 

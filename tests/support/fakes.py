@@ -126,4 +126,5 @@ def fake_services(data_dir: Path, *flags: str, max_queue: int = 256, concurrency
         preview_executor=ThreadPoolExecutor(1, "preview"),
         sampler_rows=sampler_rows(),
         schedule_rows=schedule_rows(),
+        merge_folder=data_dir / "merged",
     )
