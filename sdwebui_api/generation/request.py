@@ -81,6 +81,8 @@ class GenerationRequest:
     negative_prompt: str = ""
     styles: tuple[str, ...] = ()
     seed: int = -1
+    random_seed: bool = False
+    """The client left the seed to chance; scripts that generate several times may then draw another each time."""
     subseed: int = -1
     subseed_strength: float = 0.0
     seed_resize_from_w: int = -1

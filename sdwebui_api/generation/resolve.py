@@ -126,6 +126,7 @@ class _Resolution:
             negative_prompt=values["negative_prompt"],
             styles=tuple(values["styles"] or ()),
             seed=_seed(values["seed"]),
+            random_seed=values["seed"] in (None, -1),
             subseed=_seed(values["subseed"]),
             subseed_strength=values["subseed_strength"],
             seed_resize_from_w=values["seed_resize_from_w"],
