@@ -109,6 +109,7 @@ def build(flags: Flags) -> Services:
     from sdwebui_api.engine.engine import Engine
     from sdwebui_api.generation.generator import Generator
     from sdwebui_api.generation.sampler_names import SamplingNames, sampler_rows, schedule_rows
+    from sdwebui_api.scripting.build import build_host
     from sdwebui_api.storage.local import LocalStorage
 
     paths = Paths.from_flags(flags)
@@ -116,13 +117,16 @@ def build(flags: Flags) -> Services:
     catalog = build_catalog(flags, paths)
     engine = Engine(flags, paths)
     upscalers = UpscalerLibrary(engine, catalog.upscalers)
+    scripts = build_host(flags, paths, options.snapshot())
+    resolver = Resolver(catalog, SamplingNames(lenient=flags.lenient), HiresUpscalers(catalog.upscalers))
     return Services(
         flags=flags,
         options=options,
         catalog=catalog,
-        resolver=Resolver(catalog, SamplingNames(lenient=flags.lenient), HiresUpscalers(catalog.upscalers)),
-        generator=Generator(engine, catalog, LocalStorage(paths.data_dir), upscalers),
+        resolver=resolver,
+        generator=Generator(engine, catalog, LocalStorage(paths.data_dir), upscalers, scripts, resolver),
         upscalers=upscalers,
+        scripts=scripts,
         engine=EngineForDoors(engine, catalog, options, loads_at_start=not flags.skip_load_model_at_start),
         # As many jobs side by side as may share a forward pass (two even when none do: loading and decoding overlap).
         runner=JobRunner(flags.max_queue, max(2, engine.batcher.max_step_batch)),

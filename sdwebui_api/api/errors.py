@@ -18,8 +18,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from sdwebui_api.api.script_args import UnknownScript
 from sdwebui_api.errors import Busy, SdWebUIError, Unavailable
+from sdwebui_api.scripting.arguments import UnknownScript
 
 log = logging.getLogger(__name__)
 

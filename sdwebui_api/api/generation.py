@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
@@ -15,7 +15,7 @@ from sdwebui_api.api.errors import to_json
 from sdwebui_api.api.generation_schema import GenerationBody, Img2ImgBody, Txt2ImgBody
 from sdwebui_api.api.infotext import read_infotext
 from sdwebui_api.api.options import store_options
-from sdwebui_api.api.script_args import read_scripts
+from sdwebui_api.api.script_args import read_sections, without_sections
 from sdwebui_api.api.services import Services, services_of, user_of
 from sdwebui_api.config.options import Options
 from sdwebui_api.errors import BadRequest, SdWebUIError
@@ -68,8 +68,11 @@ def _prepare(services: Services, kind: Kind, body: GenerationBody) -> _Prepared:
     if body.infotext:
         body = _with_infotext(services, kind, body, stored)
     values = body.model_dump()
-    replaced = read_scripts(body.script_name, body.alwayson_scripts)
+    scripts, alwayson = services.scripts, body.alwayson_scripts
+    replaced = read_sections(scripts, kind, alwayson)
+    named = scripts.read(kind, services.catalog, body.script_name, body.script_args, without_sections(alwayson))
     resolved = services.resolver(kind, {**values, **replaced}, body.model_fields_set, stored)
+    resolved = replace(resolved, script=named.script, always_on=named.always_on)
     for side in ("width", "height"):
         if side not in body.model_fields_set:
             values[side] = getattr(resolved, side)

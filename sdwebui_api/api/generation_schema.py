@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from sdwebui_api.api.wire import Float, Fraction, Int, Name, Object, Prompt, Seed, Text, Values, WireModel
 
@@ -96,13 +96,19 @@ class ImageFields(WireModel):
     latent_mask: Text | None = None
 
 
+def _by_name(value: Any) -> Any:
+    return [value] if isinstance(value, dict) else value
+
+
 class RequestFields(WireModel):
     """How the request itself is to be treated."""
 
     force_task_id: Name | None = None
     sampler_index: Name = "Euler"
     script_name: Name | None = None
-    script_args: Values = Field(default_factory=list)
+    script_args: Annotated[Values, BeforeValidator(_by_name)] = Field(
+        default_factory=list, description="In the script's order; an object of names is accepted too."
+    )
     send_images: bool = True
     save_images: bool = False
     alwayson_scripts: Object = Field(default_factory=dict)

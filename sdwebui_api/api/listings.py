@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
 
-from sdwebui_api.api.script_args import ALWAYS_ON
+from sdwebui_api.api.script_args import SECTIONS, titles
 from sdwebui_api.api.services import Services, services_of
 from sdwebui_api.catalog.upscalers import LATENT_UPSCALE_MODES
+
+if TYPE_CHECKING:
+    from sdwebui_api.scripting.hooks import Kind
 
 router = APIRouter(prefix="/sdapi/v1", tags=["listings"])
 
@@ -99,26 +102,34 @@ async def realesrgan_models(request: Request) -> Rows:
 
 
 @router.get("/extensions")
-async def extensions() -> Rows:
-    """None is installed."""
-    return []
+async def extensions(request: Request) -> Rows:
+    """What lies in the folder extensions beside what came with the program; what git says about it."""
+    services = services_of(request)
+    found = [extension for extension in services.scripts.extensions if not extension.builtin]
+    return await services.off_loop(lambda: [extension.row() for extension in found])
 
 
 @router.get("/scripts")
-async def scripts() -> dict[str, list[str]]:
+async def scripts(request: Request) -> dict[str, list[str]]:
     """Titles in lower case, as clients compare them. Only what has an effect or is accepted without one."""
-    return {"txt2img": list(ALWAYS_ON), "img2img": list(ALWAYS_ON)}
+    host = services_of(request).scripts
+    return {"txt2img": titles(host, "txt2img"), "img2img": titles(host, "img2img")}
 
 
 @router.get("/script-info")
 async def script_info(request: Request) -> Rows:
     services = services_of(request)
     sections = {"refiner": _refiner_args(services), "sampler": _sampler_args(services), "seed": _seed_args()}
-    return [
-        {"name": name, "is_alwayson": True, "is_img2img": is_img2img, "args": sections[name]}
-        for is_img2img in (False, True)
-        for name in ALWAYS_ON
-    ]
+    rows: Rows = []
+    kinds: tuple[Kind, Kind] = ("txt2img", "img2img")
+    for kind in kinds:
+        for always_on in (False, True):
+            rows += services.scripts.rows(kind, services.catalog, always_on=always_on)
+        rows += [
+            {"name": name, "is_alwayson": True, "is_img2img": kind == "img2img", "args": sections[name]}
+            for name in SECTIONS
+        ]
+    return rows
 
 
 @router.post("/refresh-checkpoints")

@@ -1,35 +1,42 @@
-"""`script_name` and `alwayson_scripts`: which names exist, and what their arguments mean.
-
-There is no script host yet. What A1111 shows as always-on sections and answers without a script is here.
-"""
+"""`script_name` and `alwayson_scripts`: which sections and scripts a request names, with which arguments."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sdwebui_api.errors import BadRequest
+from sdwebui_api.scripting.arguments import unknown_script
+
+if TYPE_CHECKING:
+    from sdwebui_api.scripting.hooks import Kind
+    from sdwebui_api.scripting.host import ScriptHost
 
 WITHOUT_EFFECT = frozenset({"seed", "sampler"})
 """Built-in sections whose arguments A1111 accepts and does not use: the request's own fields hold."""
 REFINER = "refiner"
-ALWAYS_ON = (REFINER, "sampler", "seed")
-"""Titles in lower case, in the order of GET /scripts."""
+SECTIONS = (REFINER, "sampler", "seed")
+"""Always-on titles that are no scripts here, in lower case, in the order of GET /scripts."""
 
 
-class UnknownScript(BadRequest):
-    """Answered with a plain text as `detail`, in A1111's wording, which clients look for."""
+def titles(scripts: ScriptHost, kind: Kind) -> list[str]:
+    """The answer of GET /scripts: selectable scripts, always-on ones, sections."""
+    return [*scripts.titles(kind, always_on=False), *scripts.titles(kind, always_on=True), *SECTIONS]
 
 
-def read_scripts(script_name: str | None, alwayson: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of the request that the scripts' arguments replace. Raises BadRequest (422) for unknown names."""
-    if script_name:
-        raise _not_found(script_name, "script_name")
+def read_sections(scripts: ScriptHost, kind: Kind, alwayson: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of the request that the sections' arguments replace.
+
+    Raises BadRequest (422) for names that are neither a section nor a script.
+    """
     replaced: dict[str, Any] = {}
     for name, entry in alwayson.items():
         title = name.strip().lower()
-        if title not in ALWAYS_ON:
-            raise _not_found(name, "alwayson_scripts")
+        if title not in SECTIONS:
+            if scripts.find(kind, title) is None:
+                choices = [*scripts.titles(kind, always_on=True), *SECTIONS]
+                raise unknown_script(name, "alwayson_scripts", choices)
+            continue
         # As there: an entry that is no object, or has no arguments, is as good as none.
         if isinstance(entry, Mapping) and entry.get("args") is not None:
             args = entry["args"]
@@ -38,6 +45,11 @@ def read_scripts(script_name: str | None, alwayson: Mapping[str, Any]) -> dict[s
             if title == REFINER:
                 replaced |= _refiner(args, f"alwayson_scripts.{name}.args")
     return replaced
+
+
+def without_sections(alwayson: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries that name scripts."""
+    return {name: entry for name, entry in alwayson.items() if name.strip().lower() not in SECTIONS}
 
 
 def _refiner(args: list[Any], field: str) -> dict[str, Any]:
@@ -50,7 +62,3 @@ def _refiner(args: list[Any], field: str) -> dict[str, Any]:
     if not isinstance(switch_at, (int, float)) or not 0 <= switch_at <= 1:
         raise BadRequest("The time to switch is a number from 0 to 1", field=f"{field}[2]")
     return {"refiner_checkpoint": checkpoint, "refiner_switch_at": float(switch_at)}
-
-
-def _not_found(name: str, field: str) -> UnknownScript:
-    return UnknownScript(f"Script '{name[:200]}' not found", field=field, choices=ALWAYS_ON)

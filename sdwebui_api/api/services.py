@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sdwebui_api.catalog.styles import StyleCatalog
     from sdwebui_api.catalog.upscalers import UpscalerCatalog
     from sdwebui_api.catalog.vaes import VaeCatalog
+    from sdwebui_api.scripting.host import ScriptHost
 
 T = TypeVar("T")
 
@@ -86,6 +87,7 @@ class Services:
     resolver: Resolver
     generator: Generates
     upscalers: UpscalerLibrary
+    scripts: ScriptHost
     engine: EngineDoor
     runner: JobRunner
     executor: Executor

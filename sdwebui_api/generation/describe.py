@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from sdwebui_api.config.options import Options
 from sdwebui_api.generation.filenames import NamingFacts
@@ -14,15 +15,19 @@ from sdwebui_api.generation.infotext import (
     write_infotext,
 )
 from sdwebui_api.generation.latents import is_edit_model, is_inpainting_model
+from sdwebui_api.generation.plan import GenerationPlan
 from sdwebui_api.generation.request import GeneratedImage, GenerationRequest
 from sdwebui_api.generation.run import Run
 from sdwebui_api.sampling.names import find_sampler
+
+if TYPE_CHECKING:
+    from sdwebui_api.jobs.job import Job
 
 
 def infotext(run: Run, index: int) -> str:
     """The infotext of picture `index` of the whole request."""
     plan = run.plan
-    extra = dict(run.infotext)
+    extra = {name: value(index) if callable(value) else value for name, value in run.infotext.items()}
     if run.request.hires is not None:
         hires = plan.hires_prompts[index], plan.hires_negative_prompts[index]
         extra |= hires_prompt_entries(plan.prompts, plan.negative_prompts, *hires, index)
@@ -30,16 +35,35 @@ def infotext(run: Run, index: int) -> str:
     return write_infotext(plan.prompts[index], plan.negative_prompts[index], params, index)
 
 
+def infotext_without_run(
+    request: GenerationRequest, plan: GenerationPlan, extra: dict[str, Any], user: str | None, prompt: str | None = None
+) -> str:
+    """The infotext of the first picture of a request that was not, or not as such, generated (a script's grid)."""
+    params = generation_params(_request_facts(request, plan, 0, extra, user), request.options)
+    return write_infotext(plan.main.prompt if prompt is None else prompt, plan.main.negative_prompt, params)
+
+
 def _facts(run: Run, index: int, extra: dict[str, Any]) -> PictureFacts:
-    request, checkpoint, vae = run.request, run.request.checkpoint, run.request.vae
+    request = run.request
     image_cfg_scale = request.init.image_cfg_scale if request.init and is_edit_model(run.model) else None
+    return replace(
+        _request_facts(request, run.plan, index, extra, run.job.user),
+        image_cfg_scale=image_cfg_scale,
+        inpainting_conditioning=is_inpainting_model(run.model),
+        init_image_hash=run.init_image_hash,
+    )
+
+
+def _request_facts(
+    request: GenerationRequest, plan: GenerationPlan, index: int, extra: dict[str, Any], user: str | None
+) -> PictureFacts:
+    checkpoint, vae = request.checkpoint, request.vae
     return PictureFacts(
         steps=request.steps,
         sampler=request.sampler,
         schedule=request.schedule,
         cfg_scale=request.cfg_scale,
-        image_cfg_scale=image_cfg_scale,
-        seed=run.plan.seeds[index],
+        seed=plan.seeds[index],
         width=request.width,
         height=request.height,
         restore_faces=request.restore_faces,
@@ -47,17 +71,15 @@ def _facts(run: Run, index: int, extra: dict[str, Any]) -> PictureFacts:
         model_name=checkpoint.model_name,
         vae_hash=vae.shorthash if vae else None,
         vae_name=vae.name if vae else None,
-        subseed=run.plan.subseeds[index],
+        subseed=plan.subseeds[index],
         subseed_strength=request.subseed_strength,
         seed_resize_from_w=request.seed_resize_from_w,
         seed_resize_from_h=request.seed_resize_from_h,
-        inpainting_conditioning=is_inpainting_model(run.model),
         clip_skip=int(request.options.CLIP_stop_at_last_layers),
         uses_ensd=_draws_shifted_noise(request),
         hires=request.hires is not None,
-        init_image_hash=run.init_image_hash,
         tiling=request.tiling,
-        user=run.job.user,
+        user=user,
         extra=extra,
     )
 
@@ -99,7 +121,7 @@ def info(run: Run, images: list[GeneratedImage]) -> dict[str, Any]:
         "seed_resize_from_w": request.seed_resize_from_w,
         "seed_resize_from_h": request.seed_resize_from_h,
         "denoising_strength": request.denoising_strength,
-        "extra_generation_params": dict(run.infotext),
+        "extra_generation_params": {name: None if callable(v) else v for name, v in run.infotext.items()},
         "index_of_first_image": first,
         "infotexts": texts or [infotext(run, 0)],
         "styles": list(request.styles),
@@ -113,7 +135,11 @@ def info(run: Run, images: list[GeneratedImage]) -> dict[str, Any]:
 
 def naming_facts(run: Run, index: int) -> NamingFacts:
     """What file names may say about picture `index`."""
-    request, plan = run.request, run.plan
+    return naming_facts_of(run.request, run.plan, index, run.job)
+
+
+def naming_facts_of(request: GenerationRequest, plan: GenerationPlan, index: int, job: Job) -> NamingFacts:
+    """The same of a request alone."""
     return NamingFacts(
         prompt=plan.prompts[index],
         negative_prompt=plan.negative_prompts[index],
@@ -130,12 +156,12 @@ def naming_facts(run: Run, index: int) -> NamingFacts:
         vae_name=request.vae.name if request.vae else None,
         denoising_strength=request.denoising_strength,
         clip_skip=int(request.options.CLIP_stop_at_last_layers),
-        user=run.job.user,
+        user=job.user,
         batch_size=plan.batch_size,
         n_iter=request.n_iter,
         batch_index=index % plan.batch_size,
         iteration=index // plan.batch_size,
-        job_timestamp=run.job.job_timestamp,
+        job_timestamp=job.job_timestamp,
         prompt_words=int(request.options.directories_max_prompt_words),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from sdwebui_api.imaging.color import apply_color_correction
 from sdwebui_api.imaging.grid import image_grid
 from sdwebui_api.imaging.inpaint import PreparedInit
 from sdwebui_api.imaging.masks import apply_overlay, mask_composite
+from sdwebui_api.scripting.hooks import MaskOverlay, PicturePlace
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,14 @@ class Finisher:
 
     def batch(self, batch: Batch, decoded: Tensor) -> list[GeneratedImage]:
         """The pictures of one batch: each sample, followed by its mask and mask composite where asked for."""
+        if self.run.hooks.has("postprocess_batch"):
+            pictures = list(torch.clamp((decoded.float() + 1.0) / 2.0, 0.0, 1.0))
+            pictures = self.run.hooks.postprocess_batch(pictures, batch)
+            images = [image for picture in pictures for image in tensor_to_images(picture[None] * 2.0 - 1.0)]
+        else:
+            images = tensor_to_images(decoded)
         finished: list[GeneratedImage] = []
-        for position, image in enumerate(tensor_to_images(decoded)):
+        for position, image in enumerate(images):
             finished += self._picture(batch, position, image)
         return finished
 
@@ -55,34 +63,48 @@ class Finisher:
         return grid if options.return_grid else None
 
     def _picture(self, batch: Batch, position: int, image: Image.Image) -> list[GeneratedImage]:
-        index = batch.index * self.run.plan.batch_size + position
+        # A script may have added pictures: they are described as the last planned one.
+        index = min(batch.index * self.run.plan.batch_size + position, self.run.plan.image_count - 1)
+        place = PicturePlace(batch, position, index)
+        image = self.run.hooks.postprocess_image(image, place)
+        overlay = self._overlay(place)
+        image = self._colour_corrected(image, overlay, place)
+        image, denoised = self._overlaid(image, overlay)
+        image = self.run.hooks.postprocess_image_after_composite(image, place)
         infotext = describe.infotext(self.run, index)
-        image = self._colour_corrected(image, position, index, infotext)
-        image, denoised = self._overlaid(image, position)
         sample = GeneratedImage(image, infotext)
         if self.keeper.keeps_samples:
             sample.saved_path = self.keeper.save(image, index, infotext)
-        return [sample, *self._masks(denoised, index, infotext)]
+        return [sample, *self._masks(denoised, overlay.mask, index, infotext)]
 
-    def _overlaid(self, image: Image.Image, position: int) -> tuple[Image.Image, Image.Image]:
-        """The picture with what inpainting keeps laid over it, and the repainted picture alone at the same size."""
+    def _overlay(self, place: PicturePlace) -> MaskOverlay:
+        """What inpainting lays over this picture."""
         prepared = self.prepared
-        if prepared is None or not self.run.request.options.overlay_inpaint:
-            return apply_overlay(image, None)
-        return apply_overlay(image, _of(prepared.overlays, position), prepared.paste_to, prepared.upscaler)
+        if prepared is None:
+            return MaskOverlay(None, None)
+        kept = _of(prepared.overlays, place.position) if self.run.request.options.overlay_inpaint else None
+        return self.run.hooks.postprocess_maskoverlay(MaskOverlay(prepared.mask_for_overlay, kept), place)
 
-    def _colour_corrected(self, image: Image.Image, position: int, index: int, infotext: str) -> Image.Image:
-        target = _of(self.prepared.color_targets, position) if self.prepared else None
+    def _overlaid(self, image: Image.Image, overlay: MaskOverlay) -> tuple[Image.Image, Image.Image]:
+        """The picture with what inpainting keeps laid over it, and the repainted picture alone at the same size."""
+        if self.prepared is None:
+            return apply_overlay(image, None)
+        return apply_overlay(image, overlay.overlay, self.prepared.paste_to, self.prepared.upscaler)
+
+    def _colour_corrected(self, image: Image.Image, overlay: MaskOverlay, place: PicturePlace) -> Image.Image:
+        target = _of(self.prepared.color_targets, place.position) if self.prepared else None
         if target is None:
             return image
         if self.run.request.options.save_images_before_color_correction and self.keeper.keeps_samples:
-            overlaid, _ = self._overlaid(image, position)
-            self.keeper.save(overlaid, index, infotext, suffix="-before-color-correction")
+            overlaid, _ = self._overlaid(image, overlay)
+            infotext = describe.infotext(self.run, place.index)
+            self.keeper.save(overlaid, place.index, infotext, suffix="-before-color-correction")
         return apply_color_correction(target, image)
 
-    def _masks(self, denoised: Image.Image, index: int, infotext: str) -> list[GeneratedImage]:
+    def _masks(
+        self, denoised: Image.Image, mask: Image.Image | None, index: int, infotext: str
+    ) -> list[GeneratedImage]:
         """The mask and the repainted part alone; each is saved and returned as its two options say."""
-        mask = self.prepared.mask_for_overlay if self.prepared else None
         if mask is None:
             return []
         options, saves = self.run.request.options, self.keeper.keeps_samples

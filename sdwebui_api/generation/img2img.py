@@ -24,6 +24,7 @@ from sdwebui_api.imaging.upscale import find_upscaler
 from sdwebui_api.prompting.conditioning import PromptTiming
 from sdwebui_api.sampling.noise import seeded_noise
 from sdwebui_api.sampling.session import InpaintBlend, SamplingSettings, sample_from_latent
+from sdwebui_api.scripting.hooks import Sampled, SamplingStart
 
 
 class ImageToImage:
@@ -48,6 +49,7 @@ class ImageToImage:
             color_correction=options.img2img_color_correction,
             upscaler=find_upscaler(name, name_field, run.upscalers) if name else None,
         )
+        run.prepared = self.prepared
         run.infotext.update(self.prepared.infotext)
         run.warnings.extend(self.prepared.comments)
 
@@ -65,25 +67,29 @@ class ImageToImage:
         conditioning = run.condition(run.model, batch, timing, concat)
         noise = run.noise(batch, latent_shape(run.model, request.width, request.height))
         start_noise = self._multiplied(noise.next())
+        start = run.hooks.before_sampling(SamplingStart(start_noise, init_latent, conditioning, settings, batch))
+        init_latent = init_latent if start.latent is None else start.latent
+        keep = None if repaint is None else 1.0 - repaint
         # The wire counts the steps that are run, which the denoising strength cuts short.
         run.job.start_batch(title, settings.img2img_steps()[1] + 1)
         with run.model.participate():
             outcome = sample_from_latent(
-                settings,
+                start.settings,
                 RequestModel(run.model, request.tiling),
-                conditioning,
+                start.conditioning,
                 init_latent,
-                start_noise,
+                start.noise,
                 noise,
-                blend=InpaintBlend(1.0 - repaint, init_latent) if repaint is not None else None,
+                blend=InpaintBlend(keep, init_latent, run.hooks.blending) if keep is not None else None,
                 refiner=run.refiner(settings, batch, timing),
                 on_step=run.report_to_job(run.model),
+                hooks=run.hooks.per_evaluation,
             )
         run.infotext.update(outcome.infotext)
         latent = outcome.latent
-        if repaint is not None:
-            latent = latent * repaint + init_latent * (1.0 - repaint)
-        return run.decode(run.model, latent)
+        if keep is not None:
+            latent = run.hooks.blended(latent, init_latent, keep)
+        return run.finish(run.model, Sampled(latent, batch, init_latent if keep is not None else None, keep))
 
     def _settings(self) -> SamplingSettings:
         return self._run.first_pass_settings()

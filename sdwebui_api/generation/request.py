@@ -68,6 +68,14 @@ class InitImage:
 
 
 @dataclass(frozen=True)
+class ScriptCall:
+    """A script that the client named, and the arguments it gave, by the names of the script's declaration."""
+
+    title: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class GenerationRequest:
     """One txt2img or img2img request, resolved at admission."""
 
@@ -119,6 +127,10 @@ class GenerationRequest:
     init: InitImage | None = None
     override_settings: Mapping[str, Any] = field(default_factory=dict)
     """As the client sent them, for the infotext."""
+    script: ScriptCall | None = None
+    """What takes the place of the plain generation."""
+    always_on: tuple[ScriptCall, ...] = ()
+    """Arguments for always-on scripts; those that are not named run with their defaults."""
     warnings: tuple[str, ...] = ()
     """What was ignored while resolving; reported in `info.warnings`."""
 

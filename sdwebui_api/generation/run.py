@@ -21,9 +21,13 @@ from sdwebui_api.sampling.names import find_sampler, find_schedule
 from sdwebui_api.sampling.noise import ImageNoise
 from sdwebui_api.sampling.session import Conditioning, SamplingSettings, refined_model
 from sdwebui_api.sampling.settings import SamplingOptions
+from sdwebui_api.scripting.chain import HookChain
+from sdwebui_api.scripting.hooks import Draft, Sampled
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from sdwebui_api.imaging.inpaint import PreparedInit
 
     from sdwebui_api.catalog.checkpoints import CheckpointFile
     from sdwebui_api.catalog.vaes import VaeFile
@@ -59,12 +63,15 @@ class Run:
     """One request on its way. `infotext` gathers, in order, what the stages add (A1111 `extra_generation_params`)."""
 
     request: GenerationRequest
-    plan: GenerationPlan
     job: Job
-    model: DiffusionModel
-    borrow: Callable[[CheckpointFile, VaeFile | None], DiffusionModel]
-    """Leases another checkpoint until the run ends."""
     encodings: EncodingCache
+    plan: GenerationPlan = field(init=False)
+    model: DiffusionModel = field(init=False)
+    borrow: Callable[[CheckpointFile, VaeFile | None], DiffusionModel] = field(init=False)
+    """Leases another checkpoint until the run ends."""
+    hooks: HookChain = field(init=False)
+    prepared: PreparedInit | None = None
+    """img2img's geometry."""
     upscalers: Mapping[str, Upscaler] = field(default_factory=lambda: WEIGHT_FREE_UPSCALERS)
     """Those of this server, for the hires pass and for start images."""
     infotext: dict[str, Any] = field(default_factory=dict)
@@ -170,6 +177,17 @@ class Run:
             return refined_model(settings, RequestModel(model, request.tiling), conditioning)
 
         return RefinerSwitch(request.refiner_switch_at or 0.0, load, infotext)
+
+    # -- scripts ---------------------------------------------------------------------------------------------------
+
+    def take(self, draft: Draft) -> Batch | None:
+        """Go on with what a hook made of the draft."""
+        self.request, self.plan = draft.request, draft.plan
+        return draft.batch
+
+    def finish(self, model: DiffusionModel, sampled: Sampled) -> Tensor:
+        """The last latents of a batch to pictures, the scripts' changes included."""
+        return self.decode(model, self.hooks.post_sample(sampled).latent)
 
     def decode(self, model: DiffusionModel, latent: Tensor) -> Tensor:
         """Pictures of a pass that `model` began: decoded by the VAE of the model that ended it, as in A1111."""

@@ -29,6 +29,7 @@ from sdwebui_api.imaging.upscale import find_upscaler
 from sdwebui_api.prompting.conditioning import PromptTiming
 from sdwebui_api.sampling.names import find_sampler, find_schedule
 from sdwebui_api.sampling.session import SamplingSettings, sample_from_latent, sample_from_noise
+from sdwebui_api.scripting.hooks import Draft, Sampled, SamplingStart
 
 
 class TextToImage:
@@ -50,20 +51,24 @@ class TextToImage:
         timing = PromptTiming(settings.total_steps, use_old=request.options.use_old_scheduling)
         concat = fully_masked_conditioning(run.model, batch.seeds, request.width, request.height)
         conditioning = run.condition(run.model, batch, timing, concat)
-        run.job.start_batch(title, settings.steps)
+        noise = run.noise(batch, latent_shape(run.model, request.width, request.height))
+        start = run.hooks.before_sampling(SamplingStart(noise.next(), None, conditioning, settings, batch))
+        run.job.start_batch(title, start.settings.steps)
         with run.model.participate():
             outcome = sample_from_noise(
-                settings,
+                start.settings,
                 RequestModel(run.model, request.tiling),
-                conditioning,
-                run.noise(batch, latent_shape(run.model, request.width, request.height)),
+                start.conditioning,
+                noise,
+                start=start.noise,
                 refiner=run.refiner(settings, batch, timing),
                 on_step=run.report_to_job(run.model),
+                hooks=run.hooks.per_evaluation,
             )
         run.infotext.update(outcome.infotext)
         if self._hires is None or run.job.interrupted:
-            return run.decode(run.model, outcome.latent)
-        return self._hires.sample(batch, outcome.latent, settings)
+            return run.finish(run.model, Sampled(outcome.latent, batch))
+        return self._hires.sample(batch, outcome.latent)
 
 
 class _HiresWorkflow:
@@ -76,7 +81,7 @@ class _HiresWorkflow:
         self._size = hires_size(run.request.width, run.request.height, hires, run.model.latent_scale)
         run.infotext.update(_infotext(run, hires, self._size))
 
-    def sample(self, batch: Batch, latent: Tensor, first: SamplingSettings) -> Tensor:
+    def sample(self, batch: Batch, latent: Tensor) -> Tensor:
         run, hires = self._run, self._hires
         model = run.borrow(hires.checkpoint, hires.vae) if hires.checkpoint else run.model
         latent, concat = self._enlarge(model, batch, latent)
@@ -87,24 +92,30 @@ class _HiresWorkflow:
             return model.decode(latent, tiling=run.request.tiling)
         noise = run.noise(batch, tuple(latent.shape[1:]))
         start_noise = noise.next()
+        run.take(run.hooks.before_hires(Draft(run.request, run.plan, batch)))
+        first = run.first_pass_settings()
         settings = self._settings(first)
         timing = PromptTiming(first.total_steps, settings.total_steps, run.request.options.use_old_scheduling)
         hires_batch = run.plan.batch(batch.index, hires=True)
         conditioning = run.condition(model, hires_batch, timing, concat, report=False)
-        run.job.start_batch(None, settings.steps)
+        start = run.hooks.before_sampling(
+            SamplingStart(start_noise, latent, conditioning, settings, hires_batch, hires_pass=True)
+        )
+        run.job.start_batch(None, start.settings.steps)
         with model.participate():
             outcome = sample_from_latent(
-                settings,
+                start.settings,
                 RequestModel(model, run.request.tiling),
-                conditioning,
-                latent,
-                start_noise,
+                start.conditioning,
+                latent if start.latent is None else start.latent,
+                start.noise,
                 noise,
                 refiner=run.refiner(settings, hires_batch, timing),
                 on_step=run.report_to_job(model),
+                hooks=run.hooks.per_evaluation,
             )
         run.infotext.update(outcome.infotext)
-        return run.decode(model, outcome.latent)
+        return run.finish(model, Sampled(outcome.latent, batch))
 
     def _settings(self, first: SamplingSettings) -> SamplingSettings:
         hires = self._hires

@@ -70,12 +70,15 @@ class Arguments(Mapping[str, Any]):
 
 
 def read_arguments(declared: Sequence[Argument], given: object, field: str) -> Arguments:
-    """`given` as the wire has it: None, a list (filled with defaults when short, cut when long) or an object by name.
+    """`given` as the wire has it: None, a list (filled with defaults when short, cut when long), an object by name.
 
-    Names are those of the declaration, or the labels; letter case does not matter. Numbers that JSON wrote in the
-    other form are taken over (`2.0` for an int, `2` for a float). Raises BadRequest (422) naming `field[index]`.
+    Where the wire wants a list, the object may stand in one of its own. Names are those of the declaration, or the
+    labels; letter case does not matter. Numbers that JSON wrote in the other form are taken over (`2.0` for an int,
+    `2` for a float). Raises BadRequest (422) naming `field[index]`.
     """
     values = {argument.name: argument.default for argument in declared}
+    if isinstance(given, list) and len(given) == 1 and isinstance(given[0], Mapping):
+        given = given[0]
     if isinstance(given, Mapping):
         for key, value in given.items():
             argument = _find(declared, str(key), field)
@@ -115,3 +118,11 @@ def _coerced(argument: Argument, value: Any, field: str) -> Any:
     if isinstance(default, str) and argument.choices is None and not isinstance(value, str):
         raise BadRequest("Expected a text", field=field)
     return value
+
+
+class UnknownScript(BadRequest):
+    """Answered with a plain text as `detail`, in A1111's wording, which clients look for."""
+
+
+def unknown_script(name: str, field: str, choices: Sequence[str]) -> UnknownScript:
+    return UnknownScript(f"Script '{name[:200]}' not found", field=field, choices=choices)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sdwebui_api.catalog.checkpoints import CheckpointCatalog
+    from sdwebui_api.catalog.networks import HypernetworkCatalog, LoraCatalog
     from sdwebui_api.catalog.styles import StyleCatalog
     from sdwebui_api.catalog.vaes import VaeCatalog
     from sdwebui_api.engine.model import DiffusionModel
@@ -170,6 +171,10 @@ class Hooks:
     Our own errors (`sdwebui_api.errors`: BadRequest …) end the request.
     """
 
+    def takes_part_in(self, name: str) -> bool:
+        """Whether the method `name` is to be called at all: by default, when the class overrides it."""
+        return getattr(type(self), name) is not getattr(Hooks, name)
+
     def before_process(self, request: GenerationRequest, run: Running) -> GenerationRequest:
         """Before prompts and seeds are laid out; no model is there yet: `run.model` and `run.plan` must not be read."""
         return request
@@ -246,6 +251,12 @@ class Files(Protocol):
 
     @property
     def styles(self) -> StyleCatalog: ...
+
+    @property
+    def loras(self) -> LoraCatalog: ...
+
+    @property
+    def hypernetworks(self) -> HypernetworkCatalog: ...
 
 
 class SamplerNames(Protocol):

@@ -23,6 +23,7 @@ from sdwebui_api.generation.resolve import Resolver
 from sdwebui_api.generation.sampler_names import SamplingNames, sampler_rows, schedule_rows
 from sdwebui_api.jobs.job import Job
 from sdwebui_api.jobs.runner import JobRunner
+from sdwebui_api.scripting.host import ScriptHost
 from sdwebui_api.postprocess.upscalers import UpscalerLibrary
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -120,6 +121,7 @@ def fake_services(data_dir: Path, *flags: str, max_queue: int = 256, concurrency
         resolver=Resolver(catalog, SamplingNames(lenient=read.lenient), HiresUpscalers(catalog.upscalers)),
         generator=FakeGenerator(),
         upscalers=UpscalerLibrary(None, catalog.upscalers),
+        scripts=ScriptHost(),
         engine=FakeEngine(),
         runner=JobRunner(max_queue, concurrency),
         executor=ThreadPoolExecutor(2, "door"),

@@ -1,0 +1,199 @@
+"""The scripts of this server: loaded once, looked up by title, asked for their part in every request."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from sdwebui_api.errors import SdWebUIError
+from sdwebui_api.generation.request import GenerationRequest, GenerationResult, ScriptCall
+from sdwebui_api.scripting.arguments import Argument, Arguments, UnknownScript, read_arguments, unknown_script
+from sdwebui_api.scripting.chain import Part, report_error
+from sdwebui_api.scripting.extensions import ExtensionFolder, ScriptFile
+from sdwebui_api.scripting.hooks import Files, Kind, Running, Script, ScriptContext
+from sdwebui_api.scripting.loading import load_native_scripts, needs_legacy
+
+log = logging.getLogger(__name__)
+
+
+class Legacy(Protocol):
+    """The world of A1111's extensions (`scripting.compat`), made when the first of them is loaded."""
+
+    def load(self, file: ScriptFile) -> Sequence[Script]:
+        """Runs the file; returns what it brings as scripts of ours. Raises whatever the file raises."""
+        ...
+
+    def running(self, request: GenerationRequest, context: ScriptContext) -> Any:
+        """A context in which `modules.shared` and the like show this job."""
+        ...
+
+    def parts(self, request: GenerationRequest, calls: Mapping[str, Arguments], run: Running) -> list[Part]: ...
+
+    def app_started(self, app: Any) -> None: ...
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The scripts that a client named."""
+
+    script: ScriptCall | None = None
+    always_on: tuple[ScriptCall, ...] = ()
+
+
+@dataclass
+class ScriptHost:
+    """Loads and finds scripts. After `load` nothing changes; requests may ask from any thread.
+
+    files: in loading order; legacy: makes the world of A1111's extensions, called for the first file that needs it.
+    """
+
+    script_files: Sequence[ScriptFile] = ()
+    extensions: Sequence[ExtensionFolder] = ()
+    make_legacy: Callable[[], Legacy] | None = None
+    scripts: list[Script] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    """Path → why the file could not be loaded."""
+    legacy: Legacy | None = None
+
+    def load(self) -> None:
+        """Runs every file. One that fails is logged and left out; the server starts all the same."""
+        for extension in self.extensions:
+            if extension.enabled and extension.needs_installing:
+                log.info("extension %s: install.py and requirements are not run; install them yourself", extension.name)
+        for file in self.script_files:
+            try:
+                found = self._load(file)
+            except Exception as error:
+                self.failures[str(file.path)] = f"{type(error).__name__}: {error}"
+                log.error("%s could not be loaded", file.path, exc_info=error)
+                continue
+            self.scripts += [script for script in found if self._is_new(script, file)]
+        self.scripts.sort(key=lambda script: (script.always_on, script.order if script.always_on else 0))
+
+    def _load(self, file: ScriptFile) -> Sequence[Script]:
+        if not needs_legacy(file):
+            return load_native_scripts(file)
+        if self.legacy is None:
+            if self.make_legacy is None:
+                raise SdWebUIError("this server does not load extensions of A1111")
+            self.legacy = self.make_legacy()
+        return self.legacy.load(file)
+
+    def _is_new(self, script: Script, file: ScriptFile) -> bool:
+        """Titles are how clients name scripts: of two equal ones the first is kept."""
+        taken = {kind for other in self.scripts for kind in other.kinds if other.title.lower() == script.title.lower()}
+        if taken & set(script.kinds):
+            self.failures[str(file.path)] = f"there is another script {script.title!r}"
+            log.error("%s: there is another script %r already", file.path, script.title)
+            return False
+        return True
+
+    # -- what there is ---------------------------------------------------------------------------------------------
+
+    def offered(self, kind: Kind, *, always_on: bool) -> list[Script]:
+        return [script for script in self.scripts if kind in script.kinds and script.always_on == always_on]
+
+    def find(self, kind: Kind, title: str) -> Script | None:
+        """Letter case and surrounding blanks do not matter."""
+        wanted = title.strip().lower()
+        return next((s for s in self.scripts if kind in s.kinds and s.title.strip().lower() == wanted), None)
+
+    def titles(self, kind: Kind, *, always_on: bool) -> list[str]:
+        """In lower case, as clients compare them."""
+        return [script.title.lower() for script in self.offered(kind, always_on=always_on)]
+
+    def rows(self, kind: Kind, files: Files, *, always_on: bool) -> list[dict[str, Any]]:
+        """As GET /script-info answers them."""
+        return [
+            {
+                "name": script.title.lower(),
+                "is_alwayson": always_on,
+                "is_img2img": kind == "img2img",
+                "args": [argument.row() for argument in self._declared(script, kind, files)],
+            }
+            for script in self.offered(kind, always_on=always_on)
+        ]
+
+    @staticmethod
+    def _declared(script: Script, kind: Kind, files: Files) -> Sequence[Argument]:
+        try:
+            return script.arguments_for(kind, files)
+        except Exception as error:
+            log.error("script %s does not say its arguments", script.title, exc_info=error)
+            return ()
+
+    # -- what a client names -----------------------------------------------------------------------------------------
+
+    def read(
+        self, kind: Kind, files: Files, script_name: str | None, script_args: object, always_on: Mapping[str, Any]
+    ) -> Chosen:
+        """Raises UnknownScript, or BadRequest (422) for a wrong kind of script and for wrong arguments."""
+        script = self._read_selectable(kind, files, script_name, script_args) if script_name else None
+        calls = [self._read_always_on(kind, files, name, entry) for name, entry in always_on.items()]
+        return Chosen(script, tuple(call for call in calls if call is not None))
+
+    def _read_selectable(self, kind: Kind, files: Files, name: str, args: object) -> ScriptCall:
+        script = self.find(kind, name)
+        if script is None or script.always_on:
+            raise unknown_script(name, "script_name", self.titles(kind, always_on=False))
+        return ScriptCall(script.title, read_arguments(script.arguments_for(kind, files), args, "script_args"))
+
+    def _read_always_on(self, kind: Kind, files: Files, name: str, entry: object) -> ScriptCall | None:
+        script = self.find(kind, name)
+        if script is None:
+            raise unknown_script(name, "alwayson_scripts", self.titles(kind, always_on=True))
+        if not script.always_on:
+            raise UnknownScript(
+                f"Script '{name[:200]}' is not always on: name it in script_name",
+                field="alwayson_scripts",
+                choices=self.titles(kind, always_on=True),
+            )
+        # As A1111: an entry that is no object, or has no arguments, is as good as none.
+        if not isinstance(entry, Mapping) or entry.get("args") is None:
+            return None
+        declared = script.arguments_for(kind, files)
+        return ScriptCall(script.title, read_arguments(declared, entry["args"], f"alwayson_scripts.{name}.args"))
+
+    # -- what runs ---------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def running(self, request: GenerationRequest, context: ScriptContext) -> Iterator[None]:
+        """The job in which A1111's extensions see themselves."""
+        if self.legacy is None:
+            yield
+            return
+        with self.legacy.running(request, context):
+            yield
+
+    def run(self, request: GenerationRequest, context: ScriptContext) -> GenerationResult:
+        """The request's selectable script, or the plain pipeline."""
+        if request.script is None:
+            return context.generate(request)
+        script = self.find(request.kind, request.script.title)
+        if script is None:
+            raise unknown_script(request.script.title, "script_name", self.titles(request.kind, always_on=False))
+        return script.run(request, Arguments(request.script.args), context)
+
+    def parts(self, request: GenerationRequest, run: Running) -> list[Part]:
+        """What the always-on scripts do in this run; nothing when there are none."""
+        given = {call.title.lower(): Arguments(call.args) for call in request.always_on}
+        parts = []
+        for script in self.offered(request.kind, always_on=True):
+            try:
+                args = given.get(script.title.lower())
+                hooks = script.hooks(request, Arguments(_defaults(script)) if args is None else args)
+            except SdWebUIError:
+                raise
+            except Exception as error:
+                report_error(run.warnings, script.title, "hooks", error)
+                continue
+            if hooks is not None:
+                parts.append(Part(script.title, hooks))
+        return parts + (self.legacy.parts(request, given, run) if self.legacy is not None else [])
+
+
+def _defaults(script: Script) -> dict[str, Any]:
+    return {argument.name: argument.default for argument in script.args}
