@@ -59,7 +59,7 @@ Prompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS), BeforeValidator
 Name = Annotated[str, Field(max_length=1000), BeforeValidator(_to_text)]
 Object = Annotated[dict[str, Any], BeforeValidator(_empty_list_to_object), BeforeValidator(_finite_inside)]
 Values = Annotated[list[Any], BeforeValidator(_finite_inside)]
-Seed = Annotated[Int, Field(ge=-(2**63), le=2**63 - 1)]
+Seed = Annotated[Int, Field(ge=-(2**63), le=2**64 - 1)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 

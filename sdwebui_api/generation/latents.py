@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sdwebui_api.sampling.noise import seeded_generator
+
 if TYPE_CHECKING:
     from sdwebui_api.engine.model import DiffusionModel
 
@@ -39,10 +41,7 @@ def posterior_noise(seeds: Sequence[int], shape: Sequence[int], device: torch.de
     A1111 draws it from the global generator, so its img2img depends on the request before. Here it comes
     from the image's seed, so that a request repeats and a batch equals its images alone.
     """
-    draws = [
-        torch.randn(tuple(shape), generator=torch.Generator("cpu").manual_seed(seed + POSTERIOR_STREAM))
-        for seed in seeds
-    ]
+    draws = [torch.randn(tuple(shape), generator=seeded_generator(seed + POSTERIOR_STREAM)) for seed in seeds]
     return torch.stack(draws).to(device)
 
 
@@ -52,7 +51,7 @@ def shared_posterior_noise(seed: int, count: int, shape: Sequence[int], device: 
     This is what A1111's hires pass does: the generator it finds there was last seeded for the batch's
     last image (`rng.randn`).
     """
-    generator = torch.Generator("cpu").manual_seed(seed)
+    generator = seeded_generator(seed)
     return torch.stack([torch.randn(tuple(shape), generator=generator) for _ in range(count)]).to(device)
 
 

@@ -31,12 +31,17 @@ class NormalGenerator(Protocol):
         """The next tensor of the stream, float32."""
 
 
+def seeded_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """torch's generator of any `seed`: it knows 64 bits, which negative seeds and the last ones of a batch exceed."""
+    return torch.Generator(device).manual_seed(seed % 2**64)
+
+
 class TorchGenerator:
     """torch's own generator on `device`."""
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self._device = device
-        self._generator = torch.Generator(device).manual_seed(seed)
+        self._generator = seeded_generator(seed, device)
 
     def randn(self, shape: Sequence[int]) -> Tensor:
         return torch.randn(tuple(shape), generator=self._generator, device=self._device)
@@ -178,5 +183,5 @@ def fresh_entropy(seed: int) -> int:
 
     With `no_dpmpp_sde_batch_determinism` the Brownian tree of a batch is seeded so.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded_generator(seed)
     return int(torch.randint(0, 2**63 - 1, [], generator=generator).item())

@@ -163,6 +163,21 @@ def test_refiner_is_compared_with_the_checkpoint_of_the_pass(studio: Studio) -> 
 # -- img2img -------------------------------------------------------------------------------------------------------
 
 
+def test_any_seed_works_for_start_images_too(studio: Studio) -> None:
+    for seed in (-5, 2**64 - 1):
+        assert studio.img2img(init_images=[encoded(gradient())], seed=seed, batch_size=2, steps=1).info["seed"] == seed
+
+
+def test_a_repainted_part_is_pasted_back_by_the_upscaler_of_the_settings(studio: Studio) -> None:
+    """Generated at 64x64 and pasted into 128x128: twice the same pixel in every direction with Nearest."""
+    mask = Image.new("L", (128, 128), 255)
+    options = {"upscaler_for_img2img": "Nearest", "randn_source": "CPU"}
+    fields = {"init_images": [encoded(gradient(128))], "mask": encoded(mask), "mask_blur": 0}
+    result = studio.img2img(**fields, override_settings=options)
+    found = pixels(result)
+    assert found.shape == (128, 128, 3) and np.array_equal(found[::2, ::2], found[1::2, 1::2])
+
+
 def test_start_images_are_kept_when_wanted(studio: Studio) -> None:
     image = gradient()
     digest = hashlib.md5(image.tobytes(), usedforsecurity=False).hexdigest()
@@ -212,7 +227,7 @@ def test_old_prompt_timelines_are_mentioned_when_they_matter(studio: Studio) -> 
 @pytest.mark.parametrize("sampler", ["Euler a", "DPM++ SDE"])
 @pytest.mark.parametrize("source", ["CPU", "NV"])
 def test_any_seed_works(studio: Studio, sampler: str, source: str) -> None:
-    for seed in (-5, 2**32 + 5, 2**63 - 1):
+    for seed in (-5, 2**32 + 5, 2**63 - 1, 2**64 - 1):
         fields = {"sampler_name": sampler, "override_settings": {"randn_source": source}, "steps": 1}
         result = studio.txt2img(seed=seed, batch_size=2, **fields)
         assert result.info["all_seeds"] == [seed, seed + 1]
