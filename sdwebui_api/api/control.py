@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse
 
+from sdwebui_api.api.response_schema import MemoryResponse, answers
 from sdwebui_api.api.services import services_of
 from sdwebui_api.errors import NotFound, Unavailable
 
@@ -35,7 +36,7 @@ async def ready(request: Request) -> JSONResponse:
     return JSONResponse({"status": "ok"})
 
 
-@router.get("/memory")
+@router.get("/memory", **answers(MemoryResponse))
 async def memory(request: Request) -> dict[str, Any]:
     services = services_of(request)
     return await services.off_loop(services.engine.memory)

@@ -15,6 +15,7 @@ from sdwebui_api.api.errors import to_json
 from sdwebui_api.api.generation_schema import GenerationBody, Img2ImgBody, Txt2ImgBody
 from sdwebui_api.api.infotext import read_infotext
 from sdwebui_api.api.options import store_options
+from sdwebui_api.api.response_schema import ImageToImageResponse, TextToImageResponse, answers
 from sdwebui_api.api.script_args import read_sections, without_sections
 from sdwebui_api.api.services import Services, services_of, user_of
 from sdwebui_api.config.options import Options
@@ -30,13 +31,13 @@ router = APIRouter(prefix="/sdapi/v1", tags=["generation"])
 Kind = Literal["txt2img", "img2img"]
 
 
-@router.post("/txt2img")
+@router.post("/txt2img", **answers(TextToImageResponse))
 async def txt2img(body: Txt2ImgBody, request: Request) -> Response:
     """Pictures from a prompt. Answers `{"images", "parameters", "info"}`; `info` is a string that holds JSON."""
     return await _generate("txt2img", body, request)
 
 
-@router.post("/img2img")
+@router.post("/img2img", **answers(ImageToImageResponse))
 async def img2img(body: Img2ImgBody, request: Request) -> Response:
     """Pictures from a picture and a prompt; with `mask`, only the white part is repainted."""
     return await _generate("img2img", body, request)

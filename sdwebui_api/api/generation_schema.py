@@ -118,13 +118,13 @@ class RequestFields(WireModel):
 _NEVER_NULL = frozenset({"sampler_index", "script_args", "send_images", "save_images", "alwayson_scripts"})
 
 
-class Txt2ImgBody(RequestFields, HiresFields, CommonFields):
+class StableDiffusionProcessingTxt2Img(RequestFields, HiresFields, CommonFields):
     """POST /sdapi/v1/txt2img"""
 
     never_null: ClassVar[frozenset[str]] = _NEVER_NULL
 
 
-class Img2ImgBody(RequestFields, ImageFields, CommonFields):
+class StableDiffusionProcessingImg2Img(RequestFields, ImageFields, CommonFields):
     """POST /sdapi/v1/img2img"""
 
     never_null: ClassVar[frozenset[str]] = _NEVER_NULL | {"denoising_strength", "include_init_images"}
@@ -133,4 +133,7 @@ class Img2ImgBody(RequestFields, ImageFields, CommonFields):
     include_init_images: bool = False
 
 
+# The classes carry the names that A1111's OpenAPI document gives these schemas.
+Txt2ImgBody = StableDiffusionProcessingTxt2Img
+Img2ImgBody = StableDiffusionProcessingImg2Img
 GenerationBody = Txt2ImgBody | Img2ImgBody

@@ -11,6 +11,12 @@ from starlette.responses import Response
 from sdwebui_api.api.errors import to_json
 from sdwebui_api.api.generation import result_unless_gone
 from sdwebui_api.api.infotext import read_infotext
+from sdwebui_api.api.response_schema import (
+    ExtrasBatchImagesResponse,
+    ExtrasSingleImageResponse,
+    PNGInfoResponse,
+    answers,
+)
 from sdwebui_api.api.services import Services, services_of, user_of
 from sdwebui_api.api.wire import Float, Fraction, Int, Name, Text, WireModel
 from sdwebui_api.jobs.job import Job
@@ -49,7 +55,7 @@ class ExtrasFields(WireModel):
     upscale_first: bool = False
 
 
-class ExtrasBody(ExtrasFields):
+class ExtrasSingleImageRequest(ExtrasFields):
     image: Text = ""
 
 
@@ -58,31 +64,31 @@ class FileData(BaseModel):
     name: Name
 
 
-class ExtrasBatchBody(ExtrasFields):
+class ExtrasBatchImagesRequest(ExtrasFields):
     imageList: Annotated[list[FileData], Field(max_length=1000)]
 
 
-class PngInfoBody(WireModel):
+class PNGInfoRequest(WireModel):
     never_null: ClassVar[frozenset[str]] = frozenset({"image"})
 
     image: Text
 
 
-@router.post("/extra-single-image")
-async def extra_single_image(body: ExtrasBody, request: Request) -> Response:
+@router.post("/extra-single-image", **answers(ExtrasSingleImageResponse))
+async def extra_single_image(body: ExtrasSingleImageRequest, request: Request) -> Response:
     """One picture, enlarged. Answers `{"html_info", "image"}`."""
     return await _extras([(body.image, "image")], body, request, single=True)
 
 
-@router.post("/extra-batch-images")
-async def extra_batch_images(body: ExtrasBatchBody, request: Request) -> Response:
+@router.post("/extra-batch-images", **answers(ExtrasBatchImagesResponse))
+async def extra_batch_images(body: ExtrasBatchImagesRequest, request: Request) -> Response:
     """Several pictures, enlarged alike. Answers `{"html_info", "images"}`."""
     images = [(file.data, f"imageList[{index}].data") for index, file in enumerate(body.imageList)]
     return await _extras(images, body, request, single=False)
 
 
-@router.post("/png-info")
-async def png_info(body: PngInfoBody, request: Request) -> dict[str, Any]:
+@router.post("/png-info", **answers(PNGInfoResponse))
+async def png_info(body: PNGInfoRequest, request: Request) -> dict[str, Any]:
     """The infotext in a picture, the file's other texts, and the infotext read."""
     services = services_of(request)
     return await services.off_loop(_read_png_info, services, body.image)

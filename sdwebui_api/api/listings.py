@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
 
+from sdwebui_api.api import response_schema as schema
 from sdwebui_api.api.script_args import SECTIONS, titles
 from sdwebui_api.api.services import Services, services_of
 from sdwebui_api.catalog.upscalers import LATENT_UPSCALE_MODES
@@ -19,23 +20,23 @@ router = APIRouter(prefix="/sdapi/v1", tags=["listings"])
 Rows = list[dict[str, Any]]
 
 
-@router.get("/cmd-flags")
+@router.get("/cmd-flags", **schema.answers(schema.Flags))
 async def cmd_flags(request: Request) -> dict[str, Any]:
     """The command line, with secrets hidden."""
     return services_of(request).flags.as_dict()
 
 
-@router.get("/samplers")
+@router.get("/samplers", **schema.answers(list[schema.SamplerItem]))
 async def samplers(request: Request) -> Rows:
     return [dict(row) for row in services_of(request).sampler_rows]
 
 
-@router.get("/schedulers")
+@router.get("/schedulers", **schema.answers(list[schema.SchedulerItem]))
 async def schedulers(request: Request) -> Rows:
     return [dict(row) for row in services_of(request).schedule_rows]
 
 
-@router.get("/upscalers")
+@router.get("/upscalers", **schema.answers(list[schema.UpscalerItem]))
 async def upscalers(request: Request) -> Rows:
     """Looks into the folders again, for there is no route to refresh them."""
     catalog = services_of(request).catalog.upscalers
@@ -43,12 +44,12 @@ async def upscalers(request: Request) -> Rows:
     return [dataclasses.asdict(row) for row in catalog.rows()]
 
 
-@router.get("/latent-upscale-modes")
+@router.get("/latent-upscale-modes", **schema.answers(list[schema.LatentUpscalerModeItem]))
 async def latent_upscale_modes() -> Rows:
     return [{"name": name} for name in LATENT_UPSCALE_MODES]
 
 
-@router.get("/sd-models")
+@router.get("/sd-models", **schema.answers(list[schema.SDModelItem]))
 async def sd_models(request: Request) -> Rows:
     """Checkpoints. Hashes appear once they are known; nothing is read here."""
     return [
@@ -64,12 +65,12 @@ async def sd_models(request: Request) -> Rows:
     ]
 
 
-@router.get("/sd-vae")
+@router.get("/sd-vae", **schema.answers(list[schema.SDVaeItem]))
 async def sd_vae(request: Request) -> Rows:
     return [{"model_name": file.name, "filename": str(file.path)} for file in services_of(request).catalog.vaes.all()]
 
 
-@router.get("/prompt-styles")
+@router.get("/prompt-styles", **schema.answers(list[schema.PromptStyleItem]))
 async def prompt_styles(request: Request) -> Rows:
     return [
         {"name": style.name, "prompt": style.prompt, "negative_prompt": style.negative_prompt}
@@ -77,20 +78,20 @@ async def prompt_styles(request: Request) -> Rows:
     ]
 
 
-@router.get("/embeddings")
+@router.get("/embeddings", **schema.answers(schema.EmbeddingsResponse))
 async def embeddings(request: Request) -> dict[str, Any]:
     """Textual inversions that fit the current checkpoint (`loaded`), and those that do not (`skipped`)."""
     services = services_of(request)
     return await services.off_loop(lambda: services.engine.embeddings(services.current_checkpoint()))
 
 
-@router.get("/face-restorers")
+@router.get("/face-restorers", **schema.answers(list[schema.FaceRestorerItem]))
 async def face_restorers() -> Rows:
     """None is installed."""
     return []
 
 
-@router.get("/realesrgan-models")
+@router.get("/realesrgan-models", **schema.answers(list[schema.RealesrganItem]))
 async def realesrgan_models(request: Request) -> Rows:
     """The files in the folder RealESRGAN."""
     files = services_of(request).catalog.upscalers.all()
@@ -101,7 +102,7 @@ async def realesrgan_models(request: Request) -> Rows:
     ]
 
 
-@router.get("/extensions")
+@router.get("/extensions", **schema.answers(list[schema.ExtensionItem]))
 async def extensions(request: Request) -> Rows:
     """What lies in the folder extensions beside what came with the program; what git says about it."""
     services = services_of(request)
@@ -109,14 +110,14 @@ async def extensions(request: Request) -> Rows:
     return await services.off_loop(lambda: [extension.row() for extension in found])
 
 
-@router.get("/scripts")
+@router.get("/scripts", **schema.answers(schema.ScriptsList))
 async def scripts(request: Request) -> dict[str, list[str]]:
     """Titles in lower case, as clients compare them. Only what has an effect or is accepted without one."""
     host = services_of(request).scripts
     return {"txt2img": titles(host, "txt2img"), "img2img": titles(host, "img2img")}
 
 
-@router.get("/script-info")
+@router.get("/script-info", **schema.answers(list[schema.ScriptInfo]))
 async def script_info(request: Request) -> Rows:
     services = services_of(request)
     sections = {"refiner": _refiner_args(services), "sampler": _sampler_args(services), "seed": _seed_args()}

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Request
 
+from sdwebui_api.api.response_schema import Options as OptionsAnswer
+from sdwebui_api.api.response_schema import answers
 from sdwebui_api.api.services import Services, services_of
 from sdwebui_api.errors import BadRequest
 
@@ -18,7 +20,7 @@ router = APIRouter(prefix="/sdapi/v1", tags=["options"])
 VAE_WORDS = ("automatic", "auto", "none", "")
 
 
-@router.get("/options")
+@router.get("/options", **answers(OptionsAnswer))
 async def get_options(request: Request) -> dict[str, Any]:
     """All settings, one flat object."""
     services = services_of(request)

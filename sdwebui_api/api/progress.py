@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
 
+from sdwebui_api.api.response_schema import ProgressResponse, answers
 from sdwebui_api.api.services import Services, services_of, user_of
 from sdwebui_api.api.wire import Int, Name, WireModel
 from sdwebui_api.errors import NotFound
@@ -22,7 +23,7 @@ PREVIEW_PATIENCE = 0.03
 """Seconds a progress request waits for a picture to be drawn; a slower one is shown by the next request."""
 
 
-@router.get("/sdapi/v1/progress")
+@router.get("/sdapi/v1/progress", **answers(ProgressResponse))
 async def progress(
     request: Request, skip_current_image: bool = False, id: str | None = None, id_task: str | None = None
 ) -> dict[str, Any]:
