@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from sdwebui_api.engine.training.captions import FileNameWords, PromptWriter, caption_of
 from sdwebui_api.errors import BadRequest
+from sdwebui_api.imaging.codec import read_image
 
 if TYPE_CHECKING:
     from sdwebui_api.engine.model import DiffusionModel
@@ -25,7 +26,8 @@ log = logging.getLogger(__name__)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl", ".tif", ".tiff")
 MAX_IMAGES = 20_000
-MAX_FILE_PIXELS = 2**27
+MAX_BYTES = 2**28
+"""Of an image file."""
 MAX_SIDE = 2048
 """Of an image that is taken at its own size."""
 
@@ -138,7 +140,7 @@ def read_examples(
         on_image(index)
         try:
             image = _open(path, rules, model.latent_scale)
-        except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        except (OSError, ValueError, BadRequest) as error:
             log.warning("training goes on without the image %s: %s", path.name, error)
             continue
         caption = caption_of(path, names)
@@ -149,11 +151,10 @@ def read_examples(
 
 
 def _open(path: Path, rules: ImageRules, cell: int) -> Image.Image:
-    """RGB or RGBA at the size it is learned at. Raises ValueError for what is too large or too small."""
-    with Image.open(path) as file:
-        if file.width * file.height > MAX_FILE_PIXELS:
-            raise ValueError(f"{file.width}x{file.height} pixels are too many")
-        image = ImageOps.exif_transpose(file)
+    """RGB or RGBA at the size it is learned at. Raises ValueError and BadRequest for files that do not serve."""
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"files of more than {MAX_BYTES} bytes are not read")
+    image = read_image(path.read_bytes(), "data_root")
     image = image.convert("RGBA" if rules.use_weight and image.has_transparency_data else "RGB")
     if not rules.varsize:
         return image.resize((rules.width, rules.height), Image.Resampling.BICUBIC)

@@ -6,7 +6,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import torch
@@ -72,7 +72,7 @@ class Clipping:
     """Limits gradients: each number (`value`) or their norm (`norm`); a limit may change with the step."""
 
     mode: Literal["disabled", "value", "norm"] = "disabled"
-    limit: StepSchedule = StepSchedule(((1.0, None),))
+    limit: StepSchedule = field(default_factory=lambda: StepSchedule(((1.0, None),)))
 
     def apply(self, parameters: Sequence[nn.Parameter], step: int) -> None:
         limit = self.limit.at(step)
@@ -92,7 +92,7 @@ class LoopSettings:
     batch_size: int = 1
     gradient_step: int = 1
     """Batches per step."""
-    clipping: Clipping = Clipping()
+    clipping: Clipping = field(default_factory=Clipping)
     seed: int = 0
 
 
