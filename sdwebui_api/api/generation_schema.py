@@ -107,11 +107,11 @@ class RequestFields(WireModel):
     sampler_index: Name = "Euler"
     script_name: Name | None = None
     script_args: Annotated[Values, BeforeValidator(_by_name)] = Field(
-        default_factory=list, description="In the script's order; an object of names is accepted too."
+        [], description="In the script's order; an object of names is accepted too."
     )
     send_images: bool = True
     save_images: bool = False
-    alwayson_scripts: Object = Field(default_factory=dict)
+    alwayson_scripts: Object = Field({})
     infotext: Prompt | None = None
 
 
