@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from sdwebui_api.errors import BadRequest
 
-Kind = Literal["switch", "whole", "real", "text", "names", "color", "one_of"]
+Kind = Literal["switch", "whole", "real", "text", "names", "color", "one_of", "any"]
 
 LONGEST_TEXT = 65_536
 IMAGE_FORMATS = ("png", "jpg", "jpeg", "webp")
@@ -139,7 +139,13 @@ def _coerce_one_of(spec: OptionSpec, value: Any, field: str) -> str:
     return by_case[value.strip().lower()]
 
 
+def _coerce_any(spec: OptionSpec, value: Any, field: str) -> Any:
+    """Settings of extensions that say no type."""
+    return value
+
+
 _COERCE = {
+    "any": _coerce_any,
     "switch": _coerce_switch,
     "whole": _coerce_whole,
     "real": _coerce_real,

@@ -83,6 +83,11 @@ class Options(Mapping[str, Any]):
         changed = {name: value for name, value in self._values.items() if value != self._table[name].default}
         return f"Options({changed})"
 
+    @property
+    def table(self) -> Table:
+        """What there is to set, those of extensions included."""
+        return self._table
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, with ints and floats where A1111 answers them."""
         return {name: self._table[name].wire(value) for name, value in self._values.items()}
@@ -125,6 +130,12 @@ class OptionStore:
 
     def snapshot(self) -> Options:
         return self._options
+
+    def extend(self, table: Table) -> None:
+        """More settings (an extension's), with the values that the file holds for them. Known names stay as they are."""
+        with self._lock:
+            self._table = {**table, **self._table}
+            self._options = Options(self._stored_values(), self._table)
 
     def update(self, values: Mapping[str, Any], field: str = "options") -> list[str]:
         """Takes over and saves `values`, all of them or none; returns a warning per unknown name.

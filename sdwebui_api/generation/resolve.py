@@ -104,7 +104,7 @@ class _Resolution:
     def request(self) -> GenerationRequest:
         values = self.values
         overrides = values["override_settings"] or {}
-        coerced, warnings = coerce_values(overrides, "override_settings")
+        coerced, warnings = coerce_values(overrides, "override_settings", self.stored.table)
         self.warnings += warnings
         self.options = options = self.stored.with_values(coerced)
         self._refuse_networks()
