@@ -21,6 +21,7 @@ from sdwebui_api.api.factory import create_app
 from sdwebui_api.api.services import Services, StopKind
 from sdwebui_api.catalog.checkpoints import CheckpointCatalog, CheckpointFile
 from sdwebui_api.catalog.hashes import HashCache
+from sdwebui_api.catalog.networks import HypernetworkCatalog, LoraCatalog
 from sdwebui_api.catalog.styles import StyleCatalog
 from sdwebui_api.catalog.upscalers import HiresUpscalers, UpscalerCatalog
 from sdwebui_api.catalog.vaes import VaeCatalog
@@ -51,12 +52,16 @@ class Catalog:
     vaes: VaeCatalog
     styles: StyleCatalog
     upscalers: UpscalerCatalog
+    loras: LoraCatalog
+    hypernetworks: HypernetworkCatalog
 
     def refresh(self) -> None:
         self.checkpoints.refresh()
         self.vaes.refresh()
         self.styles.refresh()
         self.upscalers.refresh()
+        self.loras.refresh()
+        self.hypernetworks.refresh()
 
 
 class EngineForDoors:
@@ -151,6 +156,8 @@ def build_catalog(flags: Flags, paths: Paths) -> Catalog:
         ),
         StyleCatalog(paths.styles_files),
         UpscalerCatalog(paths.upscaler_dirs),
+        LoraCatalog(paths.lora_dirs, hashes),
+        HypernetworkCatalog(paths.hypernetwork_dir),
     )
     catalog.refresh()
     return catalog

@@ -85,6 +85,26 @@ async def embeddings(request: Request) -> dict[str, Any]:
     return await services.off_loop(lambda: services.engine.embeddings(services.current_checkpoint()))
 
 
+@router.get("/loras")
+async def loras(request: Request) -> Rows:
+    """LoRAs and their relatives, with what their training tool wrote into them."""
+    services = services_of(request)
+
+    def rows() -> Rows:  # opens files it has not seen yet
+        return [
+            {"name": file.name, "alias": file.alias, "path": str(file.path), "metadata": file.metadata}
+            for file in services.catalog.loras.all()
+        ]
+
+    return await services.off_loop(rows)
+
+
+@router.get("/hypernetworks", **schema.answers(list[schema.HypernetworkItem]))
+async def hypernetworks(request: Request) -> Rows:
+    files = services_of(request).catalog.hypernetworks.all()
+    return [{"name": file.name, "path": str(file.path)} for file in files]
+
+
 @router.get("/face-restorers", **schema.answers(list[schema.FaceRestorerItem]))
 async def face_restorers() -> Rows:
     """None is installed."""
@@ -143,6 +163,14 @@ async def refresh_checkpoints(request: Request) -> None:
 async def refresh_vae(request: Request) -> None:
     services = services_of(request)
     await services.off_loop(services.catalog.vaes.refresh)
+
+
+@router.post("/refresh-loras")
+async def refresh_loras(request: Request) -> None:
+    """Looks for LoRAs, and for hypernetworks too, for which A1111 has no call."""
+    services = services_of(request)
+    await services.off_loop(services.catalog.loras.refresh)
+    await services.off_loop(services.catalog.hypernetworks.refresh)
 
 
 @router.post("/refresh-embeddings")

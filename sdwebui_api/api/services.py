@@ -21,6 +21,7 @@ from sdwebui_api.postprocess.upscalers import UpscalerLibrary
 
 if TYPE_CHECKING:
     from sdwebui_api.catalog.checkpoints import CheckpointCatalog, CheckpointFile
+    from sdwebui_api.catalog.networks import HypernetworkCatalog, LoraCatalog
     from sdwebui_api.catalog.styles import StyleCatalog
     from sdwebui_api.catalog.upscalers import UpscalerCatalog
     from sdwebui_api.catalog.vaes import VaeCatalog
@@ -72,6 +73,12 @@ class Catalog(Protocol):
 
     @property
     def styles(self) -> StyleCatalog: ...
+
+    @property
+    def loras(self) -> LoraCatalog: ...
+
+    @property
+    def hypernetworks(self) -> HypernetworkCatalog: ...
 
     @property
     def upscalers(self) -> UpscalerCatalog: ...

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +10,7 @@ from sdwebui_api.generation import describe
 from sdwebui_api.generation.finish import Finisher
 from sdwebui_api.generation.img2img import ImageToImage
 from sdwebui_api.generation.keeping import PictureKeeper
+from sdwebui_api.generation.networks import ModelLeases, with_networks_of_options
 from sdwebui_api.generation.plan import Batch, plan_generation
 from sdwebui_api.generation.request import GeneratedImage, GenerationRequest, GenerationResult
 from sdwebui_api.generation.run import Run
@@ -22,10 +22,7 @@ from sdwebui_api.scripting.hooks import Draft, Files
 from sdwebui_api.storage.local import LocalStorage
 
 if TYPE_CHECKING:
-    from sdwebui_api.catalog.checkpoints import CheckpointFile
-    from sdwebui_api.catalog.vaes import VaeFile
     from sdwebui_api.engine.engine import Engine
-    from sdwebui_api.engine.model import DiffusionModel
     from sdwebui_api.generation.resolve import Resolver
     from sdwebui_api.jobs.job import Job
     from sdwebui_api.postprocess.upscalers import UpscalerLibrary
@@ -70,17 +67,15 @@ class Generator:
         """The plain generation, always-on scripts included. `counts`: it is all that the job does."""
         run = Run(request, job, self._encodings, infotext=dict(call.infotext))
         parts = self._scripts.parts(request, run) if call.parts is None else list(call.parts)
-        run.hooks = HookChain([*parts, *(Part(request.script.title if request.script else "", own) for own in call.hooks)], run)
+        run.hooks = HookChain(
+            [*parts, *(Part(request.script.title if request.script else "", own) for own in call.hooks)], run
+        )
         run.request = run.hooks.before_process(request)
         run.plan = plan_generation(run.request, self._catalog.styles.all())
-        with ExitStack() as leases, torch.inference_mode():
-
-            def borrow(checkpoint: CheckpointFile, vae: VaeFile | None) -> DiffusionModel:
-                return leases.enter_context(self._engine.lease(checkpoint, vae, job.set_text))
-
-            run.borrow = borrow
-            run.model = borrow(run.request.checkpoint, run.request.vae)
-            job.set_text(None)
+        if not run.request.disable_extra_networks:
+            run.plan = with_networks_of_options(run.plan, run.request.options, self._catalog)
+        with ModelLeases(self._engine, self._catalog, job.set_text) as run.models, torch.inference_mode():
+            run.model = run.borrow(run.request.checkpoint, run.request.vae)
             run.upscalers = self._upscalers.for_job(job, run.request.options)
             run.warnings += describe.unsupported_options(run.request.options)
             run.take(run.hooks.process(Draft(run.request, run.plan)))
@@ -116,5 +111,6 @@ def _batch(run: Run, index: int) -> Batch:
     """The `index`-th batch as the scripts want it."""
     batch = run.plan.full_batch(index)
     batch = run.take(run.hooks.before_process_batch(Draft(run.request, run.plan, batch))) or batch
+    run.use_networks(batch)
     batch = batch.without_networks()
     return run.take(run.hooks.process_batch(Draft(run.request, run.plan, batch))) or batch

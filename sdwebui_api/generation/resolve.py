@@ -16,8 +16,7 @@ from sdwebui_api.config.options import Options, coerce_values
 from sdwebui_api.errors import BadRequest, NotFound, Unavailable
 from sdwebui_api.generation.hires import old_first_pass_size
 from sdwebui_api.generation.request import GenerationRequest, HiresPass, InitImage, InpaintMask
-from sdwebui_api.prompting.extra_networks import parse_extra_networks
-from sdwebui_api.prompting.styles import StyleTexts, apply_styles
+from sdwebui_api.prompting.styles import StyleTexts
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -29,7 +28,6 @@ A1111_SIZE = (512, 512)
 MAX_SIDE = 8192
 MAX_PIXELS_PER_BATCH = 2**26
 LARGEST_RANDOM_SEED = 4294967294
-NETWORK_KINDS = ("lora", "lyco", "hypernet")
 SAME = frozenset({"", "None", "none", "Use same checkpoint", "Use same sampler", "Use same scheduler"})
 """What the page and infotexts write where "as in the first pass" is meant."""
 
@@ -107,7 +105,6 @@ class _Resolution:
         coerced, warnings = coerce_values(overrides, "override_settings", self.stored.table)
         self.warnings += warnings
         self.options = options = self.stored.with_values(coerced)
-        self._refuse_networks()
         checkpoint = self._checkpoint(overrides)
         width, height = self._size(checkpoint)
         sampler, schedule = self._sampler()
@@ -322,21 +319,6 @@ class _Resolution:
             name = "batch_size" if width * height <= MAX_PIXELS_PER_BATCH else "width"
             raise BadRequest(f"{size} pictures of {width}x{height} at once are too much", field=name)
         return size
-
-    def _refuse_networks(self) -> None:
-        """Networks are understood but not applied yet: a picture without them would be silently wrong."""
-        if self.options.sd_hypernetwork not in SAME:
-            raise BadRequest("Hypernetworks are not supported yet", field="override_settings.sd_hypernetwork")
-        if self.values["disable_extra_networks"]:
-            return
-        names = ("prompt", "hr_prompt") if self.values.get("enable_hr") else ("prompt",)
-        for name in names:
-            styles = self.values["styles"] or ()
-            text, _ = apply_styles(self.values[name], "", styles, self.resolver.files.styles.all())
-            for network in parse_extra_networks(text)[1]:
-                if network.kind in NETWORK_KINDS:
-                    tag = f"<{network.kind}:{':'.join(network.items)}>"[:100]
-                    raise BadRequest(f"{tag}: networks ({', '.join(NETWORK_KINDS)}) are not supported yet", field=name)
 
 
 def _decode(text: Any, field: str) -> Image.Image:

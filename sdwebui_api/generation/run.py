@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from sdwebui_api.engine.networks.selection import NO_NETWORKS, NetworkSet
 from sdwebui_api.generation.latents import tensor_to_images
+from sdwebui_api.generation.networks import ModelLeases, choose_networks
 from sdwebui_api.generation.plan import Batch, GenerationPlan
 from sdwebui_api.generation.request import GenerationRequest
 from sdwebui_api.imaging.grid import image_grid
 from sdwebui_api.imaging.upscale import WEIGHT_FREE_UPSCALERS, Upscaler
 from sdwebui_api.prompting.conditioning import PromptTiming, build_conditioning, build_uncond
 from sdwebui_api.prompting.encoding import EncodingCache, TextConditioner, TextSettings
+from sdwebui_api.prompting.extra_networks import parse_extra_networks
 from sdwebui_api.prompting.schedule import timelines_differ
 from sdwebui_api.sampling.guidance import OnStep, RefinerSwitch, SamplingStopped, StepReport
 from sdwebui_api.sampling.names import find_sampler, find_schedule
@@ -27,11 +30,10 @@ from sdwebui_api.scripting.hooks import Draft, Sampled
 if TYPE_CHECKING:
     from PIL import Image
 
-    from sdwebui_api.imaging.inpaint import PreparedInit
-
     from sdwebui_api.catalog.checkpoints import CheckpointFile
     from sdwebui_api.catalog.vaes import VaeFile
     from sdwebui_api.engine.model import DiffusionModel
+    from sdwebui_api.imaging.inpaint import PreparedInit
     from sdwebui_api.jobs.job import Job
 
 
@@ -67,8 +69,8 @@ class Run:
     encodings: EncodingCache
     plan: GenerationPlan = field(init=False)
     model: DiffusionModel = field(init=False)
-    borrow: Callable[[CheckpointFile, VaeFile | None], DiffusionModel] = field(init=False)
-    """Leases another checkpoint until the run ends."""
+    """The request's checkpoint with the networks of the current pass."""
+    models: ModelLeases = field(init=False)
     hooks: HookChain = field(init=False)
     prepared: PreparedInit | None = None
     """img2img's geometry."""
@@ -79,6 +81,41 @@ class Run:
     refined: DiffusionModel | None = None
     """The refiner, once the current pass has switched to it."""
     init_image_hash: str | None = None
+    networks: NetworkSet = NO_NETWORKS
+    """Those of the current pass."""
+    lora_hashes: dict[str, str] = field(default_factory=dict)
+
+    # -- models ----------------------------------------------------------------------------------------------------
+
+    def use_networks(self, batch: Batch, *, hires: bool = False) -> None:
+        """Take the networks that the first prompt of `batch` (tags included) names for the pass that begins.
+
+        A1111 `extra_networks.activate`; the infotext's hashes are those of both passes together.
+        """
+        if self.request.disable_extra_networks:
+            return
+        tags = parse_extra_networks(batch.prompts[0])[1]
+        chosen = choose_networks(tags, self.request.options, self.models.network_files)
+        self.warn(*chosen.warnings)
+        self.lora_hashes = {**(self.lora_hashes if hires else {}), **chosen.hashes}
+        if self.lora_hashes:
+            self.infotext["Lora hashes"] = ", ".join(f"{name}: {hash}" for name, hash in self.lora_hashes.items())
+        if not hires:
+            self.models.keep_only(chosen.networks)
+            self.refined = None
+        self.networks = chosen.networks
+        self.model = self.borrow(self.request.checkpoint, self.request.vae)
+
+    def borrow(self, checkpoint: CheckpointFile, vae: VaeFile | None) -> DiffusionModel:
+        """Another checkpoint, with the networks of the current pass, until the run ends."""
+        model = self.models.get(checkpoint, vae, self.networks)
+        self.job.set_text(None)
+        self.warn(*model.problems)
+        return model
+
+    def warn(self, *warnings: str) -> None:
+        """Report in `info.warnings`, each once."""
+        self.warnings += [warning for warning in dict.fromkeys(warnings) if warning not in self.warnings]
 
     # -- what a pass is asked to do --------------------------------------------------------------------------------
 

@@ -83,6 +83,7 @@ class _HiresWorkflow:
 
     def sample(self, batch: Batch, latent: Tensor) -> Tensor:
         run, hires = self._run, self._hires
+        run.use_networks(run.plan.full_batch(batch.index, hires=True), hires=True)
         model = run.borrow(hires.checkpoint, hires.vae) if hires.checkpoint else run.model
         latent, concat = self._enlarge(model, batch, latent)
         run.job.next_part()

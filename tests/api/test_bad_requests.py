@@ -50,8 +50,6 @@ DIFFERENT = {
     "inpainting_fill 9": 422,
     "denoising_strength 2": 422,
     "mask_blur negative": 422,
-    # networks come with a later issue; until then naming one is an error
-    "lora weight word": 422,
 }
 
 

@@ -72,7 +72,7 @@ TXT2IMG: list[tuple[str, dict[str, Any], str]] = [
     ("prompt is a list", {"prompt": ["a"]}, "prompt"),
     ("prompt of 10 MB", {"prompt": "apple " * 1_750_000}, "prompt"),
     ("prompt of 20000 brackets", {"prompt": "[" * 20000}, "prompt"),
-    ("network that is not supported yet", {"prompt": "an apple <lora:nothing:1>"}, "prompt"),
+    ("unknown refiner", {"refiner_checkpoint": "no-such", "refiner_switch_at": 0.8}, "refiner_checkpoint"),
     ("no image in a batch", {"batch_size": 0}, "batch_size"),
     ("a huge batch", {"batch_size": 100_000}, "batch_size"),
     ("negative repetitions", {"n_iter": -1}, "n_iter"),
