@@ -17,7 +17,7 @@ from sdwebui_api.api.infotext import read_infotext
 from sdwebui_api.api.options import store_options
 from sdwebui_api.api.response_schema import ImageToImageResponse, TextToImageResponse, answers
 from sdwebui_api.api.script_args import read_sections, without_sections
-from sdwebui_api.api.services import Services, services_of, user_of
+from sdwebui_api.api.services import Services, job_header, services_of, user_of
 from sdwebui_api.config.options import Options
 from sdwebui_api.errors import BadRequest, SdWebUIError
 from sdwebui_api.generation.infotext_request import fields_of_infotext
@@ -61,7 +61,7 @@ async def _generate(kind: Kind, body: GenerationBody, request: Request) -> Respo
     result: GenerationResult = await result_unless_gone(services, job, request)
     warnings = [] if body.override_settings_restore_afterwards else await services.off_loop(_persist, services, body)
     content = await services.off_loop(_render, prepared, result, job.id, body.send_images, warnings)
-    return Response(content, media_type="application/json", headers={"X-Job-Id": job.id})
+    return Response(content, media_type="application/json", headers=job_header(job))
 
 
 def _prepare(services: Services, kind: Kind, body: GenerationBody) -> _Prepared:

@@ -17,7 +17,7 @@ from sdwebui_api.api.response_schema import (
     PNGInfoResponse,
     answers,
 )
-from sdwebui_api.api.services import Services, services_of, user_of
+from sdwebui_api.api.services import Services, job_header, services_of, user_of
 from sdwebui_api.api.wire import Float, Fraction, Int, Name, Text, WireModel
 from sdwebui_api.jobs.job import Job
 
@@ -104,7 +104,7 @@ async def _extras(images: list[tuple[str, str]], body: ExtrasFields, request: Re
     encoded, html_info = await result_unless_gone(services, job, request)
     answer = {"html_info": html_info, "image": encoded[0]} if single else {"html_info": html_info, "images": encoded}
     content = await services.off_loop(to_json, answer)
-    return Response(content, media_type="application/json", headers={"X-Job-Id": job.id})
+    return Response(content, media_type="application/json", headers=job_header(job))
 
 
 def _enlarge_all(

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse
 
 from sdwebui_api.api.generation import result_unless_gone
-from sdwebui_api.api.services import Services, services_of, user_of
+from sdwebui_api.api.services import Services, job_header, services_of, user_of
 from sdwebui_api.api.wire import Float, Name, WireModel
 from sdwebui_api.catalog.merging import InterpMethod, MergeRecipe
 from sdwebui_api.errors import NotFound
@@ -71,7 +71,7 @@ async def merge_checkpoints(body: MergeBody, request: Request) -> JSONResponse:
     )
     request.state.job_id = job.id
     answer = await result_unless_gone(services, job, request)
-    return JSONResponse(answer, headers={"X-Job-Id": job.id})
+    return JSONResponse(answer, headers=job_header(job))
 
 
 def _recipe(services: Services, body: MergeBody) -> MergeRecipe:

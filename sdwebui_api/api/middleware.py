@@ -60,7 +60,7 @@ class RequestLog:
             logging.DEBUG if quiet else logging.INFO,
             "id=%s method=%s path=%s status=%d ms=%.1f client=%s%s",
             request_id, scope["method"], path.encode("unicode_escape").decode(), status, seconds * 1000,
-            (scope.get("client") or ("-",))[0], f" job={job}" if job else "",
+            (scope.get("client") or ("-",))[0], f" job={job.encode('unicode_escape').decode()}" if job else "",
         )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from urllib.parse import quote
 
 from starlette.requests import Request
 
@@ -130,6 +131,11 @@ class Services:
 def services_of(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
+
+
+def job_header(job: Job) -> dict[str, str]:
+    """`X-Job-Id` of the answer. Clients choose ids freely; what a header cannot hold is percent-encoded."""
+    return {"X-Job-Id": quote(job.id, safe="()[]:;,@!$&'*+=~/ ")}
 
 
 def user_of(request: Request) -> str | None:

@@ -143,3 +143,10 @@ def test_failures_are_told_without_paths(client, services):
 
 def test_json_without_content_type(client):
     assert client.post(T2I, content=json.dumps(SMALL)).status_code == 200
+
+
+def test_any_task_id_is_accepted_and_the_header_stays_one_line(client):
+    answer = client.post("/sdapi/v1/txt2img", json={"prompt": "x", "force_task_id": "😀\r\nSet-Cookie: a"})
+    assert answer.status_code == 200 and "set-cookie" not in answer.headers
+    assert answer.headers["X-Job-Id"] == "%F0%9F%98%80%0D%0ASet-Cookie: a"
+    assert client.post("/sdapi/v1/txt2img", json={"force_task_id": "task(a b)"}).headers["X-Job-Id"] == "task(a b)"
