@@ -1,0 +1,1 @@
+"""The preprocessors, one module per subject; each lists its own in `PREPROCESSORS`."""
