@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from sdwebui_api.errors import BadRequest
 from sdwebui_api.sampling.samplers import SAMPLERS, Sampler
-from sdwebui_api.sampling.schedules import AUTOMATIC, SCHEDULES, Schedule
+from sdwebui_api.sampling.schedules import AUTOMATIC, MODEL_SIGMAS, SCHEDULES, Schedule
 
 _SAMPLERS = {name.lower(): row for row in SAMPLERS for name in (row.name, *row.aliases)}
 _SCHEDULES = {name.lower(): row for row in SCHEDULES for name in (row.label, row.name, *(row.aliases or ()))}
@@ -56,13 +56,17 @@ def find_sampler(text: str | None, *, lenient: bool = False, field: str = "sampl
 def find_schedule(text: str | None, *, lenient: bool = False, field: str = "scheduler") -> Schedule:
     """The schedule row that `text` names by name, label or alias; None and "" are Automatic.
 
+    "automatic", spelled just so, is `MODEL_SIGMAS`.
+
     Raises:
         BadRequest: 400 "Scheduler not found" with the choices. With `lenient`: Automatic instead.
     """
-    if lenient:
-        return _EXACT_SCHEDULES.get(text or "", AUTOMATIC)
     if not text:
         return AUTOMATIC
+    if text == MODEL_SIGMAS.name:
+        return MODEL_SIGMAS
+    if lenient:
+        return _EXACT_SCHEDULES.get(text, AUTOMATIC)
     row = _SCHEDULES.get(text.strip().lower())
     if row is None:
         raise BadRequest(f"Scheduler not found: {text!r}", field=field, choices=SCHEDULE_LABELS, status=400)

@@ -112,7 +112,7 @@ def _at_timesteps(timesteps: Tensor, table: SigmaTable) -> Tensor:
 class Schedule:
     """A row of `/sdapi/v1/schedulers`.
 
-    `function` is None for Automatic: the sampler's preferred schedule, or the model's own sigmas.
+    `function` is None for Automatic (the sampler's preferred schedule, or the model's own sigmas) and `MODEL_SIGMAS`.
     `default_rho` is -1 for schedules without rho. `need_inner_model` is A1111's word for `needs the model's table`.
     """
 
@@ -162,3 +162,7 @@ SCHEDULES: tuple[Schedule, ...] = (
 )
 
 AUTOMATIC = SCHEDULES[0]
+MODEL_SIGMAS = Schedule("automatic", "automatic", None)
+"""The model's own sigmas whatever the sampler prefers. In A1111 only the label "Automatic" stands for the sampler's
+preference; a client that sends the name "automatic", as webuiapi always does, gets these (`KDiffusionSampler.get_sigmas`).
+"""

@@ -224,9 +224,9 @@ class _Run:
     def _schedule(self) -> Schedule:
         """The schedule to use; Automatic gives way to the sampler's preference."""
         schedule = self.settings.schedule
-        if schedule.function is None and self.sampler.schedule is not None:
+        if schedule is AUTOMATIC and self.sampler.schedule is not None:
             schedule = next(row for row in SCHEDULES if row.name == self.sampler.schedule)
-        if schedule is not AUTOMATIC:
+        if schedule.function is not None:
             self._note_schedule(schedule)
         return schedule
 

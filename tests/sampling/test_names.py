@@ -8,6 +8,7 @@ import pytest
 from sdwebui_api.errors import BadRequest
 from sdwebui_api.sampling.names import find_sampler, find_schedule, resolve_names
 from sdwebui_api.sampling.samplers import SAMPLERS
+from sdwebui_api.sampling.schedules import AUTOMATIC, MODEL_SIGMAS
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "api"
 
@@ -61,3 +62,12 @@ def test_unknown_schedule() -> None:
 def test_lenient_is_a1111(text: str) -> None:
     assert names(text, "no such", lenient=True) == ("DPM++ 2M", "Automatic")
     assert names("Euler a Karras", lenient=True) == ("Euler a", "Karras")
+
+
+def test_the_name_automatic_means_the_models_own_sigmas() -> None:
+    """webuiapi always sends it; A1111 then does not take the sampler's preference, unlike for "Automatic"."""
+    _, named = resolve_names("DPM++ 2M", "automatic")
+    _, labelled = resolve_names("DPM++ 2M", "Automatic")
+    assert named is MODEL_SIGMAS
+    assert labelled is AUTOMATIC
+    assert find_schedule(named.label) is MODEL_SIGMAS
