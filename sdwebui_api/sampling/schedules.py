@@ -163,6 +163,8 @@ SCHEDULES: tuple[Schedule, ...] = (
 
 AUTOMATIC = SCHEDULES[0]
 MODEL_SIGMAS = Schedule("automatic", "automatic", None)
-"""The model's own sigmas whatever the sampler prefers. In A1111 only the label "Automatic" stands for the sampler's
-preference; a client that sends the name "automatic", as webuiapi always does, gets these (`KDiffusionSampler.get_sigmas`).
+"""The model's own sigmas whatever the sampler prefers.
+
+In A1111 only the label "Automatic" stands for the sampler's preference (`KDiffusionSampler.get_sigmas`); a client that
+sends the name "automatic", as webuiapi always does, gets these.
 """
