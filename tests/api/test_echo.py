@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 CASES = Path(__file__).parents[1] / "golden" / "cases"
-ABSENT = ("lora-", "hypernet", "script-", "cn-", "i2i-lora", "inpaint-soft")
+ABSENT = ("script-", "cn-", "inpaint-soft")
 """Networks, scripts and ControlNet come with later issues."""
 
 

@@ -97,8 +97,6 @@ def test_refiner_section_is_the_refiner_fields(client, services):
         (T2I, '{"steps": 1001}', 422, ["body", "steps"]),
         (T2I, '{"width": 8192, "height": 8192, "batch_size": 2}', 422, ["body", "batch_size"]),
         (T2I, '{"enable_hr": true, "denoising_strength": 0.5, "hr_scale": 60}', 422, ["body", "hr_scale"]),
-        (T2I, '{"prompt": "<lora:x:1>"}', 422, ["body", "prompt"]),
-        (T2I, '{"prompt": "<hypernet:x>"}', 422, ["body", "prompt"]),
         (T2I, '{"infotext": "x\\nSteps: 99999, Sampler: Euler, CFG scale: 7"}', 422, ["body", "infotext"]),
         (T2I, '{"alwayson_scripts": {"refiner": {"args": [true, 7]}}}', 422, None),
         (I2I, '{"init_images": [5]}', 422, ["body", "init_images", 0]),

@@ -15,7 +15,7 @@ def recorded(name: str):
 
 
 def without_folders(row: dict) -> dict:
-    return {key: Path(value).name if key in ("filename", "config") and value else value for key, value in row.items()}
+    return {key: Path(value).name if key in ("filename", "config", "path") and value else value for key, value in row.items()}
 
 
 @pytest.mark.parametrize("name", ["samplers", "schedulers", "latent-upscale-modes", "prompt-styles", "extensions"])
@@ -23,7 +23,7 @@ def test_equal(name, client):
     assert client.get(f"/sdapi/v1/{name}").json() == recorded(name)
 
 
-@pytest.mark.parametrize("name", ["sd-models", "sd-vae"])
+@pytest.mark.parametrize("name", ["sd-models", "sd-vae", "loras", "hypernetworks"])
 def test_equal_but_for_folders(name, client):
     answer = [without_folders(row) for row in client.get(f"/sdapi/v1/{name}").json()]
     assert answer == [without_folders(row) for row in recorded(name)]
@@ -47,7 +47,7 @@ def test_script_info_of_the_built_in_sections(client):
     assert client.get("/sdapi/v1/scripts").json()["txt2img"] == ["refiner", "sampler", "seed"]
 
 
-@pytest.mark.parametrize("name", ["refresh-checkpoints", "refresh-vae", "refresh-embeddings"])
+@pytest.mark.parametrize("name", ["refresh-checkpoints", "refresh-vae", "refresh-embeddings", "refresh-loras"])
 def test_refresh_answers_null(name, client):
     answer = client.post(f"/sdapi/v1/{name}")
     assert answer.status_code == 200 and answer.json() is None

@@ -8,7 +8,7 @@ import pytest
 
 from sdwebui_api.api.generation_schema import Txt2ImgBody
 from sdwebui_api.config.options import Options
-from sdwebui_api.errors import BadRequest, NotFound, Unavailable
+from sdwebui_api.errors import NotFound, Unavailable
 from tests.support.fakes import fake_services
 
 
@@ -96,19 +96,6 @@ def test_old_hires_fields(resolver):
 def test_hires_pass_like_the_first(resolver, same):
     request = resolve(resolver, enable_hr=True, denoising_strength=0.5, hr_sampler_name=same, hr_checkpoint_name="")
     assert (request.hires.sampler, request.hires.schedule, request.hires.checkpoint) == (None, None, None)
-
-
-@pytest.mark.parametrize("name", ["prompt", "hr_prompt"])
-def test_networks_are_refused_by_name(resolver, name):
-    fields = {"enable_hr": True, "denoising_strength": 0.5, name: "x <lyco:some:1>"}
-    with pytest.raises(BadRequest) as caught:
-        resolve(resolver, **fields)
-    assert caught.value.field == name
-
-
-def test_hypernetwork_setting_is_refused(resolver):
-    with pytest.raises(BadRequest, match="Hypernetworks"):
-        resolve(resolver, Options({"sd_hypernetwork": "tiny-hyper"}))
 
 
 def test_combined_sampler_names(resolver):
