@@ -114,6 +114,8 @@ def build(flags: Flags) -> Services:
     from sdwebui_api.engine.engine import Engine
     from sdwebui_api.generation.generator import Generator
     from sdwebui_api.generation.sampler_names import SamplingNames, sampler_rows, schedule_rows
+    from sdwebui_api.generation.training import Trainer
+    from sdwebui_api.generation.training_request import TrainingFiles
     from sdwebui_api.scripting.build import build_host
     from sdwebui_api.storage.local import LocalStorage
 
@@ -124,22 +126,25 @@ def build(flags: Flags) -> Services:
     upscalers = UpscalerLibrary(engine, catalog.upscalers)
     scripts = build_host(flags, paths, options.snapshot())
     resolver = Resolver(catalog, SamplingNames(lenient=flags.lenient), HiresUpscalers(catalog.upscalers))
+    storage = LocalStorage(paths.data_dir)
+    # As many jobs side by side as may share a forward pass (two even when none do: loading and decoding overlap).
+    runner = JobRunner(flags.max_queue, max(2, engine.batcher.max_step_batch))
     return Services(
         flags=flags,
         options=options,
         catalog=catalog,
         resolver=resolver,
-        generator=Generator(engine, catalog, LocalStorage(paths.data_dir), upscalers, scripts, resolver),
+        generator=Generator(engine, catalog, storage, upscalers, scripts, resolver),
         upscalers=upscalers,
         scripts=scripts,
         engine=EngineForDoors(engine, catalog, options, loads_at_start=not flags.skip_load_model_at_start),
-        # As many jobs side by side as may share a forward pass (two even when none do: loading and decoding overlap).
-        runner=JobRunner(flags.max_queue, max(2, engine.batcher.max_step_batch)),
+        runner=runner,
         executor=ThreadPoolExecutor(DOOR_THREADS, "door"),
         preview_executor=ThreadPoolExecutor(1, "preview"),
         sampler_rows=sampler_rows(),
         schedule_rows=schedule_rows(),
         merge_folder=paths.checkpoint_dirs[0],
+        trainer=Trainer(engine, TrainingFiles(paths, storage), lambda: runner.draining),
     )
 
 

@@ -7,7 +7,17 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from sdwebui_api import __version__
-from sdwebui_api.api import control, generation, images, job_routes, listings, merging, options, progress
+from sdwebui_api.api import (
+    control,
+    generation,
+    images,
+    job_routes,
+    listings,
+    merging,
+    options,
+    progress,
+    training,
+)
 from sdwebui_api.api.auth import AuthMiddleware, Credentials
 from sdwebui_api.api.errors import install_error_handlers
 from sdwebui_api.api.middleware import BodyLimit, RequestLog, Subpath
@@ -28,7 +38,7 @@ def create_app(services: Services, *, max_body_bytes: int = MAX_BODY_BYTES) -> F
     )
     app.state.services = services
     install_error_handlers(app)
-    for room in (generation, images, progress, job_routes, options, listings, merging, control):
+    for room in (generation, images, progress, job_routes, options, listings, merging, training, control):
         app.include_router(room.router)
     app.include_router(control.health_router)
     if services.flags.api_server_stop:

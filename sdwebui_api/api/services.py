@@ -13,7 +13,7 @@ from urllib.parse import quote
 from starlette.requests import Request
 
 from sdwebui_api.config.flags import Flags
-from sdwebui_api.config.options import OptionStore
+from sdwebui_api.config.options import Options, OptionStore
 from sdwebui_api.generation.request import GenerationRequest, GenerationResult
 from sdwebui_api.generation.resolve import Resolver
 from sdwebui_api.jobs.job import Job
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sdwebui_api.catalog.networks import HypernetworkCatalog, LoraCatalog
     from sdwebui_api.catalog.styles import StyleCatalog
     from sdwebui_api.catalog.upscalers import UpscalerCatalog
-    from sdwebui_api.catalog.vaes import VaeCatalog
+    from sdwebui_api.catalog.vaes import VaeCatalog, VaeFile
     from sdwebui_api.scripting.host import ScriptHost
 
 T = TypeVar("T")
@@ -37,6 +37,39 @@ class Generates(Protocol):
     """Turns a resolved request into pictures, in the calling thread."""
 
     def run(self, request: GenerationRequest, job: Job) -> GenerationResult: ...
+
+
+class PlansTraining(Protocol):
+    """Looks up what create and train requests name. Raises BadRequest and NotFound naming the field."""
+
+    def new_embedding(self, fields: Mapping[str, Any]) -> Any: ...
+
+    def new_hypernetwork(self, fields: Mapping[str, Any]) -> Any: ...
+
+    def training(
+        self,
+        kind: Literal["embedding", "hypernetwork"],
+        fields: Mapping[str, Any],
+        options: Options,
+        checkpoint: CheckpointFile,
+        vae: VaeFile | None,
+        preview: GenerationRequest | None,
+    ) -> Any: ...
+
+
+class Trains(Protocol):
+    """Makes and teaches embeddings and hypernetworks, in the calling thread; takes what `files` returns."""
+
+    @property
+    def files(self) -> PlansTraining: ...
+
+    def create_embedding(self, new: Any, checkpoint: CheckpointFile, vae: VaeFile | None, job: Job) -> Path: ...
+
+    def create_hypernetwork(self, new: Any, job: Job) -> Path: ...
+
+    def train(self, request: Any, job: Job) -> Any:
+        """Something with the `path` of what was taught."""
+        ...
 
 
 class EngineDoor(Protocol):
@@ -108,6 +141,8 @@ class Services:
     """The answer of GET /schedulers."""
     merge_folder: Path
     """Where merged checkpoints are written."""
+    trainer: Trains | None = None
+    """None: this server cannot train (tests)."""
     stop_server: Callable[[StopKind], None] | None = None
     """None: there is no server to stop (tests)."""
 

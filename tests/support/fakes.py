@@ -21,10 +21,13 @@ from sdwebui_api.config.paths import Paths
 from sdwebui_api.generation.request import GeneratedImage, GenerationRequest, GenerationResult
 from sdwebui_api.generation.resolve import Resolver
 from sdwebui_api.generation.sampler_names import SamplingNames, sampler_rows, schedule_rows
+from sdwebui_api.generation.training import TrainingOutcome
+from sdwebui_api.generation.training_request import NewEmbedding, NewHypernetwork, TrainingFiles, TrainingRequest
 from sdwebui_api.jobs.job import Job
 from sdwebui_api.jobs.runner import JobRunner
-from sdwebui_api.scripting.host import ScriptHost
 from sdwebui_api.postprocess.upscalers import UpscalerLibrary
+from sdwebui_api.scripting.host import ScriptHost
+from sdwebui_api.storage.local import LocalStorage
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -68,6 +71,32 @@ class FakeGenerator:
     @staticmethod
     def _picture(request: GenerationRequest) -> GeneratedImage:
         return GeneratedImage(Image.new("RGB", (8, 8), "grey"), f"{request.prompt}\nSteps: {request.steps}")
+
+
+class FakeTrainer:
+    """Looks everything up, learns nothing. While `gate` is closed trainings stay at work."""
+
+    def __init__(self, files: TrainingFiles) -> None:
+        self.files = files
+        self.gate = threading.Event()
+        self.gate.set()
+        self.trained: list[TrainingRequest] = []
+
+    def create_embedding(self, new: NewEmbedding, checkpoint: Any, vae: Any, job: Job) -> Path:
+        return new.path
+
+    def create_hypernetwork(self, new: NewHypernetwork, job: Job) -> Path:
+        return new.path
+
+    def train(self, request: TrainingRequest, job: Job) -> TrainingOutcome:
+        self.trained.append(request)
+        job.set_total(1)
+        job.start_batch(f"train-{request.kind}", request.loop.steps)
+        step = 0
+        while not self.gate.wait(0.005) and not job.interrupted:
+            step += 1
+            job.step(min(step, request.loop.steps))
+        return TrainingOutcome(request.path, step)
 
 
 class FakeEngine:
@@ -129,4 +158,5 @@ def fake_services(data_dir: Path, *flags: str, max_queue: int = 256, concurrency
         sampler_rows=sampler_rows(),
         schedule_rows=schedule_rows(),
         merge_folder=data_dir / "merged",
+        trainer=FakeTrainer(TrainingFiles(paths, LocalStorage(data_dir))),
     )
