@@ -129,12 +129,17 @@ def build(flags: Flags) -> Services:
     storage = LocalStorage(paths.data_dir)
     # As many jobs side by side as may share a forward pass (two even when none do: loading and decoding overlap).
     runner = JobRunner(flags.max_queue, max(2, engine.batcher.max_step_batch))
+
+    def generator_on(lender: Any) -> Generator:
+        """`lender`: the engine, or what lends one model of it (previews of trainings)."""
+        return Generator(lender, catalog, storage, upscalers, scripts, resolver)
+
     return Services(
         flags=flags,
         options=options,
         catalog=catalog,
         resolver=resolver,
-        generator=Generator(engine, catalog, storage, upscalers, scripts, resolver),
+        generator=generator_on(engine),
         upscalers=upscalers,
         scripts=scripts,
         engine=EngineForDoors(engine, catalog, options, loads_at_start=not flags.skip_load_model_at_start),
@@ -144,7 +149,7 @@ def build(flags: Flags) -> Services:
         sampler_rows=sampler_rows(),
         schedule_rows=schedule_rows(),
         merge_folder=paths.checkpoint_dirs[0],
-        trainer=Trainer(engine, TrainingFiles(paths, storage), lambda: runner.draining),
+        trainer=Trainer(engine, TrainingFiles(paths, storage), generator_on, lambda: runner.draining),
     )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,13 +21,16 @@ from sdwebui_api.engine.training.dataset import Dataset, read_examples
 from sdwebui_api.engine.training.embedding import EmbeddingLearner, embedding_data, initial_vectors, pickled
 from sdwebui_api.engine.training.hypernetwork import HypernetworkLearner
 from sdwebui_api.engine.training.loop import Learner, StepReport, train
-from sdwebui_api.errors import BadRequest, Busy, Cancelled, UnusableModel
+from sdwebui_api.errors import BadRequest, Busy, Cancelled, SdWebUIError, UnusableModel
+from sdwebui_api.generation.training_preview import Painter, paint, png_of
 from sdwebui_api.generation.training_records import RunFolder
 from sdwebui_api.generation.training_request import NewEmbedding, NewHypernetwork, TrainingFiles, TrainingRequest
 from sdwebui_api.prompting.encoding import TextSettings
 from sdwebui_api.prompting.learnable import LearnablePrompts
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from sdwebui_api.catalog.checkpoints import CheckpointFile
     from sdwebui_api.catalog.vaes import VaeFile
     from sdwebui_api.engine.model import DiffusionModel
@@ -64,14 +68,21 @@ class Course(Protocol):
         """The content of the file after `step`."""
         ...
 
+    def showing(self) -> AbstractContextManager[DiffusionModel]:
+        """The model as a request would use it that names what is being taught."""
+        ...
+
 
 class Trainer:
     """One training at a time; generation goes on beside it, step by step."""
 
-    def __init__(self, engine: Lender, files: TrainingFiles, stopping: Callable[[], bool] = lambda: False) -> None:
-        """`stopping`: the server is about to end, so what was learned is to be saved now."""
+    def __init__(
+        self, engine: Lender, files: TrainingFiles, painter: Painter, stopping: Callable[[], bool] = lambda: False
+    ) -> None:
+        """`painter` draws previews; `stopping`: the server is about to end, so what was learned is to be saved now."""
         self.files = files
         self._engine = engine
+        self._painter = painter
         self._stopping = stopping
         self._one = threading.Lock()
 
@@ -100,7 +111,8 @@ class Trainer:
             raise Busy("Another training is running; it can be interrupted or waited for", retry_after=60)
         try:
             with self._engine.lease(request.checkpoint, request.vae, job.set_text) as model:
-                return _Training(request, job, model, self.files, self._stopping).run()
+                course = _course(request, model, job.id)
+                return _Training(request, job, model, course, self).run()
         finally:
             self._one.release()
 
@@ -109,26 +121,18 @@ class _Training:
     """One run; the loop's `Watch`."""
 
     def __init__(
-        self,
-        request: TrainingRequest,
-        job: Job,
-        model: DiffusionModel,
-        files: TrainingFiles,
-        stopping: Callable[[], bool],
+        self, request: TrainingRequest, job: Job, model: DiffusionModel, course: Course, trainer: Trainer
     ) -> None:
-        _refuse_unsuited(model, request)
         self._request = request
         self._job = job
         self._model = model
-        self._storage = files.storage
-        self._stopping = stopping
-        self._folder = RunFolder(request.records.folder, request.name, files.storage)
+        self._course = course
+        self._storage = trainer.files.storage
+        self._painter = trainer._painter
+        self._stopping = trainer._stopping
+        self._folder = RunFolder(request.records.folder, request.name, self._storage)
         self._epoch_length = 1
-        self._course: Course = (
-            _EmbeddingCourse(request, model)
-            if request.kind == "embedding"
-            else _HypernetworkCourse(request, model, job.id)
-        )
+        self._picture: Image.Image | None = None
 
     def run(self) -> TrainingOutcome:
         request, course = self._request, self._course
@@ -182,7 +186,9 @@ class _Training:
     def stepped(self, report: StepReport) -> None:
         records, request = self._request.records, self._request
         self._job.set_text(f"Loss: {report.loss:.7f}, step: {report.step}, last prompt: {report.prompt[:200]}")
-        self._job.step(report.step - self._course.start)
+        if _due(report.step, records.image_every):
+            self._show(report)
+        self._job.step(report.step - self._course.start, self._last_picture if self._picture else None)
         if _due(report.step, records.csv_every):
             kind = "textual_inversion" if request.kind == "embedding" else "hypernetwork"
             self._folder.add_loss(f"{kind}_loss.csv", report, self._epoch_length)
@@ -190,17 +196,42 @@ class _Training:
             data = pickled(self._course.data(report.step))
             self._folder.save(f"{request.kind}s/{request.name}-{report.step}.pt", data)
 
+    def _show(self, report: StepReport) -> None:
+        """A preview. One that cannot be drawn never harms the training."""
+        request = self._request
+        if request.preview is None:
+            return
+        wanted = replace(request.preview, prompt=report.prompt) if request.preview_follows_prompts else request.preview
+        try:
+            with self._course.showing() as model:
+                image = paint(self._painter, model, wanted, self._job.id)
+        except SdWebUIError as error:
+            log.warning("no preview of step %d: %s", report.step, error)
+            return
+        if image is not None:
+            embedding = self._course.data(report.step) if request.records.image_with_embedding else None
+            self._folder.save(f"images/{request.name}-{report.step}.png", png_of(image, embedding))
+            self._picture = image.image
+
+    def _last_picture(self) -> Image.Image:
+        assert self._picture is not None
+        return self._picture
+
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _refuse_unsuited(model: DiffusionModel, request: TrainingRequest) -> None:
+def _course(request: TrainingRequest, model: DiffusionModel, job_id: str) -> Course:
+    """Raises UnusableModel and BadRequest when model and file do not go together."""
     if model.in_channels != model.latent_channels:
         raise UnusableModel(
             f"{request.checkpoint.name} takes a picture besides the noise (inpainting, editing): "
             "training needs a checkpoint that does not"
         )
+    if request.kind == "embedding":
+        return _EmbeddingCourse(request, model)
+    return _HypernetworkCourse(request, model, job_id)
 
 
 def _text_settings(request: TrainingRequest) -> TextSettings:
@@ -222,6 +253,7 @@ class _EmbeddingCourse:
                 f"it was made for another text encoder than that of {request.checkpoint.name}", field="embedding_name"
             )
         self._request = request
+        self._model = model
         vectors = nn.Parameter(embedding.tensor.to(model.device, copy=True))
         self._embedding = replace(embedding, tensor=vectors)
         self.start = embedding.step or 0
@@ -235,17 +267,17 @@ class _EmbeddingCourse:
         return EmbeddingDatabase([*others, embedding], encoder.tokenizer.tokenize, encoder.width)
 
     def data(self, step: int) -> dict[Any, Any]:
-        return embedding_data(self._at(step))
-
-    def _at(self, step: int) -> Embedding:
         checkpoint = self._request.checkpoint
-        return replace(
-            self._embedding,
-            tensor=self._embedding.tensor.detach().clone(),
-            step=step,
-            checkpoint=checkpoint.shorthash,
-            checkpoint_name=checkpoint.model_name,
+        return embedding_data(
+            replace(self._embedding, step=step, checkpoint=checkpoint.shorthash, checkpoint_name=checkpoint.model_name)
         )
+
+    @contextmanager
+    def showing(self) -> Iterator[DiffusionModel]:
+        model = copy.copy(self._model)
+        now = replace(self._embedding, tensor=self._embedding.tensor.detach().clone())
+        model.embeddings = self._database(self._model, now)
+        yield model
 
 
 class _HypernetworkCourse:
@@ -253,6 +285,7 @@ class _HypernetworkCourse:
 
     def __init__(self, request: TrainingRequest, model: DiffusionModel, job_id: str) -> None:
         self._request = request
+        self._model = model
         self._state = hypernetworks.read(request.path, request.name, model.device)
         self._unet = model.unet.twin(f"training:{job_id}:{model.unet.key}")
         self.start = self._state.step
@@ -262,3 +295,10 @@ class _HypernetworkCourse:
     def data(self, step: int) -> dict[Any, Any]:
         checkpoint = self._request.checkpoint
         return self._state.trained(step, checkpoint.shorthash, checkpoint.model_name).data()
+
+    @contextmanager
+    def showing(self) -> Iterator[DiffusionModel]:
+        model = copy.copy(self._model)
+        model.unet = self._unet
+        with self.learner.at_rest():
+            yield model

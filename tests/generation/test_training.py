@@ -29,7 +29,7 @@ from sdwebui_api.engine.embedding_files import read_embedding
 from sdwebui_api.engine.networks.selection import AppliedHypernetwork, NetworkSet
 from sdwebui_api.errors import BadRequest, Busy, Cancelled, NotFound
 from sdwebui_api.generation.training_request import TrainingRequest
-from sdwebui_api.jobs.job import Job
+from sdwebui_api.jobs.job import Job, PreviewSettings
 from tests.support.fakes import GOLDEN, golden_flags
 
 
@@ -217,6 +217,36 @@ def test_all_the_knobs(school: School) -> None:
     assert len((folder / "textual_inversion_loss.csv").read_text().splitlines()) == 4
     assert read_embedding(folder / "embeddings" / "knobs-2.pt", "knobs").step == 2
     assert "learn_rate: 0.01" in next(folder.glob("settings-*.txt")).read_text()
+
+
+@pytest.mark.parametrize("kind", ["embedding", "hypernetwork"])
+def test_previews_show_what_is_being_taught(school: School, kind: str) -> None:
+    name = f"shown-{kind}"
+    school.create_embedding(name=name) if kind == "embedding" else school.create_hypernetwork(name=name)
+    body = Txt2ImgBody(prompt="x", seed=5, steps=3, width=64, height=64, sampler_name="Euler")
+    preview = school.services.resolver("txt2img", body.model_dump(), body.model_fields_set, Options())
+    request = school.request(
+        kind, name, steps=4, create_image_every=2, learn_rate="0.05", log_directory=name, latent_sampling_method="once"
+    )
+    assert request.preview is None and request.preview_follows_prompts
+    job = Job("shown", f"train-{kind}", preview=PreviewSettings(every_n_steps=1))
+    school.train(replace(request, preview=preview), job)
+    first, second = sorted((school.data_dir / "log" / name).rglob("images/*.png"))
+    pictures = [np.asarray(Image.open(path), dtype=np.int16) for path in (first, second)]
+    assert np.abs(pictures[0] - pictures[1]).max() > 2
+    assert name in Image.open(first).info["parameters"] or kind == "hypernetwork"
+    assert job.draw_preview(lambda image, form: b"drawn") is not None
+    if kind == "embedding":
+        assert read_embedding(first, "other").name == name and read_embedding(first, "other").step == 2
+
+
+def test_a_preview_that_fails_does_no_harm(school: School) -> None:
+    school.create_embedding(name="unseen")
+    body = Txt2ImgBody(prompt="x", steps=3, width=64, height=64)
+    preview = school.services.resolver("txt2img", body.model_dump(), body.model_fields_set, Options())
+    request = school.request("embedding", "unseen", steps=2, create_image_every=1)
+    broken = replace(preview, prompt="a [b:c", sampler="no such sampler")
+    assert school.train(replace(request, preview=broken)).step == 2
 
 
 def test_interrupt_saves_what_was_learned(school: School) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -172,6 +173,17 @@ class HypernetworkLearner:
     @property
     def parameters(self) -> list[nn.Parameter]:
         return [parameter for layer in _layers_of(self._network) for parameter in layer.parameters()]
+
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Without dropout: as the hypernetwork will be used."""
+        for layer in _layers_of(self._network):
+            layer.eval()
+        try:
+            yield
+        finally:
+            for layer in _layers_of(self._network):
+                layer.train()
 
     def accumulate(self, batch: Batch, scale: float) -> float:
         context = self._texts.encode(batch.prompts)
