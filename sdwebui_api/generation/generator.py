@@ -55,7 +55,8 @@ class Generator:
         When the job is interrupted the pictures so far come back, the last one unfinished. Raises Cancelled when
         the job is cancelled, BadRequest, UnusableModel and OutOfMemory.
         """
-        context = JobContext(self, job, self._catalog, self._resolver, self._storage)
+        upscalers = self._upscalers.for_job(job, request.options)
+        context = JobContext(self, job, self._catalog, self._resolver, self._storage, upscalers)
         with self._scripts.running(request, context):
             result = self._scripts.run(request, context)
         result.info["warnings"] = [*result.info.get("warnings", ()), *context.warnings]
@@ -66,7 +67,7 @@ class Generator:
     ) -> GenerationResult:
         """The plain generation, always-on scripts included. `counts`: it is all that the job does."""
         run = Run(request, job, self._encodings, infotext=dict(call.infotext))
-        parts = self._scripts.parts(request, run) if call.parts is None else list(call.parts)
+        parts = self._scripts.parts(request, run) if call.parts is None else call.parts(request, run)
         run.hooks = HookChain(
             [*parts, *(Part(request.script.title if request.script else "", own) for own in call.hooks)], run
         )

@@ -13,6 +13,7 @@ from sdwebui_api.generation.latents import (
     latent_shape,
     picture_conditioning,
     posterior_noise,
+    shared_posterior_noise,
 )
 from sdwebui_api.generation.plan import Batch
 from sdwebui_api.generation.request import InitImage
@@ -102,12 +103,18 @@ class ImageToImage:
     def _encode(self, batch: Batch, pictures: Tensor) -> Tensor:
         run, model = self._run, self._run.model
         shape = (model.latent_channels, *(side // model.latent_scale for side in pictures.shape[-2:]))
-        noise = posterior_noise(batch.seeds, shape, model.device)
+        noise = self._posterior_noise(batch, shape)
         latent = encode_images(model, pictures, noise, tiling=run.request.tiling)
         if self._init.resize_mode == ResizeMode.LATENT:
             size = latent_shape(model, run.request.width, run.request.height)[1:]
             latent = torch.nn.functional.interpolate(latent, size=size, mode="bilinear")
         return latent
+
+    def _posterior_noise(self, batch: Batch, shape: tuple[int, ...]) -> Tensor:
+        seed, device = self._init.posterior_seed, self._run.model.device
+        if seed is None or batch.index > 0:
+            return posterior_noise(batch.seeds, shape, device)
+        return shared_posterior_noise(seed, len(batch), shape, device)
 
     def _repaint_mask(self, latent: Tensor) -> Tensor | None:
         """[h, w], 1 where the picture is repainted; None without a mask."""

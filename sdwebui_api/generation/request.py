@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from sdwebui_api.catalog.vaes import VaeFile
     from sdwebui_api.config.options import Options
 
+MAX_SIDE = 8192
+MAX_PIXELS_PER_BATCH = 2**26
+LARGEST_RANDOM_SEED = 4294967294
+
 
 @dataclass(frozen=True)
 class HiresPass:
@@ -48,7 +52,7 @@ class InpaintMask:
     blur_y: int = 4
     round: bool = True
     fill: int = 0
-    """0 fill, 1 original, 2 latent noise, 3 latent nothing."""
+    """0 fill, 1 original, 2 latent noise, 3 latent nothing; -1 fill, which the infotext does not mention."""
     full_resolution: bool = True
     full_resolution_padding: int = 0
     invert: bool = False
@@ -65,6 +69,11 @@ class InitImage:
     latent_mask: Image.Image | None = None
     image_cfg_scale: float | None = None
     initial_noise_multiplier: float = 1.0
+    posterior_seed: int | None = None
+    """Where the VAE posterior of the first batch is drawn from; None: from each picture's own seed.
+
+    A1111 draws from what the run before left; scripts that work in several runs name that run's last seed here.
+    """
 
 
 @dataclass(frozen=True)

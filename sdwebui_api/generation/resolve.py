@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from sdwebui_api.config.options import Options, coerce_values
 from sdwebui_api.errors import BadRequest, NotFound, Unavailable
 from sdwebui_api.generation.hires import old_first_pass_size
-from sdwebui_api.generation.request import GenerationRequest, HiresPass, InitImage, InpaintMask
+from sdwebui_api.generation.request import (
+    LARGEST_RANDOM_SEED,
+    MAX_PIXELS_PER_BATCH,
+    MAX_SIDE,
+    GenerationRequest,
+    HiresPass,
+    InitImage,
+    InpaintMask,
+)
 from sdwebui_api.prompting.styles import StyleTexts
 
 if TYPE_CHECKING:
@@ -25,9 +33,6 @@ if TYPE_CHECKING:
     from sdwebui_api.catalog.vaes import VaeFile
 
 A1111_SIZE = (512, 512)
-MAX_SIDE = 8192
-MAX_PIXELS_PER_BATCH = 2**26
-LARGEST_RANDOM_SEED = 4294967294
 SAME = frozenset({"", "None", "none", "Use same checkpoint", "Use same sampler", "Use same scheduler"})
 """What the page and infotexts write where "as in the first pass" is meant."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +11,19 @@ from sdwebui_api.generation.plan import plan_generation
 from sdwebui_api.generation.request import GenerationRequest, GenerationResult
 from sdwebui_api.generation.resolve import Resolver, SamplerNames
 from sdwebui_api.generation.saving import save_image
+from sdwebui_api.imaging.upscale import Upscaler
 from sdwebui_api.jobs.job import Job
 from sdwebui_api.scripting.chain import Part
-from sdwebui_api.scripting.hooks import Files, Hooks
+from sdwebui_api.scripting.hooks import Files, Hooks, Running
 from sdwebui_api.storage.local import LocalStorage
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from sdwebui_api.generation.generator import Generator
+
+
+PartsOf = Callable[[GenerationRequest, Running], list[Part]]
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class PipelineCall:
 
     hooks: Sequence[Hooks] = ()
     infotext: Mapping[str, Any] = field(default_factory=dict)
-    parts: Sequence[Part] | None = None
+    parts: PartsOf | None = None
 
 
 PLAIN = PipelineCall()
@@ -40,9 +44,18 @@ PLAIN = PipelineCall()
 class JobContext:
     """The `ScriptContext` of one job."""
 
-    def __init__(self, generator: Generator, job: Job, files: Files, resolver: Resolver, storage: LocalStorage) -> None:
+    def __init__(
+        self,
+        generator: Generator,
+        job: Job,
+        files: Files,
+        resolver: Resolver,
+        storage: LocalStorage,
+        upscalers: Mapping[str, Upscaler],
+    ) -> None:
         self.job = job
         self.files = files
+        self.upscalers = upscalers
         self.warnings: list[str] = []
         self._generator = generator
         self._resolver = resolver
@@ -67,9 +80,8 @@ class JobContext:
         *,
         hooks: Sequence[Hooks] = (),
         infotext: Mapping[str, Any] | None = None,
-        parts: Sequence[Part] | None = None,
+        parts: PartsOf | None = None,
     ) -> GenerationResult:
-        """See `ScriptContext.generate`. `parts` takes the place of the request's always-on scripts."""
         call = PipelineCall(hooks, infotext or {}, parts)
         return self._generator.pipeline(request, self.job, call, counts=self._counts)
 

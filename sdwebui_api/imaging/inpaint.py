@@ -18,6 +18,8 @@ from sdwebui_api.imaging.resize import ResizeMode, flatten, resize_image
 from sdwebui_api.imaging.upscale import Upscaler
 
 FILL, ORIGINAL, LATENT_NOISE, LATENT_NOTHING = range(4)
+FILL_UNNAMED = -1
+"""Fills like `FILL`, but the infotext does not say so (A1111 in "Poor man's outpainting" through the API)."""
 _FILL_LABELS = {FILL: "fill", LATENT_NOISE: "latent noise", LATENT_NOTHING: "latent nothing"}
 BLANK_MASK = 'Unable to perform "Inpaint Only mask" because mask is blank, switch to img2img mode.'
 

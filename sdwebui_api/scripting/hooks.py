@@ -24,7 +24,7 @@ Order for one call of the pipeline:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -39,9 +39,11 @@ if TYPE_CHECKING:
     from sdwebui_api.catalog.checkpoints import CheckpointCatalog
     from sdwebui_api.catalog.networks import HypernetworkCatalog, LoraCatalog
     from sdwebui_api.catalog.styles import StyleCatalog
+    from sdwebui_api.catalog.upscalers import UpscalerCatalog
     from sdwebui_api.catalog.vaes import VaeCatalog
     from sdwebui_api.engine.model import DiffusionModel
     from sdwebui_api.imaging.inpaint import PreparedInit
+    from sdwebui_api.imaging.upscale import Upscaler
     from sdwebui_api.jobs.job import Job
     from sdwebui_api.sampling.guidance import Conditioning, Denoised, EvaluationInputs, Guided
     from sdwebui_api.sampling.settings import SamplingSettings
@@ -253,6 +255,9 @@ class Files(Protocol):
     def styles(self) -> StyleCatalog: ...
 
     @property
+    def upscalers(self) -> UpscalerCatalog: ...
+
+    @property
     def loras(self) -> LoraCatalog: ...
 
     @property
@@ -286,6 +291,11 @@ class ScriptContext(Protocol):
         """What `hires.upscaler` accepts."""
         ...
 
+    @property
+    def upscalers(self) -> Mapping[str, Upscaler]:
+        """By name, to enlarge pictures with (`imaging.upscale.find_upscaler`); networks are loaded when they run."""
+        ...
+
     def set_total(self, passes: int) -> None:
         """How many sampling passes the whole script makes, for the progress; the pipeline then leaves it alone."""
         ...
@@ -296,12 +306,14 @@ class ScriptContext(Protocol):
         *,
         hooks: Sequence[Hooks] = (),
         infotext: Mapping[str, Any] | None = None,
+        parts: Callable[[GenerationRequest, Running], list[Any]] | None = None,
     ) -> GenerationResult:
         """Runs the pipeline, always-on scripts included, and waits for it.
 
         hooks: a part of the script's own in this run, after those of the always-on scripts; infotext: entries that
         the pictures' infotext begins with (A1111: `p.extra_generation_params` before `process_images`). The options
-        `do_not_save_samples`, `do_not_save_grid` and so on are the request's. Raises Cancelled.
+        `do_not_save_samples`, `do_not_save_grid` and so on are the request's. parts: who else takes part, in place of
+        the request's always-on scripts (`chain.Part`). Raises Cancelled.
         """
         ...
 

@@ -1,0 +1,128 @@
+"""SD upscale: enlarge a picture, then repaint it tile by tile."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+from PIL import Image
+
+from sdwebui_api.errors import BadRequest
+from sdwebui_api.generation.request import GeneratedImage
+from sdwebui_api.imaging.resize import flatten
+from sdwebui_api.imaging.tiles import Tiling, cut
+from sdwebui_api.imaging.upscale import Upscaler, find_upscaler
+from sdwebui_api.scripting.hooks import (
+    Argument,
+    Arguments,
+    Files,
+    GenerationRequest,
+    GenerationResult,
+    Kind,
+    Script,
+    ScriptContext,
+)
+from sdwebui_api.scripting.results import Collected, pictures, start_of
+
+MAX_PIXELS = 2**28
+_HINT = (
+    '<p style="margin-bottom:0.75em">Will upscale the image by the selected scale factor; '
+    "use width and height sliders to set tile size</p>"
+)
+
+
+class SdUpscale(Script):
+    title = "SD upscale"
+    kinds = ("img2img",)
+
+    def arguments_for(self, kind: Kind, files: Files) -> tuple[Argument, ...]:
+        names = tuple(row.name for row in files.upscalers.rows())
+        return (
+            Argument("hint", _HINT),
+            Argument("overlap", 64, "Tile overlap", 0, 256, 16),
+            Argument("upscaler", "None", "Upscaler", choices=names),
+            Argument("scale_factor", 2.0, "Scale Factor", 1.0, 4.0, 0.05),
+        )
+
+    def run(self, request: GenerationRequest, args: Arguments, context: ScriptContext) -> GenerationResult:
+        upscaler = find_upscaler(self._upscaler_name(args.upscaler, context), "script_args[2]", context.upscalers)
+        image = _enlarged(request, upscaler, args.scale_factor)
+        if not 0 <= args.overlap <= 4096:
+            raise BadRequest("the overlap goes from 0 to 4096", field="script_args[1]")
+        tiling = cut(image.width, image.height, request.width, request.height, args.overlap)
+        infotext = {"SD upscale overlap": args.overlap, "SD upscale upscaler": upscaler.name}
+        return _Tiles(request, image, tiling, infotext, context).run()
+
+    def _upscaler_name(self, wanted: object, context: ScriptContext) -> str:
+        """By name, or by its place in the list."""
+        names = [row.name for row in context.files.upscalers.rows()]
+        if isinstance(wanted, int) and not isinstance(wanted, bool):
+            if not 0 <= wanted < len(names):
+                raise BadRequest(f"there is no upscaler {wanted}", field="script_args[2]", choices=names)
+            return names[wanted]
+        return str(wanted)
+
+
+def _enlarged(request: GenerationRequest, upscaler: Upscaler, scale: float) -> Image.Image:
+    image = flatten(start_of(request).images[0], request.options.img2img_background_color)
+    if not 0.1 <= scale <= 16 or image.width * image.height * scale * scale > MAX_PIXELS:
+        raise BadRequest(f"{image.width}x{image.height} times {scale} is too large", field="script_args[3]")
+    return image if upscaler.name == "None" else upscaler.upscale(image, scale)
+
+
+@dataclass
+class _Tiles:
+    request: GenerationRequest
+    image: Image.Image
+    tiling: Tiling
+    infotext: dict[str, object]
+    context: ScriptContext
+    collected: Collected = field(default_factory=Collected)
+
+    def run(self) -> GenerationResult:
+        count = self.request.n_iter
+        self.context.set_total(self._batches * count)
+        finished = []
+        for number in range(count):
+            finished.append(self._repainted(number))
+            if self.context.job.interrupted:
+                break
+        text = self.collected.infotext
+        images = [GeneratedImage(image, text) for image in finished]
+        if self.request.options.samples_save and not self.request.do_not_save_samples:
+            for number, image in enumerate(images):
+                start = replace(self.request, seed=self.request.seed + number)
+                image.saved_path = self.context.save(image.image, start, text)
+        return self.collected.answer(images)
+
+    @property
+    def _batches(self) -> int:
+        return math.ceil(len(self.tiling.corners) / self.request.batch_size)
+
+    def _repainted(self, number: int) -> Image.Image:
+        """The whole picture, all tiles repainted; those after an interrupt stay as they were."""
+        tiles = self.tiling.tiles(self.image)
+        corners, size = self.tiling.corners, self.request.batch_size
+        for batch in range(self._batches):
+            if self.context.job.interrupted and self.collected.results:
+                break
+            part = corners[batch * size : (batch + 1) * size]
+            done = self._generate([tiles[corner] for corner in part], number, batch)
+            tiles |= dict(zip(part, done, strict=False))
+        return self.tiling.combine(tiles)
+
+    def _generate(self, tiles: list[Image.Image], number: int, batch: int) -> list[Image.Image]:
+        request = self.request
+        index, total = batch + number * self._batches, self._batches * request.n_iter
+        self.context.job.start_batch(f"Batch {index + 1} out of {total}", request.steps)
+        wanted = replace(
+            request,
+            seed=request.seed + number + batch,
+            init=replace(start_of(request), images=tuple(tiles), posterior_seed=self.collected.last_seed),
+            # A last batch with fewer tiles than the others is as small as that.
+            batch_size=len(tiles),
+            n_iter=1,
+            do_not_save_samples=True,
+            do_not_save_grid=True,
+        )
+        return pictures(self.collected.add(self.context.generate(wanted, infotext=self.infotext)))
