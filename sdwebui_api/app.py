@@ -31,6 +31,7 @@ from sdwebui_api.config.paths import Paths
 from sdwebui_api.errors import SdWebUIError
 from sdwebui_api.generation.resolve import Resolver
 from sdwebui_api.jobs.runner import JobRunner
+from sdwebui_api.postprocess.interrogate import Interrogator
 from sdwebui_api.postprocess.upscalers import UpscalerLibrary
 
 if TYPE_CHECKING:
@@ -141,6 +142,7 @@ def build(flags: Flags) -> Services:
         resolver=resolver,
         generator=generator_on(engine),
         upscalers=upscalers,
+        interrogator=Interrogator(engine, paths.interrogate_dir),
         scripts=scripts,
         engine=EngineForDoors(engine, catalog, options, loads_at_start=not flags.skip_load_model_at_start),
         runner=runner,

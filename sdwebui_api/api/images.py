@@ -14,6 +14,7 @@ from sdwebui_api.api.infotext import read_infotext
 from sdwebui_api.api.response_schema import (
     ExtrasBatchImagesResponse,
     ExtrasSingleImageResponse,
+    InterrogateResponse,
     PNGInfoResponse,
     answers,
 )
@@ -87,6 +88,25 @@ async def extra_batch_images(body: ExtrasBatchImagesRequest, request: Request) -
     return await _extras(images, body, request, single=False)
 
 
+class InterrogateRequest(WireModel):
+    never_null: ClassVar[frozenset[str]] = frozenset({"model"})
+
+    image: Text = ""
+    model: Name = "clip"
+
+
+@router.post("/interrogate", **answers(InterrogateResponse))
+async def interrogate(body: InterrogateRequest, request: Request) -> Response:
+    """What a picture shows: a caption (`clip`) or booru tags (`deepdanbooru`). Answers `{"caption"}`."""
+    services = services_of(request)
+    job = services.runner.submit(
+        lambda job: _describe(services, job, body), kind="interrogate", user=user_of(request), summary=body.model[:200]
+    )
+    request.state.job_id = job.id
+    caption = await result_unless_gone(services, job, request)
+    return Response(to_json({"caption": caption}), media_type="application/json", headers=job_header(job))
+
+
 @router.post("/png-info", **answers(PNGInfoResponse))
 async def png_info(body: PNGInfoRequest, request: Request) -> dict[str, Any]:
     """The infotext in a picture, the file's other texts, and the infotext read."""
@@ -135,6 +155,13 @@ def _enlarge_all(
         if job.interrupted:
             break
     return encoded, html_info(infotext)
+
+
+def _describe(services: Services, job: Job, body: InterrogateRequest) -> str:
+    from sdwebui_api.imaging.codec import decode_image
+
+    image = decode_image(body.image, "image")
+    return services.interrogator.describe(image, body.model, services.options.snapshot(), job)
 
 
 def _read_png_info(services: Services, text: str) -> dict[str, Any]:

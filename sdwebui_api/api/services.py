@@ -18,6 +18,7 @@ from sdwebui_api.generation.request import GenerationRequest, GenerationResult
 from sdwebui_api.generation.resolve import Resolver
 from sdwebui_api.jobs.job import Job
 from sdwebui_api.jobs.runner import JobRunner
+from sdwebui_api.postprocess.interrogate import Interrogator
 from sdwebui_api.postprocess.upscalers import UpscalerLibrary
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ class Services:
     resolver: Resolver
     generator: Generates
     upscalers: UpscalerLibrary
+    interrogator: Interrogator
     scripts: ScriptHost
     engine: EngineDoor
     runner: JobRunner

@@ -28,6 +28,9 @@ class Paths:
     controlnet_dirs: tuple[Path, ...]
     upscaler_dirs: dict[str, Path]
     """Kind (`ESRGAN`, `RealESRGAN`, `SwinIR`, `ScuNET`, `DAT`, `HAT`, `BSRGAN`, `LDSR`) to folder."""
+    interrogate_dir: Path
+    nsfw_dir: Path
+    """The classifier of `--enable-nsfw-censor`."""
     gfpgan_dir: Path
     codeformer_dir: Path
     outputs_dir: Path
@@ -50,6 +53,8 @@ class Paths:
             hypernetwork_dir=_one(flags.hypernetwork_dir, models / "hypernetworks"),
             controlnet_dirs=_several(models / "ControlNet", flags.controlnet_dir),
             upscaler_dirs=_upscaler_dirs(flags, models),
+            interrogate_dir=models / "interrogate",
+            nsfw_dir=models / "nsfw",
             gfpgan_dir=_one(flags.gfpgan_models_path, models / "GFPGAN"),
             codeformer_dir=_one(flags.codeformer_models_path, models / "Codeformer"),
             outputs_dir=data / "outputs",

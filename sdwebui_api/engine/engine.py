@@ -22,7 +22,6 @@ from sdwebui_api.engine.model import DiffusionModel, UNet
 from sdwebui_api.engine.networks.selection import NO_NETWORKS, NetworkSet
 from sdwebui_api.engine.networks.variants import Variants
 from sdwebui_api.engine.text_encoder import TextEncoder, Tokenizer
-from sdwebui_api.engine.upscaler import UpscalerNetwork, load_upscaler, upscaler_dtype
 from sdwebui_api.engine.vae import Vae
 from sdwebui_api.engine.weights import Load, Loaded, Resident, WeightsCache
 from sdwebui_api.errors import UnusableModel
@@ -117,18 +116,28 @@ class Engine:
             yield model
 
     @contextmanager
-    def upscaler(self, path: Path, on_progress: Progress | None = None) -> Iterator[UpscalerNetwork]:
-        """The network in `path` that enlarges pictures, kept while the context lasts. Raises as `lease`."""
+    def auxiliary(
+        self,
+        path: Path,
+        load: Callable[[Path, DevicePlan, Device], T],
+        kind: type[T],
+        on_progress: Progress | None = None,
+    ) -> Iterator[T]:
+        """What `load` makes of a file or folder (an upscaler, a captioner), kept while the context lasts.
 
-        def load(reserve: Callable[[int], None]) -> Loaded:
+        Raises as `lease`.
+        """
+
+        def load_part(reserve: Callable[[int], None]) -> Loaded:
             if on_progress is not None:
-                on_progress(f"loading the upscaler {path.name}")
-            size = path.stat().st_size
+                on_progress(f"loading {path.name}")
+            files = path.rglob("*") if path.is_dir() else (path,)
+            size = sum(file.stat().st_size for file in files if file.is_file())
             reserve(size)
-            return Loaded(load_upscaler(path, self.plan, self.device), size)
+            return Loaded(load(path, self.plan, self.device), size)
 
-        with self._part(f"upscaler:{_identity(path)}:{upscaler_dtype(self.plan)}", load, UpscalerNetwork) as network:
-            yield network
+        with self._part(f"{kind.__name__}:{_identity(path)}", load_part, kind) as part:
+            yield part
 
     @contextmanager
     def _unet_with(self, networks: NetworkSet, base: _Network, source: _Source) -> Iterator[_Network]:

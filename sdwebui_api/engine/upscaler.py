@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from sdwebui_api.engine.devices import Device, DevicePlan
+from sdwebui_api.engine.pictures import picture_dtype
 from sdwebui_api.engine.reading import read_pickle, read_tensors
 from sdwebui_api.engine.spandrel_package import spandrel
 from sdwebui_api.errors import UnusableModel
@@ -34,11 +35,6 @@ class Tiling:
     overlap: int = 8
 
 
-def upscaler_dtype(plan: DevicePlan) -> torch.dtype:
-    """fp16 on CUDA, as the UNet has it; float32 elsewhere, for bf16 has not the 8 bits a picture needs."""
-    return plan.unet_dtype if plan.device.type == "cuda" else torch.float32
-
-
 def load_upscaler(path: Path, plan: DevicePlan, device: Device) -> UpscalerNetwork:
     """The network in `path`, whose architecture and sizes are read off its tensors.
 
@@ -57,7 +53,7 @@ def load_upscaler(path: Path, plan: DevicePlan, device: Device) -> UpscalerNetwo
         raise UnusableModel(f"{path.name} cannot be loaded as an upscaler: {error}"[:500]) from error
     if not isinstance(found, package.ImageModelDescriptor) or found.input_channels != 3 or found.output_channels != 3:
         raise UnusableModel(f"{path.name} ({found.architecture.name}) is no network from RGB pictures to RGB pictures")
-    wanted = upscaler_dtype(plan)
+    wanted = picture_dtype(plan)
     dtype = wanted if wanted != torch.float16 or found.supports_half else torch.float32
     with torch.inference_mode(False):
         found.model.requires_grad_(False).eval().to(plan.storage, dtype)

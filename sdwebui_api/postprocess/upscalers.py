@@ -49,10 +49,10 @@ class UpscalerLibrary:
         side, overlap = int(options[f"{prefix}_tile"]), int(options[f"{prefix}_tile_overlap"])
 
         def enlarge(image: Image.Image, scale: float) -> Image.Image:
-            from sdwebui_api.engine.upscaler import Tiling
+            from sdwebui_api.engine.upscaler import Tiling, UpscalerNetwork, load_upscaler
 
             job.check()
-            with engine.upscaler(file.path, job.set_text) as network:
+            with engine.auxiliary(file.path, load_upscaler, UpscalerNetwork, job.set_text) as network:
                 if image.width * image.height * network.scale**2 > MAX_NETWORK_PIXELS:
                     raise PayloadTooLarge(f"{file.name} would make more than {MAX_NETWORK_PIXELS} pixels")
                 result = network.enlarge(image, Tiling(side, overlap), report)

@@ -25,6 +25,7 @@ from sdwebui_api.generation.training import TrainingOutcome
 from sdwebui_api.generation.training_request import NewEmbedding, NewHypernetwork, TrainingFiles, TrainingRequest
 from sdwebui_api.jobs.job import Job
 from sdwebui_api.jobs.runner import JobRunner
+from sdwebui_api.postprocess.interrogate import Interrogator
 from sdwebui_api.postprocess.upscalers import UpscalerLibrary
 from sdwebui_api.scripting.host import ScriptHost
 from sdwebui_api.storage.local import LocalStorage
@@ -150,6 +151,7 @@ def fake_services(data_dir: Path, *flags: str, max_queue: int = 256, concurrency
         resolver=Resolver(catalog, SamplingNames(lenient=read.lenient), HiresUpscalers(catalog.upscalers)),
         generator=FakeGenerator(),
         upscalers=UpscalerLibrary(None, catalog.upscalers),
+        interrogator=Interrogator(None, paths.interrogate_dir),
         scripts=ScriptHost(),
         engine=FakeEngine(),
         runner=JobRunner(max_queue, concurrency),
