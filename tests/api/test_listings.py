@@ -15,7 +15,10 @@ def recorded(name: str):
 
 
 def without_folders(row: dict) -> dict:
-    return {key: Path(value).name if key in ("filename", "config", "path") and value else value for key, value in row.items()}
+    return {
+        key: Path(value).name if key in ("filename", "config", "path") and value else value
+        for key, value in row.items()
+    }
 
 
 @pytest.mark.parametrize("name", ["samplers", "schedulers", "latent-upscale-modes", "prompt-styles", "extensions"])

@@ -157,3 +157,32 @@ def test_leases_under_pressure_keep_their_parts() -> None:
         for future in [pool.submit(work, seed) for seed in range(8)]:
             future.result(timeout=60)
     assert all(resident.holders == 0 for resident in cache.loaded())
+
+
+def test_a_part_outlives_those_that_share_its_memory() -> None:
+    cache = WeightsCache(25)
+    use(cache, "base")
+    with cache.lease("base", loader("base"), str), cache.lease("variant", loader("variant"), str, base="base"):
+        pass
+    use(cache, "new", 20)
+    assert names(cache) == {"new"}  # the variant went first, then nothing held the base back
+    with cache.lease("base", loader("base"), str), cache.lease("variant", loader("variant", 5), str, base="base"):
+        use(cache, "other", 20)
+        assert {"base", "variant"} <= names(cache)
+    cache.budget = 35
+    use(cache, "more", 25)
+    assert names(cache) == {"base", "more"}
+    assert cache.unload_all() == 2 and names(cache) == set()
+
+
+def test_a_variant_that_cannot_be_made_lets_its_base_go() -> None:
+    cache = WeightsCache(100)
+
+    def fail(reserve: Callable[[int], None]) -> Loaded:
+        raise UnusableModel("broken")
+
+    with cache.lease("base", loader("base"), str):
+        with pytest.raises(UnusableModel), cache.lease("variant", fail, str, base="base"):
+            pass
+        assert cache.unload_all() == 0
+    assert cache.unload_all() == 1

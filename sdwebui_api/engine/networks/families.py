@@ -90,7 +90,9 @@ def _sparse_bias(leaves: Leaves) -> Tensor | None:
     """LyCORIS: what low rank could not hold of an extracted difference, dense or as coordinates."""
     if "bias_indices" in leaves:
         shape = tuple(int(side) for side in leaves["bias_size"])
-        return torch.sparse_coo_tensor(leaves["bias_indices"].long(), leaves["bias_values"], shape).to_dense()
+        indices, values = leaves["bias_indices"].long(), leaves["bias_values"]
+        # Checked: a file may state places outside of the tensor.
+        return torch.sparse_coo_tensor(indices, values, shape, check_invariants=True).to_dense()
     return leaves.get("bias")
 
 
@@ -165,6 +167,8 @@ def _oft(leaves: Leaves, weight: Tensor, dyn: int | None) -> _Difference:
     rotation = leaves["oft_diag"] if "oft_diag" in leaves else _cayley(leaves["oft_blocks"], leaves.get("alpha"), out)
     if rotation.ndim != 3:
         raise UnusableModel("butterfly OFT is not supported")
+    if rotation.shape[0] * rotation.shape[1] != out:
+        raise UnusableModel(f"blocks of {list(rotation.shape)} for {out} rows")
     original = weight.float()
     blocks = original.reshape(rotation.shape[0], rotation.shape[1], -1)
     merged = torch.einsum("knm,kno->kmo", rotation, blocks).reshape(weight.shape)

@@ -76,7 +76,7 @@ def part_of(layer: str) -> Part | None:
     return None
 
 
-_BARE_UNET = ("down_blocks.", "up_blocks.", "mid_block.", "conv_in", "conv_out", "time_embedding.")
+_BARE_UNET = ("down_blocks.", "up_blocks.", "mid_block.", "conv_in", "conv_norm_out", "conv_out", "time_embedding.")
 
 
 class UNetLayers:

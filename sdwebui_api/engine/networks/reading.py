@@ -103,5 +103,5 @@ def _embeddings(leaves: Mapping[str, Tensor], file: LoraFile) -> list[Embedding]
             data.setdefault("string_to_param", {})[rest.removeprefix("string_to_param.")] = tensor
         else:
             data[rest] = tensor
-    path = Path(f"{file.path.name}/{BUNDLED}")
-    return [Embedding(name, vectors_of(data, path), file.name) for name, data in found.items()]
+    place = Path(f"{file.path.name} ({BUNDLED})")
+    return [Embedding(name, vectors_of(data, place), file.name) for name, data in found.items()]
