@@ -28,7 +28,7 @@ from sdwebui_api.catalog.checkpoints import CheckpointFile
 from sdwebui_api.config.options import Options
 from sdwebui_api.errors import BadRequest, Busy, Unavailable
 from sdwebui_api.generation.request import GenerationRequest
-from sdwebui_api.jobs.job import Job
+from sdwebui_api.jobs.job import Job, PreviewSettings
 
 router = APIRouter(prefix="/sdapi/v1", tags=["training"])
 
@@ -96,6 +96,11 @@ async def _train(kind: Kind, body: TrainBody, request: Request, response: Respon
         id=body.id_task or None,
         user=user_of(request),
         summary=task.name[:200],
+        preview=PreviewSettings(
+            enabled=task.options.live_previews_enable,
+            every_n_steps=task.options.show_progress_every_n_steps,
+            image_format=task.options.live_previews_image_format,
+        ),
     )
     _name_job(request, response, job)
     outcome = await job.result()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sdwebui_api.engine.training.dataset import Batch
 
 WEIGHT_INITS = ("Normal", "KaimingUniform", "KaimingNormal", "XavierUniform", "XavierNormal")
-MAX_PARAMETERS = 2**28
+MAX_PARAMETERS = 2**27
 
 
 class Texts(Protocol):

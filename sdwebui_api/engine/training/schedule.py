@@ -29,7 +29,9 @@ def parse_schedule(text: str, field: str) -> StepSchedule:
 
     Raises BadRequest naming `field`. Follows A1111's `learn_schedule.LearnScheduleIterator`.
     """
-    words = [word.strip() for word in text[:LONGEST].split(",")]
+    if len(text) > LONGEST:
+        raise _wrong(text, field)
+    words = [word.strip() for word in text.split(",")]
     parts = [_part(word, field) for word in words if word]
     ends = [until for _, until in parts]
     if not parts or None in ends[:-1] or sorted(ends, key=_open_last) != ends:
