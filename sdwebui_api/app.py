@@ -31,6 +31,7 @@ from sdwebui_api.config.paths import Paths
 from sdwebui_api.errors import SdWebUIError
 from sdwebui_api.generation.resolve import Resolver
 from sdwebui_api.jobs.runner import JobRunner
+from sdwebui_api.postprocess.censor import Censor
 from sdwebui_api.postprocess.interrogate import Interrogator
 from sdwebui_api.postprocess.upscalers import UpscalerLibrary
 
@@ -111,7 +112,10 @@ def _embedding_row(embedding: Any) -> dict[str, Any]:
 
 
 def build(flags: Flags) -> Services:
-    """Every object of the server. Imports torch; reads folders and settings, but no weights."""
+    """Every object of the server. Imports torch; reads folders and settings, but no weights (the censor's excepted).
+
+    Raises NotFound and UnusableModel when `--enable-nsfw-censor` has no classifier.
+    """
     from sdwebui_api.engine.engine import Engine
     from sdwebui_api.generation.generator import Generator
     from sdwebui_api.generation.sampler_names import SamplingNames, sampler_rows, schedule_rows
@@ -128,12 +132,13 @@ def build(flags: Flags) -> Services:
     scripts = build_host(flags, paths, options.snapshot())
     resolver = Resolver(catalog, SamplingNames(lenient=flags.lenient), HiresUpscalers(catalog.upscalers))
     storage = LocalStorage(paths.data_dir)
+    censor = Censor(engine, paths.nsfw_dir) if flags.enable_nsfw_censor else None
     # As many jobs side by side as may share a forward pass (two even when none do: loading and decoding overlap).
     runner = JobRunner(flags.max_queue, max(2, engine.batcher.max_step_batch))
 
     def generator_on(lender: Any) -> Generator:
         """`lender`: the engine, or what lends one model of it (previews of trainings)."""
-        return Generator(lender, catalog, storage, upscalers, scripts, resolver)
+        return Generator(lender, catalog, storage, upscalers, scripts, resolver, censor)
 
     return Services(
         flags=flags,
@@ -239,8 +244,12 @@ class Server(uvicorn.Server):
 
 
 def serve(flags: Flags) -> int:
-    """Runs until stopped. 0 after an orderly stop, 1 when the port could not be opened."""
-    services = build(flags)
+    """Runs until stopped. 0 after an orderly stop, 1 when it could not start."""
+    try:
+        services = build(flags)
+    except SdWebUIError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        return 1
     config = uvicorn.Config(
         create_app(services),
         host=flags.host,

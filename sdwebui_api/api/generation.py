@@ -116,7 +116,8 @@ def _submit(services: Services, kind: Kind, body: GenerationBody, prepared: _Pre
         user=user,
         summary=resolved.prompt[:200],
         preview=PreviewSettings(
-            enabled=options.live_previews_enable,
+            # Unfinished pictures cannot be judged.
+            enabled=options.live_previews_enable and not services.flags.enable_nsfw_censor,
             every_n_steps=options.show_progress_every_n_steps,
             image_format=options.live_previews_image_format,
         ),

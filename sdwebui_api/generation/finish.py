@@ -40,7 +40,7 @@ class Finisher:
             images = tensor_to_images(decoded)
         finished: list[GeneratedImage] = []
         for position, image in enumerate(images):
-            finished += self._picture(batch, position, image)
+            finished += self._picture(batch, position, self.run.censor(image))
         return finished
 
     def grid(self, images: list[GeneratedImage]) -> GeneratedImage | None:

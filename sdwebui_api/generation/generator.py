@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sdwebui_api.engine.engine import Engine
     from sdwebui_api.generation.resolve import Resolver
     from sdwebui_api.jobs.job import Job
+    from sdwebui_api.postprocess.censor import Censor
     from sdwebui_api.postprocess.upscalers import UpscalerLibrary
     from sdwebui_api.scripting.host import ScriptHost
 
@@ -40,6 +41,7 @@ class Generator:
         upscalers: UpscalerLibrary,
         scripts: ScriptHost,
         resolver: Resolver,
+        censor: Censor | None = None,
     ) -> None:
         self._engine = engine
         self._catalog = catalog
@@ -47,6 +49,7 @@ class Generator:
         self._upscalers = upscalers
         self._scripts = scripts
         self._resolver = resolver
+        self._censor = censor
         self._encodings = EncodingCache()
 
     def run(self, request: GenerationRequest, job: Job) -> GenerationResult:
@@ -59,6 +62,9 @@ class Generator:
         context = JobContext(self, job, self._catalog, self._resolver, self._storage, upscalers)
         with self._scripts.running(request, context):
             result = self._scripts.run(request, context)
+        if self._censor is not None:
+            for picture in result.images:  # again, for scripts may have changed or added some
+                picture.image = self._censor(picture.image)
         result.info["warnings"] = [*result.info.get("warnings", ()), *context.warnings]
         return result
 
@@ -78,6 +84,7 @@ class Generator:
         with ModelLeases(self._engine, self._catalog, job.set_text) as run.models, torch.inference_mode():
             run.model = run.borrow(run.request.checkpoint, run.request.vae)
             run.upscalers = self._upscalers.for_job(job, run.request.options)
+            run.censor = self._censor or run.censor
             run.warnings += describe.unsupported_options(run.request.options)
             run.take(run.hooks.process(Draft(run.request, run.plan)))
             return self._generate(run, counts)

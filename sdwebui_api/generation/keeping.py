@@ -41,7 +41,7 @@ class PictureKeeper:
             return
         for position, image in enumerate(images):
             index = batch.index * self.run.plan.batch_size + position
-            self.save(image, index, describe.infotext(self.run, index), suffix="-before-highres-fix")
+            self.save(self.run.censor(image), index, describe.infotext(self.run, index), suffix="-before-highres-fix")
 
     def keep_init_images(self) -> None:
         """img2img's start images, named by their hash (option `save_init_img`); infotexts mention the last one's."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +76,8 @@ class Run:
     """img2img's geometry."""
     upscalers: Mapping[str, Upscaler] = field(default_factory=lambda: WEIGHT_FREE_UPSCALERS)
     """Those of this server, for the hires pass and for start images."""
+    censor: Callable[[Image.Image], Image.Image] = field(default=lambda image: image)
+    """What pictures go through before they are kept or shown (`--enable-nsfw-censor`)."""
     infotext: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     refined: DiffusionModel | None = None
