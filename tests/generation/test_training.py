@@ -28,6 +28,7 @@ from sdwebui_api.config.options import Options
 from sdwebui_api.engine.embedding_files import read_embedding
 from sdwebui_api.engine.networks.selection import AppliedHypernetwork, NetworkSet
 from sdwebui_api.errors import BadRequest, Busy, Cancelled, NotFound
+from sdwebui_api.generation.training import Trainer
 from sdwebui_api.generation.training_request import TrainingRequest
 from sdwebui_api.jobs.job import Job, PreviewSettings
 from tests.support.fakes import GOLDEN, golden_flags
@@ -253,6 +254,21 @@ def test_interrupt_saves_what_was_learned(school: School) -> None:
     path = school.create_embedding(name="interrupted")
     assert school.train(school.request("embedding", "interrupted"), StopsAfter(3, "interrupt")).step == 3
     assert read_embedding(path, "interrupted").step == 3
+
+
+def test_a_server_that_stops_saves_what_was_learned(school: School) -> None:
+    path = school.create_embedding(name="evening")
+    taught = threading.Event()
+    trainer = Trainer(school.services.trainer._engine, school.files, lambda lender: None, taught.is_set)
+
+    class Evening(Job):
+        def step(self, step: int, preview: Any = None) -> None:
+            super().step(step, preview)
+            if step == 2:
+                taught.set()
+
+    assert trainer.train(school.request("embedding", "evening"), Evening("e", "train-embedding")).step == 2
+    assert read_embedding(path, "evening").step == 2
 
 
 def test_cancel_leaves_nothing(school: School) -> None:
