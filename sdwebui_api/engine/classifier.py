@@ -20,7 +20,7 @@ class PictureClassifier:
         """`preparation`: the folder's `preprocessor_config.json`; size 224 and mean and std 0.5 where it is silent."""
         self._model = model
         size = preparation.get("size", 224)
-        side = size.get("height", size.get("shortest_edge", 224)) if isinstance(size, dict) else size
+        side: Any = size.get("height") or size.get("shortest_edge") or 224 if isinstance(size, dict) else size
         self._size = (int(side), int(side))
         self._mean = preparation.get("image_mean") or (0.5, 0.5, 0.5)
         self._std = preparation.get("image_std") or (0.5, 0.5, 0.5)

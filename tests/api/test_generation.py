@@ -70,7 +70,8 @@ def test_hires_fields(client, services):
     body = {**SMALL, "enable_hr": True, "denoising_strength": 0.5, **names}
     assert client.post(T2I, json=body).status_code == 200
     hires = services.generator.requests[-1].hires
-    assert (hires.upscaler, hires.sampler, hires.schedule) == ("Latent", "Euler a", "Karras")
+    # None means "Latent" and stays out of the infotext, as in A1111.
+    assert (hires.upscaler, hires.sampler, hires.schedule) == (None, "Euler a", "Karras")
 
 
 def test_hires_upscaler_is_not_checked_without_hires(client):
