@@ -59,6 +59,8 @@ class XyzPlot(Script):
         plot = read_plot(request, args)
         if not request.options.return_grid:
             request = replace(request, batch_size=1)
+        if args.no_fixed_seeds and request.random_seed:
+            request = replace(request, seed=-1)  # drawn anew for every cell
         plot.check(request, context)
         _check_size(request, plot)
         passes = 2 if request.hires else 1

@@ -9,6 +9,7 @@ from typing import Any
 from sdwebui_api.catalog.checkpoints import CheckpointFile
 from sdwebui_api.errors import BadRequest, NotFound, nearest
 from sdwebui_api.generation.request import MAX_PIXELS_PER_BATCH, MAX_SIDE, GenerationRequest
+from sdwebui_api.sampling.names import find_schedule
 from sdwebui_api.scripting.xyz.axis import Names, with_hires, with_options
 
 FIELD = "script_args"
@@ -65,12 +66,12 @@ def set_hires_sampler(
     return with_hires(request, sampler=names.sampler_names(value, None, sampler_field=FIELD)[0])
 
 
-def set_schedule(request: GenerationRequest, value: str, _values: Sequence[Any], names: Names) -> GenerationRequest:
-    return replace(request, schedule=names.sampler_names(request.sampler, value, schedule_field=FIELD)[1])
+def set_schedule(request: GenerationRequest, value: str, _values: Sequence[Any], _names: Names) -> GenerationRequest:
+    return replace(request, schedule=find_schedule(value, field=FIELD).label)
 
 
 def set_unipc_order(request: GenerationRequest, value: int, _values: Sequence[Any], _names: Names) -> GenerationRequest:
-    return with_options(request, {"uni_pc_order": min(value, request.steps - 1)})
+    return with_options(request, {"uni_pc_order": max(1, min(value, request.steps - 1))})
 
 
 # -- model files -------------------------------------------------------------------------------------------------------
