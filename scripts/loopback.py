@@ -33,6 +33,7 @@ CURVES: Mapping[str, Callable[[float], float]] = {
     "Lazy": lambda progress: 1 - math.cos(progress * math.pi / 2),
 }
 """How far the denoising strength has come, after which part of the loops."""
+INTERROGATORS: Mapping[str, str | None] = {"None": None, "CLIP": "clip", "DeepBooru": "deepdanbooru"}
 
 
 class Loopback(Script):
@@ -46,7 +47,7 @@ class Loopback(Script):
             "append_interrogation",
             "None",
             "Append interrogated prompt at each iteration",
-            choices=("None", "CLIP", "DeepBooru"),
+            choices=tuple(INTERROGATORS),
         ),
     )
 
@@ -97,8 +98,17 @@ class _Loops:
             denoising_strength=self._strength(loop),
             options=self.request.options.with_values({"img2img_color_correction": False}),
         )
+        base = replace(base, prompt=self._prompt(start_of(base).images[0] if last is None else last))
         init = replace(start_of(base), posterior_seed=self.collected.last_seed)
         return replace(base, init=init if last is None else _starting_from(init, last))
+
+    def _prompt(self, image: Image.Image) -> str:
+        """The request's prompt and, where asked for, what `image` shows."""
+        model = INTERROGATORS[self.args.append_interrogation]
+        if model is None:
+            return self.request.prompt
+        found = self.context.interrogate(image.convert("RGB"), model, self.request.options)
+        return f"{self.request.prompt}, {found}" if self.request.prompt else found
 
     def _strength(self, loop: int) -> float:
         """Of the loop counted from 0. The one after the last is past the end: A1111 answers it as the strength used."""
@@ -158,5 +168,7 @@ def _check(request: GenerationRequest, args: Arguments) -> None:
         raise BadRequest("the final denoising strength goes from 0 to 1", field="script_args[1]")
     if args.denoising_curve not in CURVES:
         raise BadRequest(f"no curve {args.denoising_curve!r}", field="script_args[2]", choices=CURVES)
-    if args.append_interrogation != "None":
-        raise BadRequest("interrogating between the loops is not supported", field="script_args[3]", choices=("None",))
+    if args.append_interrogation not in INTERROGATORS:
+        raise BadRequest(
+            f"cannot interrogate by {args.append_interrogation!r}", field="script_args[3]", choices=INTERROGATORS
+        )

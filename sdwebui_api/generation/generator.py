@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sdwebui_api.generation.resolve import Resolver
     from sdwebui_api.jobs.job import Job
     from sdwebui_api.postprocess.censor import Censor
+    from sdwebui_api.postprocess.interrogate import Interrogator
     from sdwebui_api.postprocess.upscalers import UpscalerLibrary
     from sdwebui_api.scripting.host import ScriptHost
 
@@ -42,6 +43,7 @@ class Generator:
         scripts: ScriptHost,
         resolver: Resolver,
         censor: Censor | None = None,
+        interrogator: Interrogator | None = None,
     ) -> None:
         self._engine = engine
         self._catalog = catalog
@@ -50,6 +52,7 @@ class Generator:
         self._scripts = scripts
         self._resolver = resolver
         self._censor = censor
+        self._interrogator = interrogator
         self._encodings = EncodingCache()
 
     def run(self, request: GenerationRequest, job: Job) -> GenerationResult:
@@ -59,7 +62,7 @@ class Generator:
         the job is cancelled, BadRequest, UnusableModel and OutOfMemory.
         """
         upscalers = self._upscalers.for_job(job, request.options)
-        context = JobContext(self, job, self._catalog, self._resolver, self._storage, upscalers)
+        context = JobContext(self, job, self._catalog, self._resolver, self._storage, upscalers, self._interrogator)
         with self._scripts.running(request, context):
             result = self._scripts.run(request, context)
         if self._censor is not None:

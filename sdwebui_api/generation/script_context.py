@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from sdwebui_api.config.options import Options
+from sdwebui_api.errors import Unavailable
 from sdwebui_api.generation import describe
 from sdwebui_api.generation.plan import plan_generation
 from sdwebui_api.generation.request import GenerationRequest, GenerationResult
@@ -13,6 +15,7 @@ from sdwebui_api.generation.resolve import Resolver, SamplerNames
 from sdwebui_api.generation.saving import save_image
 from sdwebui_api.imaging.upscale import Upscaler
 from sdwebui_api.jobs.job import Job
+from sdwebui_api.postprocess.interrogate import Interrogator
 from sdwebui_api.scripting.chain import Part
 from sdwebui_api.scripting.hooks import Files, Hooks, Running
 from sdwebui_api.storage.local import LocalStorage
@@ -52,6 +55,7 @@ class JobContext:
         resolver: Resolver,
         storage: LocalStorage,
         upscalers: Mapping[str, Upscaler],
+        interrogator: Interrogator | None = None,
     ) -> None:
         self.job = job
         self.files = files
@@ -60,6 +64,7 @@ class JobContext:
         self._generator = generator
         self._resolver = resolver
         self._storage = storage
+        self._interrogator = interrogator
         self._counts = True
 
     @property
@@ -69,6 +74,11 @@ class JobContext:
     @property
     def upscaler_names(self) -> Sequence[str]:
         return self._resolver.upscaler_names
+
+    def interrogate(self, image: Image.Image, model: str, options: Options) -> str:
+        if self._interrogator is None:
+            raise Unavailable("this server does not interrogate")
+        return self._interrogator.describe(image, model, options, self.job)
 
     def set_total(self, passes: int) -> None:
         self._counts = False

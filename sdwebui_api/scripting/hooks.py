@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from sdwebui_api.catalog.styles import StyleCatalog
     from sdwebui_api.catalog.upscalers import UpscalerCatalog
     from sdwebui_api.catalog.vaes import VaeCatalog
+    from sdwebui_api.config.options import Options
     from sdwebui_api.engine.model import DiffusionModel
     from sdwebui_api.imaging.inpaint import PreparedInit
     from sdwebui_api.imaging.upscale import Upscaler
@@ -294,6 +295,10 @@ class ScriptContext(Protocol):
     @property
     def upscalers(self) -> Mapping[str, Upscaler]:
         """By name, to enlarge pictures with (`imaging.upscale.find_upscaler`); networks are loaded when they run."""
+        ...
+
+    def interrogate(self, image: Image.Image, model: str, options: Options) -> str:
+        """What `image` shows, by `model` "clip" or "deepdanbooru". Raises NotFound naming where its files belong."""
         ...
 
     def set_total(self, passes: int) -> None:

@@ -151,6 +151,9 @@ class FakeContext:
         self.saved.append(f"{'grid' if grid else 'sample'}{suffix}")
         return "path"
 
+    def interrogate(self, image: Image.Image, model: str, options: Options) -> str:
+        return f"{model} {image.getpixel((0, 0))[0]}"
+
     def warn(self, text: str) -> None:
         self.warnings.append(text)
 

@@ -79,6 +79,12 @@ def test_a_mask_is_filled_in_the_first_loop_only() -> None:
     assert [one.init.mask.fill for one in context.requests] == [LATENT_NOISE, ORIGINAL]
 
 
+def test_what_a_picture_shows_joins_the_prompt() -> None:
+    context = FakeContext()
+    loopback(2, 0.6, "Linear", "CLIP", context=context)
+    assert [one.prompt for one in context.requests] == ["a red apple, clip 255", "a red apple, clip 10"]
+
+
 def test_loopback_interrupted() -> None:
     context = FakeContext(interrupt_after=2)
     result = loopback(5, 0.6, context=context)
