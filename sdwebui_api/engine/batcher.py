@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from sdwebui_api.engine.devices import as_out_of_memory
+from sdwebui_api.engine.networks.control import ControlInput, joined
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +42,17 @@ class Evaluation:
     concat: Tensor | None = None
     """[B, C', h, w] further input channels of inpainting and editing models"""
     tiling: bool = False
+    control: tuple[ControlInput, ...] = ()
+    """Control networks that add to what the UNet computes; rows as in x"""
 
     @property
     def kind(self) -> Hashable:
         """Evaluations of the same weights and the same kind fit into one forward pass."""
         extra = None if self.concat is None else self.concat.shape[1:]
+        control = tuple(one.kind for one in self.control)
         x, context = self.x, self.context
-        return (x.shape[1:], x.dtype, x.device, context.shape[1:], context.dtype, context.device, extra, self.tiling)
+        tensors = (x.shape[1:], x.dtype, x.device, context.shape[1:], context.dtype, context.device)
+        return (*tensors, extra, self.tiling, control)
 
     @property
     def cells(self) -> int:
@@ -296,11 +301,12 @@ def _forward(evaluations: Sequence[Evaluation], network: Network) -> Sequence[Te
     if len(evaluations) == 1:
         return [network.forward(evaluations[0])]
     concats = [evaluation.concat for evaluation in evaluations if evaluation.concat is not None]
-    joined = Evaluation(
+    together = Evaluation(
         x=torch.cat([evaluation.x for evaluation in evaluations]),
         t=torch.cat([evaluation.t for evaluation in evaluations]),
         context=torch.cat([evaluation.context for evaluation in evaluations]),
         concat=torch.cat(concats) if concats else None,
         tiling=evaluations[0].tiling,
+        control=joined([evaluation.control for evaluation in evaluations]),
     )
-    return network.forward(joined).split([evaluation.x.shape[0] for evaluation in evaluations])
+    return network.forward(together).split([evaluation.x.shape[0] for evaluation in evaluations])

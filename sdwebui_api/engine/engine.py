@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 
@@ -19,6 +19,8 @@ from sdwebui_api.engine.devices import Device, DevicePlan, as_out_of_memory
 from sdwebui_api.engine.embeddings import EmbeddingDatabase, EmbeddingStore
 from sdwebui_api.engine.loading import ModelFacts, OpenCheckpoint, Weights, load_vae_file
 from sdwebui_api.engine.model import DiffusionModel, UNet
+from sdwebui_api.engine.networks.control import ControlNetwork
+from sdwebui_api.engine.networks.control_files import load_control_network
 from sdwebui_api.engine.networks.selection import NO_NETWORKS, NetworkSet
 from sdwebui_api.engine.networks.variants import Variants
 from sdwebui_api.engine.text_encoder import TextEncoder, Tokenizer
@@ -138,6 +140,23 @@ class Engine:
 
         with self._part(f"{kind.__name__}:{_identity(path)}", load_part, kind) as part:
             yield part
+
+    @contextmanager
+    def control_network(
+        self, path: Path, model: DiffusionModel, on_progress: Progress | None = None
+    ) -> Iterator[ControlNetwork]:
+        """The control model in `path` for `model`'s UNet, kept while the context lasts. Raises as `lease`."""
+        unet, dtype = model.unet.module, self.plan.unet_dtype
+        key = f"control:{_identity(path)}:{dtype}:{unet.config.attention_head_dim}"
+
+        def load(reserve: Callable[[int], None]) -> Loaded:
+            if on_progress is not None:
+                on_progress(f"loading the control model {path.name}")
+            weights = Weights(dtype, self.plan.storage, self.plan.channels_last)
+            return Loaded(*load_control_network(path, unet, weights, self.device, key, reserve))
+
+        with self._part(key, load, object) as network:
+            yield cast(ControlNetwork, network)
 
     @contextmanager
     def _unet_with(self, networks: NetworkSet, base: _Network, source: _Source) -> Iterator[_Network]:

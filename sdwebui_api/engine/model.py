@@ -16,6 +16,7 @@ from sdwebui_api.engine.devices import Device
 from sdwebui_api.engine.embeddings import EmbeddingDatabase
 from sdwebui_api.engine.families.base import Family
 from sdwebui_api.engine.loading import ModelFacts
+from sdwebui_api.engine.networks.control import ControlInput, adding, sum_residuals
 from sdwebui_api.engine.text_encoder import TextEncoder
 from sdwebui_api.engine.tiling import wrapped_edges
 from sdwebui_api.engine.vae import Vae
@@ -51,13 +52,10 @@ class UNet:
         """The raw prediction [B, 4, h, w], float32. Call while holding the device."""
         place = self._device.plan.device
         x = evaluation.x if evaluation.concat is None else torch.cat([evaluation.x, evaluation.concat], dim=1)
-        with wrapped_edges(self._module, evaluation.tiling):
-            prediction = self._module(
-                x.to(place, self._dtype),
-                evaluation.t.to(place),
-                encoder_hidden_states=evaluation.context.to(place, self._dtype),
-                return_dict=False,
-            )[0]
+        x, t, context = x.to(place, self._dtype), evaluation.t.to(place), evaluation.context.to(place, self._dtype)
+        residuals = sum_residuals(evaluation.control, x[:, : evaluation.x.shape[1]], t, context)
+        with wrapped_edges(self._module, evaluation.tiling), adding(self._module, residuals) as arguments:
+            prediction = self._module(x, t, encoder_hidden_states=context, return_dict=False, **arguments)[0]
         return prediction.float()
 
 
@@ -109,13 +107,21 @@ class DiffusionModel:
         return self._batcher.participate(self.unet.key)
 
     def evaluate(
-        self, x: Tensor, t: Tensor, context: Tensor, *, concat: Tensor | None = None, tiling: bool = False
+        self,
+        x: Tensor,
+        t: Tensor,
+        context: Tensor,
+        *,
+        concat: Tensor | None = None,
+        tiling: bool = False,
+        control: tuple[ControlInput, ...] = (),
     ) -> Tensor:
         """The UNet's raw prediction [B, 4, h, w], float32, for `x` [B, 4, h, w], `t` [B], `context` [B, 77n, D].
 
+        `control`: what control networks add, rows as in x; the caller holds their leases.
         May share a forward pass with other jobs. Raises OutOfMemory.
         """
-        return self._batcher.evaluate(self.unet, Evaluation(x, t, context, concat, tiling))
+        return self._batcher.evaluate(self.unet, Evaluation(x, t, context, concat, tiling, control))
 
     def encode(self, images: Tensor, noise: Tensor | None, *, tiling: bool = False) -> Tensor:
         """Scaled latents [B, 4, H/8, W/8] of `images` [B, 3, H, W] in [-1, 1].

@@ -39,6 +39,21 @@ class UncondSchedule(Protocol):
         """`[B, T, D]`, the negative prompts' at a model evaluation."""
 
 
+class ControlSource(Protocol):
+    """Control networks at work in one pass; what they are made of is the engine's business."""
+
+    def at(self, now: Evaluation, rows: Sequence[Row]) -> Any:
+        """What the evaluator gets as `control` for these rows of the model's input; None: nothing."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the model's input: which picture of the batch it belongs to, and whether to its prompt."""
+
+    image: int
+    prompt: bool
+
+
 @dataclass(frozen=True)
 class Conditioning:
     """Everything that steers one batch.
@@ -46,6 +61,7 @@ class Conditioning:
     empty_prompt: `[1, 77, D]`, what `pad_cond_uncond` pads with.
     concat: `[B, C, h, w]` (or `[1, …]`) image conditioning of inpainting (C = 5) and edit (C = 4) models.
     edit_model: an InstructPix2Pix model, which has an image guidance scale of its own.
+    control: control networks of this pass.
     """
 
     cond: CondSchedule
@@ -53,6 +69,7 @@ class Conditioning:
     empty_prompt: Tensor | None = None
     concat: Tensor | None = None
     edit_model: bool = False
+    control: ControlSource | None = None
 
 
 @dataclass(frozen=True)
@@ -322,12 +339,14 @@ class GuidedDenoiser:
         concat = self._conditioning.concat
         if concat is not None:
             concat = concat.expand(x.shape[0], -1, -1, -1)
+        prompts = tuple(Row(int(i), True) for i in images)
+        negatives = tuple(Row(i, False) for i in range(len(x)))
         rows = [
-            _Rows(x[images], levels[images], cond, concat[images] if concat is not None else None),
-            _Rows(x, levels, uncond, concat),
+            _Rows(x[images], levels[images], cond, concat[images] if concat is not None else None, prompts),
+            _Rows(x, levels, uncond, concat, negatives),
         ]
         if editing and concat is not None:
-            rows.append(_Rows(x, levels, uncond, torch.zeros_like(concat)))
+            rows.append(_Rows(x, levels, uncond, torch.zeros_like(concat), negatives))
         if self._hooks is not None:
             rows = self._changed(rows, self._hooks)
         cond, uncond = self._pad(rows[0].context, rows[1].context)
@@ -352,7 +371,8 @@ class GuidedDenoiser:
         sizes = [len(row.x) for row in rows]
         concats = [None] * len(rows) if inputs.concat is None else inputs.concat.split(sizes)
         contexts = [inputs.cond, *[inputs.uncond] * (len(rows) - 1)]
-        pieces = zip(inputs.x.split(sizes), inputs.levels.split(sizes), contexts, concats, strict=True)
+        numbers = [row.numbers for row in rows]
+        pieces = zip(inputs.x.split(sizes), inputs.levels.split(sizes), contexts, concats, numbers, strict=True)
         return [_Rows(*piece) for piece in pieces]
 
     def _now(self) -> Evaluation:
@@ -363,7 +383,14 @@ class GuidedDenoiser:
             runs = _merged(rows)
         else:
             runs = [piece for run in rows for piece in run.split(batch_size)]
-        return torch.cat([self._model.predict(run.x, run.levels, run.context, run.concat) for run in runs])
+        return torch.cat([self._predict(run) for run in runs])
+
+    def _predict(self, run: _Rows) -> Tensor:
+        control = self._conditioning.control
+        adding = None if control is None else control.at(self._now(), run.numbers)
+        if adding is None:
+            return self._model.predict(run.x, run.levels, run.context, run.concat)
+        return self._model.predict(run.x, run.levels, run.context, run.concat, adding)
 
     def _combine(self, outputs: Tensor, parts: Parts, count: int, editing: bool, skip_uncond: bool) -> Tensor:
         scale = self._settings.cfg_scale
@@ -410,6 +437,7 @@ class _Rows:
     levels: Tensor
     context: Tensor
     concat: Tensor | None
+    numbers: tuple[Row, ...]
 
     def split(self, size: int) -> list[_Rows]:
         return [
@@ -418,6 +446,7 @@ class _Rows:
                 self.levels[a : a + size],
                 self.context[a : a + size],
                 None if self.concat is None else self.concat[a : a + size],
+                self.numbers[a : a + size],
             )
             for a in range(0, len(self.x), size)
         ]
@@ -437,6 +466,7 @@ def _merged(rows: list[_Rows]) -> list[_Rows]:
             torch.cat([last.levels, row.levels]),
             torch.cat([last.context, row.context]),
             concat,
+            (*last.numbers, *row.numbers),
         )
     return runs
 

@@ -6,7 +6,7 @@ A sampler never learns whether its model predicts eps or v; these wrappers know.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -30,18 +30,22 @@ class Evaluator(Protocol):
     def in_channels(self) -> int:
         """4; 9 for inpainting models, 8 for edit models (InstructPix2Pix)."""
 
-    def evaluate(self, x: Tensor, t: Tensor, context: Tensor, *, concat: Tensor | None = None) -> Tensor:
+    def evaluate(
+        self, x: Tensor, t: Tensor, context: Tensor, *, concat: Tensor | None = None, control: Any = None
+    ) -> Tensor:
         """Raw UNet output `[B, 4, h, w]` for latents `x`, timesteps `t` `[B]` (fractions allowed), context `[B, T, D]`.
 
-        `concat` `[B, C, h, w]` is appended to the channels of x.
+        `concat` `[B, C, h, w]` is appended to the channels of x. `control`: of `guidance.ControlSource.at`.
         """
 
 
 class GuidedModel(Protocol):
     """A model as guidance sees it. `noise_level` `[B]` is a sigma or a timestep, depending on the domain."""
 
-    def predict(self, x: Tensor, noise_level: Tensor, context: Tensor, concat: Tensor | None) -> Tensor:
-        """What the sampler domain combines: denoised latents or eps."""
+    def predict(
+        self, x: Tensor, noise_level: Tensor, context: Tensor, concat: Tensor | None, control: Any = None
+    ) -> Tensor:
+        """What the sampler domain combines: denoised latents or eps. `control`: for the evaluator."""
 
     def to_image(self, x: Tensor, prediction: Tensor, noise_level: Tensor) -> Tensor:
         """The denoised latent that a prediction stands for, for previews and interrupted runs."""
@@ -55,6 +59,14 @@ def _over(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(-1, *([1] * (like.ndim - 1)))
 
 
+def _evaluate(
+    evaluator: Evaluator, x: Tensor, t: Tensor, context: Tensor, concat: Tensor | None, control: Any
+) -> Tensor:
+    if control is None:
+        return evaluator.evaluate(x, t, context, concat=concat)
+    return evaluator.evaluate(x, t, context, concat=concat, control=control)
+
+
 class SigmaModel:
     """Denoised latents at noise level sigma, from an eps or v model."""
 
@@ -63,11 +75,13 @@ class SigmaModel:
         self._v_prediction = evaluator.prediction_type == "v_prediction"
         self.table = table
 
-    def predict(self, x: Tensor, noise_level: Tensor, context: Tensor, concat: Tensor | None) -> Tensor:
+    def predict(
+        self, x: Tensor, noise_level: Tensor, context: Tensor, concat: Tensor | None, control: Any = None
+    ) -> Tensor:
         sigma = _over(noise_level, x)
         scale = (sigma**2 + 1) ** 0.5
         t = self.table.sigma_to_t(noise_level)
-        output = self._evaluator.evaluate(x / scale, t.float(), context, concat=concat)
+        output = _evaluate(self._evaluator, x / scale, t.float(), context, concat, control)
         if self._v_prediction:
             return x / scale**2 - output * sigma / scale
         return x - output * sigma
@@ -90,8 +104,10 @@ class LcmModel(SigmaModel):
         super().__init__(evaluator, table)
         self._v_prediction = False
 
-    def predict(self, x: Tensor, noise_level: Tensor, context: Tensor, concat: Tensor | None) -> Tensor:
-        denoised = super().predict(x, noise_level, context, concat)
+    def predict(
+        self, x: Tensor, noise_level: Tensor, context: Tensor, concat: Tensor | None, control: Any = None
+    ) -> Tensor:
+        denoised = super().predict(x, noise_level, context, concat, control)
         scaled_t = _over(self.table.sigma_to_t(noise_level), x) * self.TIMESTEP_SCALING
         norm = scaled_t**2 + self.SIGMA_DATA**2
         return scaled_t / norm**0.5 * denoised + self.SIGMA_DATA**2 / norm * x
@@ -105,8 +121,10 @@ class TimestepModel:
         self._v_prediction = evaluator.prediction_type == "v_prediction"
         self.alphas_cumprod = alphas_cumprod.float()
 
-    def predict(self, x: Tensor, noise_level: Tensor, context: Tensor, concat: Tensor | None) -> Tensor:
-        output = self._evaluator.evaluate(x, noise_level.float(), context, concat=concat)
+    def predict(
+        self, x: Tensor, noise_level: Tensor, context: Tensor, concat: Tensor | None, control: Any = None
+    ) -> Tensor:
+        output = _evaluate(self._evaluator, x, noise_level.float(), context, concat, control)
         if not self._v_prediction:
             return output
         alpha = self._alpha(x, noise_level)

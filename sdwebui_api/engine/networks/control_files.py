@@ -1,0 +1,62 @@
+"""Which kind of control model a file holds, told by its tensors' names, and how it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sdwebui_api.engine.devices import Device
+from sdwebui_api.engine.loading import Weights, materialise, tensors_size
+from sdwebui_api.engine.networks.control import ControlNetwork
+from sdwebui_api.engine.networks.controlnet import ControlNet, assemble_controlnet, check_fits
+from sdwebui_api.engine.reading import read_tensors
+from sdwebui_api.errors import UnusableModel
+
+_UNSUPPORTED: tuple[tuple[str, Callable[[Collection[str]], bool]], ...] = (
+    ("a ControlLoRA", lambda names: "lora_controlnet" in names),
+    ("a ControlNet-union", lambda names: "task_embedding" in names),
+    ("a ControlLLLite", lambda names: _any(names, "lllite_")),
+    ("an IP-Adapter", lambda names: _any(names, "ip_adapter.", "image_proj.")),
+    ("a T2I style adapter", lambda names: "style_embedding" in names),
+    ("a SparseCtrl", lambda names: any("motion_modules." in name for name in names)),
+    ("a T2I-Adapter", lambda names: _any(names, "body.", "adapter.body.")),
+    ("a ControlNet of differences to a base model", lambda names: "difference" in names),
+)
+
+
+def _any(names: Collection[str], *prefixes: str) -> bool:
+    return any(name.startswith(prefixes) for name in names)
+
+
+def load_control_network(
+    path: Path, unet: Any, weights: Weights, device: Device, key: str, reserve: Callable[[int], None]
+) -> tuple[ControlNetwork, int]:
+    """The network in `path`, made for the diffusers UNet `unet`, and the bytes it takes.
+
+    Raises UnusableModel when the file is broken, of an unknown kind, or does not fit the UNet.
+    """
+    tensors = read_tensors(path)
+    try:
+        for kind, matches in _UNSUPPORTED:
+            if matches(tensors):
+                raise UnusableModel(f"this is {kind}, which is not supported")
+        if not _any(tensors, "control_model.", "input_hint_block.", "controlnet_cond_embedding."):
+            raise UnusableModel("this is no control model: it has none of the tensors of the known kinds")
+        tensors = _control_tensors(tensors)
+        size = tensors_size(tensors, weights.dtype)
+        reserve(size)
+        assembly = assemble_controlnet(tensors, unet.config.attention_head_dim)
+        check_fits(assembly.module, unet)
+        module = materialise(assembly, weights, "ControlNet")
+    except UnusableModel as error:
+        raise UnusableModel(f"{path.name}: {error.message}") from error
+    return ControlNet(key, module, weights.dtype, device, pooled="shuffle" in path.stem.lower()), size
+
+
+def _control_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Whole checkpoints with a ControlNet inside (the first releases) hold a base model too; that is left out."""
+    inside = {name: tensor for name, tensor in tensors.items() if name.startswith("control_model.")}
+    return inside or dict(tensors)
