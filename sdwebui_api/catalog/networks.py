@@ -64,7 +64,7 @@ class LoraFile:
             return sha256_or_none(self.hashes, self.path)
         try:
             return self.hashes.addnet(self.path)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a header that claims to be larger than any file
             logger.warning("no hash of %s: %s", self.path, error)
             return None
 
