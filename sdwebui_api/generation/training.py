@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -145,7 +146,8 @@ class _Training:
         except Cancelled:
             self._folder.discard()
             raise
-        self._storage.save(request.path, pickled(course.data(step)))
+        if step > course.start:
+            self._storage.save(request.path, pickled(course.data(step)))
         log.info("%s %s: trained up to step %d", request.kind, request.name, step)
         return TrainingOutcome(request.path, step)
 
@@ -154,6 +156,10 @@ class _Training:
         job.set_total(1)
         job.start_batch(f"train-{request.kind}", request.loop.steps - self._course.start)
         dataset = self._dataset()
+        if self.should_stop:
+            return self._course.start
+        if not dataset.examples:
+            raise BadRequest("None of the images can be used; the log tells why", field="data_root")
         self._epoch_length = -(-len(dataset.examples) // (request.loop.batch_size * request.loop.gradient_step))
         if request.records.settings is not None:
             self._folder.write_settings(
@@ -169,9 +175,8 @@ class _Training:
             job.check()
             job.set_text(f"Preparing image {done + 1} of {len(request.images)}")
 
-        examples = read_examples(
-            self._model, request.images, request.rules, request.file_words, request.loop.seed, tell
-        )
+        images = takewhile(lambda path: not self.should_stop, request.images)
+        examples = read_examples(self._model, images, request.rules, request.file_words, request.loop.seed, tell)
         return Dataset(examples, request.writer)
 
     # -- the loop's watch --------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import io
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,5 +71,5 @@ class RunFolder:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
-        if self._day.is_dir() and not any(self._day.iterdir()):
+        with suppress(OSError):  # other runs of the day are in it, or it was never made
             self._day.rmdir()

@@ -98,9 +98,9 @@ class TrainingFiles:
     def new_embedding(self, fields: Mapping[str, Any]) -> NewEmbedding:
         """Raises BadRequest naming the field."""
         name = clean_name(fields["name"])
-        taken = any(file.name == name for file in list_embeddings([self.paths.embeddings_dir]))
-        _refuse_taken(taken and not fields["overwrite_old"], f"embedding {name!r}")
-        path = self.paths.embeddings_dir / f"{name}.pt"
+        files = [file.path for file in list_embeddings([self.paths.embeddings_dir]) if file.name == name]
+        _refuse_taken(bool(files) and not fields["overwrite_old"], f"embedding {name!r}")
+        path = next((path for path in files if path.suffix == ".pt"), self.paths.embeddings_dir / f"{name}.pt")
         return NewEmbedding(name, path, fields["num_vectors_per_token"], fields["init_text"])
 
     def new_hypernetwork(self, fields: Mapping[str, Any]) -> NewHypernetwork:
@@ -108,8 +108,9 @@ class TrainingFiles:
         name = clean_name(fields["name"])
         if name == "None":
             raise BadRequest("'None' means no hypernetwork", field="name")
-        path = self.paths.hypernetwork_dir / f"{name}.pt"
-        _refuse_taken(path.exists() and not fields["overwrite_old"], f"hypernetwork {name!r}")
+        found = HypernetworkCatalog(self.paths.hypernetwork_dir).find(name)
+        _refuse_taken(found is not None and not fields["overwrite_old"], f"hypernetwork {name!r}")
+        path = found.path if found else self.paths.hypernetwork_dir / f"{name}.pt"
         if fields["weight_init"] not in WEIGHT_INITS:
             raise BadRequest("unknown weight initialisation", field="weight_init", choices=WEIGHT_INITS)
         widths = tuple(dict.fromkeys(fields["enable_sizes"]))
@@ -129,7 +130,6 @@ class TrainingFiles:
         """Raises BadRequest and NotFound naming the field. Every path stays below the data directory."""
         name = fields[f"{kind}_name"]
         folder = self._image_folder(fields["data_root"])
-        template_folders = [self.paths.data_dir / "textual_inversion_templates", SHIPPED]
         return TrainingRequest(
             kind=kind,
             name=name,
@@ -143,7 +143,7 @@ class TrainingFiles:
                 options.dataset_filename_word_regex, options.dataset_filename_join_string
             ),
             writer=PromptWriter(
-                templates=read_template(fields["template_filename"], template_folders),
+                templates=self._templates(kind, fields["template_filename"]),
                 placeholder=name,
                 shuffle_tags=fields["shuffle_tags"],
                 tag_drop_out=fields["tag_drop_out"],
@@ -164,6 +164,12 @@ class TrainingFiles:
         if not folder.is_dir():
             raise BadRequest("there is no such folder in the data directory", field="data_root")
         return folder
+
+    def _templates(self, kind: Kind, name: str) -> tuple[str, ...]:
+        templates = read_template(name, [self.paths.data_dir / "textual_inversion_templates", SHIPPED])
+        if kind == "embedding" and not any("[name]" in line or "[filewords]" in line for line in templates):
+            raise BadRequest("no line has [name], so the word would never be used", field="template_filename")
+        return templates
 
     def _embedding(self, name: str) -> Path:
         files = {file.name: file.path for file in list_embeddings([self.paths.embeddings_dir])}

@@ -256,6 +256,14 @@ def test_interrupt_saves_what_was_learned(school: School) -> None:
     assert read_embedding(path, "interrupted").step == 3
 
 
+def test_interrupt_before_the_first_step_changes_nothing(school: School) -> None:
+    path = school.create_embedding(name="early")
+    before, job = path.read_bytes(), Job("early", "train-embedding")
+    job.interrupt()
+    assert school.train(school.request("embedding", "early"), job).step == 0
+    assert path.read_bytes() == before
+
+
 def test_a_server_that_stops_saves_what_was_learned(school: School) -> None:
     path = school.create_embedding(name="evening")
     taught = threading.Event()
@@ -407,6 +415,7 @@ def test_refused_hypernetworks(school: School, fields: dict[str, Any], field: st
         ({"log_directory": "/etc"}, "log_directory"),
         ({"log_directory": "../../x"}, "log_directory"),
         ({"template_filename": "../subject.txt"}, "template_filename"),
+        ({"template_filename": "none.txt"}, "template_filename"),
         ({"embedding_name": "unknown"}, "embedding_name"),
         ({"embedding_name": "../embeddings/known"}, "embedding_name"),
     ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -124,16 +124,13 @@ def image_files(folder: Path, boundary: Path, field: str = "data_root") -> list[
 
 def read_examples(
     model: DiffusionModel,
-    files: Sequence[Path],
+    files: Iterable[Path],
     rules: ImageRules,
     names: FileNameWords,
     seed: int,
     on_image: Callable[[int], None],
 ) -> tuple[Example, ...]:
-    """Encode `files` with the model's VAE; `on_image` is told how many are done. Broken images are left out.
-
-    Raises BadRequest naming `data_root` when none is left.
-    """
+    """Encode `files` with the model's VAE; `on_image` is told how many are done. Broken images are left out."""
     noise = torch.Generator().manual_seed(seed)
     examples = []
     for index, path in enumerate(files):
@@ -145,8 +142,6 @@ def read_examples(
             continue
         caption = caption_of(path, names)
         examples.append(_encoded(model, path.name, caption, image, rules, noise))
-    if not examples:
-        raise BadRequest("None of the images can be used; the log tells why", field="data_root")
     return tuple(examples)
 
 
