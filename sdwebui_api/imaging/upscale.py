@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from PIL import Image
 
-from sdwebui_api.errors import NotFound, nearest
+from sdwebui_api.errors import NotFound, PayloadTooLarge, nearest
 
 LANCZOS = Image.Resampling.LANCZOS
 NEAREST = Image.Resampling.NEAREST
@@ -30,7 +30,10 @@ class Upscaler:
     enlarge: Enlarge
 
     def upscale(self, image: Image.Image, scale: float) -> Image.Image:
-        """`image` enlarged `scale` times; each side rounded down to a multiple of 8 (at least 8)."""
+        """`image` enlarged `scale` times; each side rounded down to a multiple of 8 (at least 8).
+
+        Raises what `enlarge` raises; PayloadTooLarge only when its first pass does.
+        """
         width, height = (max(8, int(side * scale // 8 * 8)) for side in image.size)
         for attempt in range(MAX_PASSES):
             large_enough = image.width >= width and image.height >= height
@@ -38,7 +41,12 @@ class Upscaler:
             if large_enough and (attempt > 0 or scale != 1):
                 break
             before = image.size
-            image = self.enlarge(image, scale)
+            try:
+                image = self.enlarge(image, scale)
+            except PayloadTooLarge:
+                if attempt == 0:
+                    raise
+                break  # a further pass would make far more than is asked for: Lanczos goes the rest of the way
             if image.size == before:
                 break
         if image.size != (width, height):

@@ -55,7 +55,7 @@ def run_extras(
 ) -> ExtrasResult:
     """`image` worked on as `settings` say.
 
-    Raises NotFound for an unknown upscaler, BadRequest for face restoration (no model for it is here yet), and
+    Raises NotFound for an unknown upscaler, BadRequest for face restoration (which is not built), and
     PayloadTooLarge when the result would be huge, each naming the request's field.
     """
     _refuse_face_restoration(settings)
@@ -77,7 +77,10 @@ def html_info(infotext: str) -> str:
 def _refuse_face_restoration(settings: ExtrasSettings) -> None:
     for name in ("gfpgan_visibility", "codeformer_visibility"):
         if getattr(settings, name) > 0:
-            raise BadRequest("no face restoration model is available on this server", field=name)
+            raise BadRequest(
+                "this version restores no faces: weights in model_store/GFPGAN and model_store/Codeformer are not used",
+                field=name,
+            )
 
 
 def _rgb_or_rgba(image: Image.Image) -> Image.Image:

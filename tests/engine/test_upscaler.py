@@ -163,6 +163,16 @@ def test_half_precision_that_overflows_is_done_again():
     assert network._dtype == torch.float32
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_fp16_on_a_gpu_is_close_to_fp32_on_the_cpu(tmp_path):
+    torch.save(esrgan(), tmp_path / "a.pth")
+    plan = DevicePlan(torch.device("cuda"), unet_dtype=torch.float16)
+    image = noise(40, 40)
+    half = load_upscaler(tmp_path / "a.pth", plan, Device(plan)).enlarge(image)
+    assert np.abs(np.asarray(half, dtype=int) - np.asarray(load(tmp_path / "a.pth").enlarge(image))).max() <= 2
+
+
 def test_spandrel_is_not_needed_until_a_network_is(monkeypatch, tmp_path):
     import sdwebui_api.engine.spandrel_package as package
 

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from sdwebui_api.api.factory import create_app
 from sdwebui_api.app import build
 from sdwebui_api.engine.spandrel_package import spandrel
-from sdwebui_api.errors import Cancelled
+from sdwebui_api.errors import Cancelled, PayloadTooLarge
 from sdwebui_api.jobs.job import Job
 from tests.support.fakes import golden_flags
 from tests.support.server import _model_tree
@@ -94,6 +94,14 @@ def test_start_images(client):
     assert pictures[0] != pictures[1]
     answer = client.post("/sdapi/v1/img2img", json=body | {"override_settings": {"upscaler_for_img2img": "no such"}})
     assert answer.status_code == 404 and "upscaler_for_img2img" in answer.text
+
+
+def test_a_second_pass_that_would_be_huge_is_left_to_lanczos(services, monkeypatch):
+    monkeypatch.setattr("sdwebui_api.postprocess.upscalers.MAX_NETWORK_PIXELS", 64 * 64)
+    upscaler = services.upscalers.for_job(Job("one", "extras"), services.options.snapshot())["tiny"]
+    assert upscaler.upscale(Image.new("RGB", (32, 32)), 3).size == (96, 96)
+    with pytest.raises(PayloadTooLarge):
+        upscaler.upscale(Image.new("RGB", (40, 40)), 3)
 
 
 def test_cancelling_ends_between_two_tiles(services):
