@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sdwebui_api.errors import BadRequest
 from sdwebui_api.generation.run import RequestModel
 from sdwebui_api.prompting.encoding import TextConditioner, TextSettings
 from sdwebui_api.sampling.inversion import noise_of
 from sdwebui_api.sampling.model import SigmaModel
 from sdwebui_api.sampling.sigma_table import SigmaTable, effective_alphas
+from sdwebui_api.scripting.checks import number, whole
 from sdwebui_api.scripting.hooks import (
     Argument,
     Arguments,
@@ -70,12 +70,9 @@ class Img2ImgAlternative(Script):
 
 
 def _check(args: Arguments) -> None:
-    if not isinstance(args.decode_steps, int) or not 1 <= args.decode_steps <= 1000:
-        raise BadRequest("the decode steps go from 1 to 1000", field="script_args[6]")
-    if not -1e4 <= args.cfg <= 1e4:
-        raise BadRequest("the decode CFG scale is too large", field="script_args[8]")
-    if not 0 <= args.randomness <= 1:
-        raise BadRequest("the randomness goes from 0 to 1", field="script_args[9]")
+    whole(args.decode_steps, 1, 1000, "Decode steps")
+    number(args.cfg, -1e4, 1e4, "Decode CFG scale")
+    number(args.randomness, 0, 1, "Randomness")
 
 
 @dataclass

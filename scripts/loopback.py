@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from PIL import Image
 
-from sdwebui_api.errors import BadRequest
 from sdwebui_api.generation.request import GeneratedImage, InitImage
 from sdwebui_api.imaging.color import apply_color_correction, setup_color_correction
 from sdwebui_api.imaging.inpaint import ORIGINAL
+from sdwebui_api.scripting.checks import number, one_of, whole
 from sdwebui_api.scripting.hooks import (
     Argument,
     Arguments,
@@ -52,7 +52,7 @@ class Loopback(Script):
     )
 
     def run(self, request: GenerationRequest, args: Arguments, context: ScriptContext) -> GenerationResult:
-        _check(request, args)
+        _check(args)
         context.set_total(args.loops * request.n_iter)
         first = start_of(request).images[0].convert("RGB")
         corrected = request.options.img2img_color_correction
@@ -161,14 +161,8 @@ def _starting_from(init: InitImage, image: Image.Image) -> InitImage:
     return replace(init, images=(image,), mask=mask)
 
 
-def _check(request: GenerationRequest, args: Arguments) -> None:
-    if not 1 <= args.loops <= MAX_LOOPS:
-        raise BadRequest(f"loops go from 1 to {MAX_LOOPS}", field="script_args[0]")
-    if not 0 <= args.final_denoising_strength <= 1:
-        raise BadRequest("the final denoising strength goes from 0 to 1", field="script_args[1]")
-    if args.denoising_curve not in CURVES:
-        raise BadRequest(f"no curve {args.denoising_curve!r}", field="script_args[2]", choices=CURVES)
-    if args.append_interrogation not in INTERROGATORS:
-        raise BadRequest(
-            f"cannot interrogate by {args.append_interrogation!r}", field="script_args[3]", choices=INTERROGATORS
-        )
+def _check(args: Arguments) -> None:
+    whole(args.loops, 1, MAX_LOOPS, "Loops")
+    number(args.final_denoising_strength, 0, 1, "Final denoising strength")
+    one_of(args.denoising_curve, CURVES, "Denoising strength curve")
+    one_of(args.append_interrogation, INTERROGATORS, "Append interrogated prompt at each iteration")

@@ -9,12 +9,12 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageDraw
 
-from sdwebui_api.errors import BadRequest
 from sdwebui_api.generation.request import GeneratedImage, InpaintMask
 from sdwebui_api.imaging.canvas import DIRECTIONS, STEP, Margins, margins_for
 from sdwebui_api.imaging.grid import image_grid
 from sdwebui_api.imaging.inpaint import ORIGINAL
 from sdwebui_api.imaging.matched_noise import matched_noise
+from sdwebui_api.scripting.checks import number, whole
 from sdwebui_api.scripting.hooks import (
     Argument,
     Arguments,
@@ -54,12 +54,9 @@ class OutpaintingMk2(Script):
 
 
 def _check(args: Arguments) -> None:
-    if not isinstance(args.mask_blur, int) or not 0 <= args.mask_blur <= 256:
-        raise BadRequest("the mask blur goes from 0 to 256", field="script_args[2]")
-    if not 0 <= args.noise_q <= 4:
-        raise BadRequest("the fall-off exponent goes from 0 to 4", field="script_args[4]")
-    if not 0 <= args.color_variation <= 1:
-        raise BadRequest("the color variation goes from 0 to 1", field="script_args[5]")
+    whole(args.mask_blur, 0, 256, "Mask blur")
+    number(args.noise_q, 0, 4, "Fall-off exponent")
+    number(args.color_variation, 0, 1, "Color variation")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from sdwebui_api.generation.request import GeneratedImage, InpaintMask
 from sdwebui_api.imaging.canvas import DIRECTIONS, Margins, margins_for
 from sdwebui_api.imaging.inpaint import FILL_UNNAMED
 from sdwebui_api.imaging.tiles import Corner, Tiling, cut
+from sdwebui_api.scripting.checks import whole
 from sdwebui_api.scripting.hooks import (
     Argument,
     Arguments,
@@ -35,7 +36,7 @@ class PoorMansOutpainting(Script):
     )
 
     def run(self, request: GenerationRequest, args: Arguments, context: ScriptContext) -> GenerationResult:
-        blur, fill = _blur(args.mask_blur), _fill(args.inpainting_fill)
+        blur, fill = whole(args.mask_blur, 0, 512, "Mask blur"), _fill(args.inpainting_fill)
         image = start_of(request).images[0].convert("RGB")
         margins = margins_for(image.size, args.pixels, args.direction, "script_args")
         canvas = Image.new("RGB", margins.canvas(image.size))
@@ -112,17 +113,11 @@ class _Outpainting:
         )
 
 
-def _blur(value: object) -> int:
-    if not isinstance(value, int) or not 0 <= value <= 512:
-        raise BadRequest("the mask blur goes from 0 to 512", field="script_args[1]")
-    return value
-
-
 def _fill(value: object) -> int:
     """By name or by index. A1111's page sends the index, its API takes "fill" and then names it nowhere."""
     names = {"fill": FILL_UNNAMED, **{name: index for index, name in enumerate(FILLS) if index}}
     if isinstance(value, str) and value in names:
         return names[value]
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(FILLS):
-        return value
+    if isinstance(value, int):
+        return whole(value, 0, len(FILLS) - 1, "Masked content")
     raise BadRequest("no such masked content", field="script_args[2]", choices=FILLS)

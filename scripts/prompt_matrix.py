@@ -11,6 +11,7 @@ from sdwebui_api.generation.plan import plan_generation
 from sdwebui_api.generation.request import GeneratedImage
 from sdwebui_api.imaging.annotations import Annotation, Label, annotate_grid
 from sdwebui_api.imaging.grid import image_grid
+from sdwebui_api.scripting.checks import MAX_MARGIN, one_of, whole
 from sdwebui_api.scripting.hooks import (
     Argument,
     Arguments,
@@ -28,6 +29,7 @@ from sdwebui_api.scripting.xyz.sheets import grid_colours
 
 MAX_PARTS = 11
 """2^10 pictures; A1111 has no limit."""
+DELIMITERS = {"comma": ", ", "space": " "}
 
 
 class PromptMatrix(Script):
@@ -41,8 +43,9 @@ class PromptMatrix(Script):
     )
 
     def run(self, request: GenerationRequest, args: Arguments, context: ScriptContext) -> GenerationResult:
-        which = _choice(args.prompt_type, ("positive", "negative"), 2)
-        delimiter = {"comma": ", ", "space": " "}[_choice(args.variations_delimiter, ("comma", "space"), 3)]
+        which = one_of(args.prompt_type, ("positive", "negative"), "Select prompt")
+        delimiter = DELIMITERS[one_of(args.variations_delimiter, DELIMITERS, "Select joining char")]
+        whole(args.margin_size, 0, MAX_MARGIN, "Grid margins (px)")
         parts = (request.prompt if which == "positive" else request.negative_prompt).split("|")
         if len(parts) > MAX_PARTS:
             raise BadRequest(f"more than {MAX_PARTS - 1} variable parts", field="prompt")
@@ -130,11 +133,3 @@ class _EveryPrompt(Hooks):
 
     def _with(self, request: GenerationRequest, prompt: str) -> GenerationRequest:
         return replace(request, negative_prompt=prompt) if self._negative else replace(request, prompt=prompt)
-
-
-def _choice(value: str, choices: tuple[str, ...], place: int) -> str:
-    if value not in choices:
-        raise BadRequest(
-            f"{value!r} is neither of {', '.join(choices)}", field=f"script_args[{place}]", choices=choices
-        )
-    return value

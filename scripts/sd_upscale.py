@@ -12,6 +12,7 @@ from sdwebui_api.generation.request import GeneratedImage
 from sdwebui_api.imaging.resize import flatten
 from sdwebui_api.imaging.tiles import Tiling, cut
 from sdwebui_api.imaging.upscale import Upscaler, find_upscaler
+from sdwebui_api.scripting.checks import number, whole
 from sdwebui_api.scripting.hooks import (
     Argument,
     Arguments,
@@ -47,8 +48,7 @@ class SdUpscale(Script):
     def run(self, request: GenerationRequest, args: Arguments, context: ScriptContext) -> GenerationResult:
         upscaler = find_upscaler(self._upscaler_name(args.upscaler, context), "script_args[2]", context.upscalers)
         image = _enlarged(request, upscaler, args.scale_factor)
-        if not 0 <= args.overlap <= 4096:
-            raise BadRequest("the overlap goes from 0 to 4096", field="script_args[1]")
+        whole(args.overlap, 0, 4096, "Tile overlap")
         tiling = cut(image.width, image.height, request.width, request.height, args.overlap)
         infotext = {"SD upscale overlap": args.overlap, "SD upscale upscaler": upscaler.name}
         return _Tiles(request, image, tiling, infotext, context).run()
@@ -57,15 +57,14 @@ class SdUpscale(Script):
         """By name, or by its place in the list."""
         names = [row.name for row in context.files.upscalers.rows()]
         if isinstance(wanted, int) and not isinstance(wanted, bool):
-            if not 0 <= wanted < len(names):
-                raise BadRequest(f"there is no upscaler {wanted}", field="script_args[2]", choices=names)
-            return names[wanted]
+            return names[whole(wanted, 0, len(names) - 1, "Upscaler")]
         return str(wanted)
 
 
 def _enlarged(request: GenerationRequest, upscaler: Upscaler, scale: float) -> Image.Image:
     image = flatten(start_of(request).images[0], request.options.img2img_background_color)
-    if not 0.1 <= scale <= 16 or image.width * image.height * scale * scale > MAX_PIXELS:
+    number(scale, 0.1, 16, "Scale Factor")
+    if image.width * image.height * scale * scale > MAX_PIXELS:
         raise BadRequest(f"{image.width}x{image.height} times {scale} is too large", field="script_args[3]")
     return image if upscaler.name == "None" else upscaler.upscale(image, scale)
 
@@ -83,15 +82,15 @@ class _Tiles:
         count = self.request.n_iter
         self.context.set_total(self._batches * count)
         finished = []
-        for number in range(count):
-            finished.append(self._repainted(number))
+        for turn in range(count):
+            finished.append(self._repainted(turn))
             if self.context.job.interrupted:
                 break
         text = self.collected.infotext
         images = [GeneratedImage(image, text) for image in finished]
         if self.request.options.samples_save and not self.request.do_not_save_samples:
-            for number, image in enumerate(images):
-                start = replace(self.request, seed=self.request.seed + number)
+            for turn, image in enumerate(images):
+                start = replace(self.request, seed=self.request.seed + turn)
                 image.saved_path = self.context.save(image.image, start, text)
         return self.collected.answer(images)
 
@@ -99,7 +98,7 @@ class _Tiles:
     def _batches(self) -> int:
         return math.ceil(len(self.tiling.corners) / self.request.batch_size)
 
-    def _repainted(self, number: int) -> Image.Image:
+    def _repainted(self, turn: int) -> Image.Image:
         """The whole picture, all tiles repainted; those after an interrupt stay as they were."""
         tiles = self.tiling.tiles(self.image)
         corners, size = self.tiling.corners, self.request.batch_size
@@ -107,17 +106,17 @@ class _Tiles:
             if self.context.job.interrupted and self.collected.results:
                 break
             part = corners[batch * size : (batch + 1) * size]
-            done = self._generate([tiles[corner] for corner in part], number, batch)
+            done = self._generate([tiles[corner] for corner in part], turn, batch)
             tiles |= dict(zip(part, done, strict=False))
         return self.tiling.combine(tiles)
 
-    def _generate(self, tiles: list[Image.Image], number: int, batch: int) -> list[Image.Image]:
+    def _generate(self, tiles: list[Image.Image], turn: int, batch: int) -> list[Image.Image]:
         request = self.request
-        index, total = batch + number * self._batches, self._batches * request.n_iter
+        index, total = batch + turn * self._batches, self._batches * request.n_iter
         self.context.job.start_batch(f"Batch {index + 1} out of {total}", request.steps)
         wanted = replace(
             request,
-            seed=request.seed + number + batch,
+            seed=request.seed + turn + batch,
             init=replace(start_of(request), images=tuple(tiles), posterior_seed=self.collected.last_seed),
             # A last batch with fewer tiles than the others is as small as that.
             batch_size=len(tiles),

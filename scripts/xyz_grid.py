@@ -10,6 +10,7 @@ from PIL import Image
 from sdwebui_api.config.option_table import OPTION_TABLE
 from sdwebui_api.errors import BadRequest, Cancelled, SdWebUIError
 from sdwebui_api.generation.request import GeneratedImage
+from sdwebui_api.scripting.checks import MAX_MARGIN, whole
 from sdwebui_api.scripting.hooks import (
     Argument,
     Arguments,
@@ -56,6 +57,7 @@ class XyzPlot(Script):
         )
 
     def run(self, request: GenerationRequest, args: Arguments, context: ScriptContext) -> GenerationResult:
+        whole(args.margin_size, 0, MAX_MARGIN, "Grid margins (px)")
         plot = read_plot(request, args)
         if not request.options.return_grid:
             request = replace(request, batch_size=1)
@@ -107,11 +109,11 @@ def _draw_cells(request: GenerationRequest, plot: Plot, context: ScriptContext) 
         if context.job.interrupted and drawn.results:
             break
         index = plot.index(cell)
-        wanted = plot.request(request, cell, context)
-        context.job.start_batch(f"{index + 1} out of {plot.count}", wanted.steps)
-        if cell.x == cell.y == 0:
-            drawn.sheet_requests[cell.z] = wanted
         try:
+            wanted = plot.request(request, cell, context)
+            context.job.start_batch(f"{index + 1} out of {plot.count}", wanted.steps)
+            if cell.x == cell.y == 0:
+                drawn.sheet_requests[cell.z] = wanted
             result = drawn.collected.add(context.generate(wanted))
         except Cancelled:
             raise

@@ -93,7 +93,9 @@ def test_loopback_interrupted() -> None:
     assert len(loopback(5, 0.6, context=FakeContext(interrupt_after=1)).images) == 1
 
 
-@pytest.mark.parametrize("given", [(0,), (2, 2.0), (2, 0.5, "Steep"), (2, 0.5, "Linear", "Oracle")])
+@pytest.mark.parametrize(
+    "given", [(0,), (2.5,), (2, 2.0), (2, 0.5, "Steep"), (2, 0.5, ["Lazy"]), (2, 0.5, "Linear", "Oracle")]
+)
 def test_loopback_refuses(given: tuple[Any, ...]) -> None:
     with pytest.raises(SdWebUIError) as caught:
         loopback(*given)
@@ -133,7 +135,9 @@ def test_tiles_after_an_interrupt_stay_as_they_were() -> None:
     assert [image.getpixel(xy) for xy in ((0, 0), (127, 127))] == [(10, 0, 0), (255, 0, 0)]
 
 
-@pytest.mark.parametrize("given", [(None, 64), (None, 16, "Oracle"), (None, 16, 9), (None, 16, "Lanczos", 1000.0)])
+@pytest.mark.parametrize(
+    "given", [(None, 64), (None, 16.5), (None, 16, "Oracle"), (None, 16, 9), (None, 16, "Lanczos", 1000.0)]
+)
 def test_upscale_refuses(given: tuple[Any, ...]) -> None:
     with pytest.raises(SdWebUIError) as caught:
         upscale(*given)

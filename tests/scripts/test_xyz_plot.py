@@ -138,6 +138,19 @@ def test_axes_that_make_no_sense(given: tuple[Any, ...]) -> None:
     assert caught.value.field.startswith("script_args")
 
 
+@pytest.mark.parametrize("margin", [-1, 2.5, 10**9])
+def test_margins_that_make_no_sense(margin: float) -> None:
+    with pytest.raises(BadRequest, match="margins"):
+        run(STEPS, "2", [], *NO_AXIS, *NO_AXIS, *(False,) * 7, margin)
+
+
+def test_a_combination_that_cannot_be_leaves_its_place_empty() -> None:
+    context = FakeContext()
+    result = run(PROMPT, "red,blue", [], PROMPT, "red,green", [], *NO_AXIS, False, True, context=context)
+    assert [image.image.getpixel((0, 0))[0] > 0 for image in result.images[1:]] == [True, False, True, False]
+    assert "did not find red" in context.warnings[0]
+
+
 def test_a_plot_may_not_be_larger_than_the_option_says() -> None:
     with pytest.raises(BadRequest, match="too large"):
         run(STEPS, "1-100", [], CFG, "1-10", [], base=request(width=1024, height=1024))

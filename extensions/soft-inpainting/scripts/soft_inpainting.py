@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sdwebui_api.errors import BadRequest
 from sdwebui_api.imaging.resize import ResizeMode, flatten, resize_image
 from sdwebui_api.imaging.soft_mask import change_mask, overlay_outside, picture_mask
+from sdwebui_api.scripting.checks import number
 from sdwebui_api.scripting.hooks import (
     Argument,
     Arguments,
@@ -64,11 +64,8 @@ class SoftInpainting(Script):
             return None
         values = {name: value for name, value in args.items() if name != "enabled"}
         for argument in self.args[1:]:
-            if not (argument.minimum or 0) <= values[argument.name] <= (argument.maximum or 0):
-                raise BadRequest(
-                    f"{argument.label} goes from {argument.minimum} to {argument.maximum}",
-                    field="alwayson_scripts.Soft Inpainting.args",
-                )
+            low, high = argument.minimum or 0, argument.maximum or 0
+            number(values[argument.name], low, high, argument.label, "alwayson_scripts.Soft Inpainting.args")
         return _Softly(Settings(**values), values)
 
 
