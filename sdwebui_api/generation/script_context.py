@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sdwebui_api.config.options import Options
 from sdwebui_api.errors import Unavailable
@@ -22,8 +22,6 @@ from sdwebui_api.storage.local import LocalStorage
 
 if TYPE_CHECKING:
     from PIL import Image
-
-    from sdwebui_api.generation.generator import Generator
 
 
 PartsOf = Callable[[GenerationRequest, Running], list[Part]]
@@ -44,12 +42,20 @@ class PipelineCall:
 PLAIN = PipelineCall()
 
 
+class Pipeline(Protocol):
+    """`Generator.pipeline`."""
+
+    def __call__(
+        self, request: GenerationRequest, job: Job, call: PipelineCall = ..., *, counts: bool = ...
+    ) -> GenerationResult: ...
+
+
 class JobContext:
     """The `ScriptContext` of one job."""
 
     def __init__(
         self,
-        generator: Generator,
+        pipeline: Pipeline,
         job: Job,
         files: Files,
         resolver: Resolver,
@@ -61,7 +67,7 @@ class JobContext:
         self.files = files
         self.upscalers = upscalers
         self.warnings: list[str] = []
-        self._generator = generator
+        self._pipeline = pipeline
         self._resolver = resolver
         self._storage = storage
         self._interrogator = interrogator
@@ -93,7 +99,7 @@ class JobContext:
         parts: PartsOf | None = None,
     ) -> GenerationResult:
         call = PipelineCall(hooks, infotext or {}, parts)
-        return self._generator.pipeline(request, self.job, call, counts=self._counts)
+        return self._pipeline(request, self.job, call, counts=self._counts)
 
     def infotext(
         self, request: GenerationRequest, *, extra: Mapping[str, Any] | None = None, prompt: str | None = None
