@@ -20,6 +20,7 @@ import uvicorn
 from sdwebui_api.api.factory import create_app
 from sdwebui_api.api.services import Services, StopKind
 from sdwebui_api.catalog.checkpoints import CheckpointCatalog, CheckpointFile
+from sdwebui_api.catalog.controlnets import ControlModelCatalog
 from sdwebui_api.catalog.hashes import HashCache
 from sdwebui_api.catalog.networks import HypernetworkCatalog, LoraCatalog
 from sdwebui_api.catalog.styles import StyleCatalog
@@ -56,6 +57,7 @@ class Catalog:
     upscalers: UpscalerCatalog
     loras: LoraCatalog
     hypernetworks: HypernetworkCatalog
+    control_models: ControlModelCatalog
 
     def refresh(self) -> None:
         self.checkpoints.refresh()
@@ -64,6 +66,7 @@ class Catalog:
         self.upscalers.refresh()
         self.loras.refresh()
         self.hypernetworks.refresh()
+        self.control_models.refresh()
 
 
 class EngineForDoors:
@@ -116,6 +119,8 @@ def build(flags: Flags) -> Services:
 
     Raises NotFound and UnusableModel when `--enable-nsfw-censor` has no classifier.
     """
+    from sdwebui_api.control.annotators import AnnotatorFolders
+    from sdwebui_api.control.options import CONTROL_OPTIONS
     from sdwebui_api.engine.engine import Engine
     from sdwebui_api.generation.generator import Generator
     from sdwebui_api.generation.sampler_names import SamplingNames, sampler_rows, schedule_rows
@@ -123,13 +128,18 @@ def build(flags: Flags) -> Services:
     from sdwebui_api.generation.training_request import TrainingFiles
     from sdwebui_api.scripting.build import build_host
     from sdwebui_api.storage.local import LocalStorage
+    from sdwebui_api.scripting.controlnet import ControlNetScript
 
     paths = Paths.from_flags(flags)
     options = _option_store(flags, paths)
     catalog = build_catalog(flags, paths)
+    options.extend(CONTROL_OPTIONS)
     engine = Engine(flags, paths)
     upscalers = UpscalerLibrary(engine, catalog.upscalers)
-    scripts = build_host(flags, paths, options.snapshot())
+    interrogator = Interrogator(engine, paths.interrogate_dir)
+    scripts = build_host(flags, paths, options, catalog, parse_generation_parameters)
+    annotators = AnnotatorFolders(paths, str(engine.plan.device))
+    scripts.add(ControlNetScript(catalog.control_models, annotators.context_for))
     resolver = Resolver(catalog, SamplingNames(lenient=flags.lenient), HiresUpscalers(catalog.upscalers))
     storage = LocalStorage(paths.data_dir)
     censor = Censor(engine, paths.nsfw_dir) if flags.enable_nsfw_censor else None
@@ -176,11 +186,17 @@ def build_catalog(flags: Flags, paths: Paths) -> Catalog:
         LoraCatalog(paths.lora_dirs, hashes),
         HypernetworkCatalog(paths.hypernetwork_dir),
     )
+        ControlModelCatalog((*paths.controlnet_dirs, *_extension_models(paths))),
     catalog.refresh()
     return catalog
 
 
 def _option_store(flags: Flags, paths: Paths) -> OptionStore:
+def _extension_models(paths: Paths) -> list[Path]:
+    """Where the ControlNet extension keeps its models, when its folder is here."""
+    return sorted(paths.data_dir.glob("extensions/*controlnet*/models"))
+
+
     names = [name.strip() for name in (flags.freeze_specific_settings or "").split(",") if name.strip()]
     return OptionStore(paths.options_file, frozen=flags.freeze_settings, frozen_names=names)
 

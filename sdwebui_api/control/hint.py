@@ -154,5 +154,5 @@ def crop_to_masked_area(image: Picture, mask: MaskSpec, size: Size, mode: Resize
     for index in range(image.shape[2]):
         channel = Image.fromarray(np.ascontiguousarray(image[:, :, index]))
         channel = resize_image(mode, channel, whole.width, whole.height).crop(region)
-        channels.append(np.asarray(resize_image(ResizeMode.FILL, channel, width, height)))
+        channels.append(np.asarray(resize_image(ResizeMode.FILL, channel, width, height).convert("L")))
     return np.stack(channels, axis=2)

@@ -18,12 +18,15 @@ from sdwebui_api.prompting.extra_networks import ExtraNetwork, parse_extra_netwo
 
 if TYPE_CHECKING:
     from sdwebui_api.catalog.checkpoints import CheckpointFile
+    from pathlib import Path
+
     from sdwebui_api.catalog.networks import HypernetworkCatalog, LoraCatalog
     from sdwebui_api.catalog.vaes import VaeFile
     from sdwebui_api.config.options import Options
     from sdwebui_api.engine.engine import Engine, Progress
     from sdwebui_api.engine.model import DiffusionModel
 
+    from sdwebui_api.engine.networks.control import ControlNetwork
 T = TypeVar("T", float, None)
 
 LORA_KINDS = ("lora", "lyco")
@@ -174,4 +177,10 @@ class ModelLeases:
     def _give_back(self, keys: Sequence[tuple[CheckpointFile, VaeFile | None, NetworkSet]]) -> None:
         with ExitStack() as stacks:
             for key in keys:
+        self._control = ExitStack()
                 stacks.push(self._held.pop(key)[1])
+        self._control.close()
+    def control_network(self, path: Path, model: DiffusionModel) -> ControlNetwork:
+        """Held until the end. Raises as `Engine.control_network`."""
+        return self._control.enter_context(self._engine.control_network(path, model, self._on_progress))
+

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from sdwebui_api.control.passes import Adding
 from sdwebui_api.engine.networks.selection import NO_NETWORKS, NetworkSet
 from sdwebui_api.generation.latents import tensor_to_images
 from sdwebui_api.generation.networks import ModelLeases, choose_networks
@@ -28,11 +29,14 @@ from sdwebui_api.scripting.chain import HookChain
 from sdwebui_api.scripting.hooks import Draft, Sampled
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from PIL import Image
 
     from sdwebui_api.catalog.checkpoints import CheckpointFile
     from sdwebui_api.catalog.vaes import VaeFile
     from sdwebui_api.engine.model import DiffusionModel
+    from sdwebui_api.engine.networks.control import ControlNetwork
     from sdwebui_api.imaging.inpaint import PreparedInit
     from sdwebui_api.jobs.job import Job
 
@@ -56,8 +60,14 @@ class RequestModel:
     def in_channels(self) -> int:
         return self.model.in_channels
 
-    def evaluate(self, x: Tensor, t: Tensor, context: Tensor, *, concat: Tensor | None = None) -> Tensor:
-        return self.model.evaluate(x, t, context, concat=concat, tiling=self.tiling)
+    def evaluate(
+        self, x: Tensor, t: Tensor, context: Tensor, *, concat: Tensor | None = None, control: Adding | None = None
+    ) -> Tensor:
+        if control is None:
+            return self.model.evaluate(x, t, context, concat=concat, tiling=self.tiling)
+        inputs = control.inputs
+        output = self.model.evaluate(x, t, context, concat=concat, tiling=self.tiling, control=inputs)
+        return control.finish(x, t, output)
 
 
 @dataclass
@@ -114,6 +124,19 @@ class Run:
         self.job.set_text(None)
         self.warn(*model.problems)
         return model
+
+    def model_for(self, *, hires_pass: bool) -> DiffusionModel:
+        """What a pass runs on, the refiner aside."""
+        hires = self.request.hires
+        if hires_pass and hires is not None and hires.checkpoint is not None:
+            return self.borrow(hires.checkpoint, hires.vae)
+        return self.model
+
+    def control_network(self, path: Path, model: DiffusionModel) -> ControlNetwork:
+        """The control model in `path` for `model`, until the run ends."""
+        network = self.models.control_network(path, model)
+        self.job.set_text(None)
+        return network
 
     def warn(self, *warnings: str) -> None:
         """Report in `info.warnings`, each once."""

@@ -30,9 +30,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from sdwebui_api.generation.plan import Batch, GenerationPlan
 from sdwebui_api.generation.request import GenerationRequest, GenerationResult
-from sdwebui_api.scripting.arguments import Argument, Arguments
+from sdwebui_api.scripting.arguments import Argument, Arguments, read_arguments
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from PIL import Image
     from torch import Tensor
 
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from sdwebui_api.catalog.vaes import VaeCatalog
     from sdwebui_api.config.options import Options
     from sdwebui_api.engine.model import DiffusionModel
+    from sdwebui_api.engine.networks.control import ControlNetwork
     from sdwebui_api.imaging.inpaint import PreparedInit
     from sdwebui_api.imaging.upscale import Upscaler
     from sdwebui_api.jobs.job import Job
@@ -90,6 +93,14 @@ class Running(Protocol):
 
     @property
     def model(self) -> DiffusionModel: ...
+
+    def model_for(self, *, hires_pass: bool) -> DiffusionModel:
+        """What a pass runs on: the hires pass may have a checkpoint of its own."""
+        ...
+
+    def control_network(self, path: Path, model: DiffusionModel) -> ControlNetwork:
+        """The control model in `path` for `model`, until the request ends. Raises UnusableModel."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -358,6 +369,13 @@ class Script:
     def arguments_for(self, kind: Kind, files: Files) -> Sequence[Argument]:
         """`args`, unless they differ between the endpoints or name model files as choices."""
         return self.args
+
+    def read(self, given: object, kind: Kind, files: Files, field: str) -> Arguments:
+        """What the wire's `args` mean: by position or by name, unless the script has a form of its own.
+
+        Raises BadRequest naming the part of `field` that is at fault.
+        """
+        return read_arguments(self.arguments_for(kind, files), given, field)
 
     def run(self, request: GenerationRequest, args: Arguments, context: ScriptContext) -> GenerationResult:
         """Selectable scripts: the generation. Raises BadRequest for arguments that make no sense."""

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from sdwebui_api.errors import SdWebUIError
 from sdwebui_api.generation.request import GenerationRequest, GenerationResult, ScriptCall
-from sdwebui_api.scripting.arguments import Argument, Arguments, UnknownScript, read_arguments, unknown_script
+from sdwebui_api.scripting.arguments import Argument, Arguments, UnknownScript, unknown_script
 from sdwebui_api.scripting.chain import Part, report_error
 from sdwebui_api.scripting.extensions import ExtensionFolder, ScriptFile
 from sdwebui_api.scripting.hooks import Files, Kind, Running, Script, ScriptContext
@@ -101,6 +101,12 @@ class ScriptHost:
         wanted = title.strip().lower()
         return next((s for s in self.scripts if kind in s.kinds and s.title.strip().lower() == wanted), None)
 
+    def add(self, script: Script) -> None:
+        """A script of the program's own, which is made with what it needs. Call before requests are served."""
+        if self._is_new(script, script.title):
+            self.scripts.append(script)
+            self.scripts.sort(key=lambda one: (one.always_on, one.order if one.always_on else 0))
+
     def titles(self, kind: Kind, *, always_on: bool) -> list[str]:
         """In lower case, as clients compare them."""
         return [script.title.lower() for script in self.offered(kind, always_on=always_on)]
@@ -139,7 +145,7 @@ class ScriptHost:
         script = self.find(kind, name)
         if script is None or script.always_on:
             raise unknown_script(name, "script_name", self.titles(kind, always_on=False))
-        return ScriptCall(script.title, read_arguments(script.arguments_for(kind, files), args, "script_args"))
+        return ScriptCall(script.title, script.read(args, kind, files, "script_args"))
 
     def _read_always_on(self, kind: Kind, files: Files, name: str, entry: object) -> ScriptCall | None:
         script = self.find(kind, name)
@@ -154,8 +160,7 @@ class ScriptHost:
         # As A1111: an entry that is no object, or has no arguments, is as good as none.
         if not isinstance(entry, Mapping) or entry.get("args") is None:
             return None
-        declared = script.arguments_for(kind, files)
-        return ScriptCall(script.title, read_arguments(declared, entry["args"], f"alwayson_scripts.{name}.args"))
+        return ScriptCall(script.title, script.read(entry["args"], kind, files, f"alwayson_scripts.{name}.args"))
 
     # -- what runs ---------------------------------------------------------------------------------------------------
 

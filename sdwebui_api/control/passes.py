@@ -1,0 +1,112 @@
+"""Control networks during one sampling pass: who adds how much to which row at which evaluation.
+
+Follows the ControlNet extension 1.1.455 (`scripts/hook.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sdwebui_api.control.unit import ControlMode, ControlUnit
+from sdwebui_api.engine.networks.control import ControlInput, ControlNetwork, Hint
+from sdwebui_api.errors import BadRequest
+from sdwebui_api.sampling.guidance import Evaluation, Row
+
+Finish = Callable[[Tensor, Tensor, Tensor, Sequence[Row]], Tensor]
+"""(x, timesteps, the UNet's output, rows) -> the output that counts."""
+
+_LINE_MAPS = ("canny", "mlsd")
+"""Preprocessors whose units are always soft in the hires pass."""
+
+
+@dataclass(frozen=True)
+class ActiveUnit:
+    """A unit in one pass. hint: rows for the pictures it was given; region: `[1, 1, H, W]`, or None."""
+
+    unit: ControlUnit
+    network: ControlNetwork | None
+    hint: Hint = ()
+    region: Tensor | None = None
+    finish: Finish | None = None
+
+    def weights(self, hires_pass: bool) -> tuple[float, ...]:
+        """A factor per residual."""
+        assert self.network is not None
+        unit = self.unit
+        if unit.advanced_weighting is not None:
+            if len(unit.advanced_weighting) != self.network.count:
+                raise BadRequest(
+                    f"advanced_weighting has {len(unit.advanced_weighting)} numbers, this model takes "
+                    f"{self.network.count}",
+                    field=f"{unit.field}.advanced_weighting",
+                )
+            return unit.advanced_weighting
+        soft = unit.control_mode != ControlMode.BALANCED
+        soft = soft or (hires_pass and any(name in unit.module.name for name in _LINE_MAPS))
+        factors = self.network.soft_weights() if soft else (1.0,) * self.network.count
+        return tuple(unit.weight * factor for factor in factors)
+
+    def counts_for(self, row: Row) -> bool:
+        if row.prompt or self.network is None:
+            return True
+        return self.unit.control_mode != ControlMode.CONTROL and not self.network.forced_conditional
+
+
+@dataclass(frozen=True)
+class Adding:
+    """What one evaluation gets: the networks' inputs, and what is done to its output."""
+
+    inputs: tuple[ControlInput, ...]
+    rows: tuple[Row, ...]
+    finishes: tuple[Finish, ...] = ()
+
+    def finish(self, x: Tensor, t: Tensor, output: Tensor) -> Tensor:
+        for finish in self.finishes:
+            output = finish(x, t, output, self.rows)
+        return output
+
+
+class PassControl:
+    """A `sampling.guidance.ControlSource`."""
+
+    def __init__(self, units: Sequence[ActiveUnit], *, hires_pass: bool) -> None:
+        """Raises BadRequest when a unit's weights do not fit its network."""
+        self._units = [(active, active.weights(hires_pass) if active.network is not None else ()) for active in units]
+
+    def at(self, now: Evaluation, rows: Sequence[Row]) -> Adding | None:
+        share = sampling_share(now)
+        inputs: list[ControlInput] = []
+        finishes: list[Finish] = []
+        for active, weights in self._units:
+            if active.finish is not None:
+                finishes.append(active.finish)
+            if not active.unit.guidance_start <= share <= active.unit.guidance_end:
+                continue
+            counting = [1.0 if active.counts_for(row) else 0.0 for row in rows]
+            if active.network is not None and any(counting):
+                inputs.append(_input(active, active.network, weights, counting, rows))
+        if not inputs and not finishes:
+            return None
+        return Adding(tuple(inputs), tuple(rows), tuple(finishes))
+
+
+def _input(
+    active: ActiveUnit, network: ControlNetwork, weights: Sequence[float], counting: list[float], rows: Sequence[Row]
+) -> ControlInput:
+    scales = torch.tensor(counting)[:, None] * torch.tensor(weights)[None, :]
+    hint = tuple(tensor[[row.image % len(tensor) for row in rows]] for tensor in active.hint)
+    region = None if active.region is None else active.region.expand(len(rows), -1, -1, -1)
+    return ControlInput(network, hint, scales, region)
+
+
+def sampling_share(now: Evaluation) -> float:
+    """How far the sampling is, as A1111's `state.sampling_step` has it: it counts the steps that were reported.
+
+    A step is reported after its first evaluation, so the evaluations lag one behind.
+    """
+    done = max(0, (now.number - 1) * now.steps // max(now.total, 1))
+    return done / max(now.steps, 1)

@@ -1,0 +1,201 @@
+"""The always-on script "ControlNet": units of the wire become control networks in every pass."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+
+from sdwebui_api.catalog.controlnets import ControlModelCatalog
+from sdwebui_api.control.finishing import PictureFinish, latent_finish, picture_finish
+from sdwebui_api.control.hint import shown_map
+from sdwebui_api.control.passes import ActiveUnit, PassControl
+from sdwebui_api.control.preparation import Surroundings, UnitMaps
+from sdwebui_api.control.preprocessor import PreprocessorContext
+from sdwebui_api.control.unit import ControlUnit
+from sdwebui_api.control.units import read_units
+from sdwebui_api.errors import BadRequest, SdWebUIError, UnusableModel
+from sdwebui_api.generation.request import GeneratedImage
+from sdwebui_api.scripting.arguments import Argument, Arguments
+from sdwebui_api.scripting.hooks import (
+    Batch,
+    Draft,
+    Files,
+    GenerationRequest,
+    GenerationResult,
+    Hooks,
+    Kind,
+    Running,
+    SamplingStart,
+    Script,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sdwebui_api.control.preprocessor import Picture
+    from sdwebui_api.engine.model import DiffusionModel
+    from sdwebui_api.engine.networks.control import ControlNetwork
+
+log = logging.getLogger(__name__)
+
+Size = tuple[int, int]
+ContextFor = Callable[[ControlUnit], PreprocessorContext]
+
+
+class ControlNetScript(Script):
+    title: ClassVar[str] = "ControlNet"
+    args: ClassVar[Sequence[Argument]] = tuple(Argument(f"unit_{n}", None, f"ControlNet Unit {n}") for n in range(3))
+    always_on: ClassVar[bool] = True
+
+    def __init__(self, models: ControlModelCatalog, context_for: ContextFor) -> None:
+        """`context_for`: what a unit's preprocessor runs with."""
+        self._models = models
+        self._context_for = context_for
+
+    def read(self, given: object, kind: Kind, files: Files, field: str) -> Arguments:
+        """Any number of units, in any of their historic forms. Raises BadRequest naming a unit's field."""
+        read = read_units(given, field, init_image=kind == "img2img", find_model=self._models.find)
+        return Arguments({"units": read.units, "warnings": read.warnings})
+
+    def hooks(self, request: GenerationRequest, args: Arguments) -> Hooks | None:
+        units, warnings = args.get("units", ()), args.get("warnings", ())
+        return ControlHooks(units, warnings, self._context_for) if units or warnings else None
+
+
+@dataclass
+class _UnitState:
+    """A unit in one request: its maps by pass size, made when first needed."""
+
+    unit: ControlUnit
+    maps: UnitMaps
+
+    def hints(self, size: Size) -> Tensor:
+        """`[N, 3|4, H, W]` in [0, 1]."""
+        stacked = np.stack([picture for picture in self.maps.at(size)])
+        return torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 255.0
+
+
+class ControlHooks(Hooks):
+    """The units of one request."""
+
+    def __init__(self, units: Sequence[ControlUnit], warnings: Sequence[str], context_for: ContextFor) -> None:
+        self._units = tuple(units)
+        self._warnings = warnings
+        self._context_for = context_for
+        self._states: list[_UnitState] = []
+        self._passes: dict[tuple[bool, Size], PassControl] = {}
+        self._sizes: list[Size] = []
+        """Of the passes, in their order."""
+
+    def process(self, draft: Draft, run: Running) -> Draft:
+        run.warnings.extend(self._warnings)
+        for index, unit in enumerate(self._units):
+            run.infotext[f"ControlNet {index}"] = unit.infotext
+        return draft
+
+    def before_sampling(self, start: SamplingStart, run: Running) -> SamplingStart:
+        if not self._units:
+            return start
+        height, width = (side * run.model.latent_scale for side in start.noise.shape[-2:])
+        with _failing_loudly():
+            control = self._control((width, height), start.hires_pass, run)
+        return replace(start, conditioning=replace(start.conditioning, control=control))
+
+    def postprocess_batch(self, pictures: list[Tensor], batch: Batch, run: Running) -> list[Tensor]:
+        finishes = [finish for state in self._states if (finish := self._picture_finish(state, run)) is not None]
+        for finish in finishes:
+            pictures = [finish(picture) for picture in pictures]
+        return pictures
+
+    def postprocess(self, result: GenerationResult, run: Running) -> GenerationResult:
+        """The maps go behind the pictures: unit by unit, the hires pass's before the first pass's."""
+        if run.request.options.get("control_net_no_detectmap", False):
+            return result
+        maps = [
+            GeneratedImage(shown_map(picture), "", "detected_map")
+            for state in self._states
+            if state.unit.save_detected_map
+            for picture in state.maps.shown(list(reversed(self._sizes)))
+        ]
+        return replace(result, images=[*result.images, *maps])
+
+    # -- passes ----------------------------------------------------------------------------------------------------
+
+    def _control(self, size: Size, hires_pass: bool, run: Running) -> PassControl:
+        if not self._states:
+            around = _surroundings(run.request, size)
+            self._states = [
+                _UnitState(unit, UnitMaps.of(unit, around, self._context_for(unit))) for unit in self._units
+            ]
+        if size not in self._sizes:
+            self._sizes.append(size)
+        key = hires_pass, size
+        if key not in self._passes:
+            model = run.model_for(hires_pass=hires_pass)
+            active = [
+                self._active(state, size, hires_pass, model, run)
+                for state in self._states
+                if state.unit.hr_option.includes(hires_pass) or run.request.hires is None
+            ]
+            self._passes[key] = PassControl(active, hires_pass=hires_pass)
+        return self._passes[key]
+
+    def _active(
+        self, state: _UnitState, size: Size, hires_pass: bool, model: DiffusionModel, run: Running
+    ) -> ActiveUnit:
+        unit = state.unit
+        hints = state.hints(size)
+        finish = latent_finish(unit, hints, model, hires_pass=hires_pass)
+        network = self._network(unit, model, run)
+        region = None
+        if unit.effective_region_mask is not None:
+            region = torch.from_numpy(unit.effective_region_mask.astype(np.float32) / 255.0)[None, None]
+        return ActiveUnit(unit, network, network.embed(_masked_out(hints)), region, finish)
+
+    @staticmethod
+    def _network(unit: ControlUnit, model: DiffusionModel, run: Running) -> ControlNetwork:
+        assert unit.model is not None
+        try:
+            return run.control_network(unit.model.path, model)
+        except UnusableModel as error:
+            raise BadRequest(error.message, field=f"{unit.field}.model") from error
+
+    def _picture_finish(self, state: _UnitState, run: Running) -> PictureFinish | None:
+        blur = int(run.request.options.get("control_net_inpaint_blur_sigma", 7))
+        return picture_finish(state.unit, state.maps.at(self._sizes[-1])[0], blur)
+
+
+def _surroundings(request: GenerationRequest, size: Size) -> Surroundings:
+    init = request.init
+    if init is None:
+        return Surroundings(size)
+    return Surroundings(size, init.images[0], init.mask, init.resize_mode)
+
+
+def _masked_out(hints: Tensor) -> Tensor:
+    """Inpainting networks read -1 where the mask, the fourth channel, is."""
+    if hints.shape[1] == 3:
+        return hints
+    mask = (hints[:, 3:4] > 0.5).float()
+    return hints[:, :3] * (1 - mask) - mask
+
+
+@contextmanager
+def _failing_loudly() -> Iterator[None]:
+    """A picture without the control that was asked for is wrong, so whatever fails here ends the request."""
+    try:
+        yield
+    except SdWebUIError:
+        raise
+    except Exception as error:
+        log.exception("a control unit failed")
+        raise SdWebUIError(f"ControlNet failed: {type(error).__name__}: {error}") from error
+
+
+__all__ = ["ControlHooks", "ControlNetScript", "Picture"]
