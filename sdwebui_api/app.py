@@ -127,17 +127,16 @@ def build(flags: Flags) -> Services:
     from sdwebui_api.generation.training import Trainer
     from sdwebui_api.generation.training_request import TrainingFiles
     from sdwebui_api.scripting.build import build_host
-    from sdwebui_api.storage.local import LocalStorage
     from sdwebui_api.scripting.controlnet import ControlNetScript
+    from sdwebui_api.storage.local import LocalStorage
 
     paths = Paths.from_flags(flags)
     options = _option_store(flags, paths)
-    catalog = build_catalog(flags, paths)
     options.extend(CONTROL_OPTIONS)
+    catalog = build_catalog(flags, paths)
     engine = Engine(flags, paths)
     upscalers = UpscalerLibrary(engine, catalog.upscalers)
-    interrogator = Interrogator(engine, paths.interrogate_dir)
-    scripts = build_host(flags, paths, options, catalog, parse_generation_parameters)
+    scripts = build_host(flags, paths, options.snapshot())
     annotators = AnnotatorFolders(paths, str(engine.plan.device))
     scripts.add(ControlNetScript(catalog.control_models, annotators.context_for))
     resolver = Resolver(catalog, SamplingNames(lenient=flags.lenient), HiresUpscalers(catalog.upscalers))
@@ -185,18 +184,18 @@ def build_catalog(flags: Flags, paths: Paths) -> Catalog:
         UpscalerCatalog(paths.upscaler_dirs),
         LoraCatalog(paths.lora_dirs, hashes),
         HypernetworkCatalog(paths.hypernetwork_dir),
-    )
         ControlModelCatalog((*paths.controlnet_dirs, *_extension_models(paths))),
+    )
     catalog.refresh()
     return catalog
 
 
-def _option_store(flags: Flags, paths: Paths) -> OptionStore:
 def _extension_models(paths: Paths) -> list[Path]:
     """Where the ControlNet extension keeps its models, when its folder is here."""
     return sorted(paths.data_dir.glob("extensions/*controlnet*/models"))
 
 
+def _option_store(flags: Flags, paths: Paths) -> OptionStore:
     names = [name.strip() for name in (flags.freeze_specific_settings or "").split(",") if name.strip()]
     return OptionStore(paths.options_file, frozen=flags.freeze_settings, frozen_names=names)
 

@@ -17,16 +17,16 @@ from sdwebui_api.generation.plan import GenerationPlan
 from sdwebui_api.prompting.extra_networks import ExtraNetwork, parse_extra_networks
 
 if TYPE_CHECKING:
-    from sdwebui_api.catalog.checkpoints import CheckpointFile
     from pathlib import Path
 
+    from sdwebui_api.catalog.checkpoints import CheckpointFile
     from sdwebui_api.catalog.networks import HypernetworkCatalog, LoraCatalog
     from sdwebui_api.catalog.vaes import VaeFile
     from sdwebui_api.config.options import Options
     from sdwebui_api.engine.engine import Engine, Progress
     from sdwebui_api.engine.model import DiffusionModel
-
     from sdwebui_api.engine.networks.control import ControlNetwork
+
 T = TypeVar("T", float, None)
 
 LORA_KINDS = ("lora", "lyco")
@@ -153,12 +153,14 @@ class ModelLeases:
         self.network_files = network_files
         self._engine = engine
         self._on_progress = on_progress
+        self._control = ExitStack()
         self._held: dict[tuple[CheckpointFile, VaeFile | None, NetworkSet], tuple[DiffusionModel, ExitStack]] = {}
 
     def __enter__(self) -> ModelLeases:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self._control.close()
         self._give_back(list(self._held))
 
     def get(self, checkpoint: CheckpointFile, vae: VaeFile | None, networks: NetworkSet) -> DiffusionModel:
@@ -170,6 +172,10 @@ class ModelLeases:
             self._held[key] = model, stack
         return self._held[key][0]
 
+    def control_network(self, path: Path, model: DiffusionModel) -> ControlNetwork:
+        """Held until the end. Raises as `Engine.control_network`."""
+        return self._control.enter_context(self._engine.control_network(path, model, self._on_progress))
+
     def keep_only(self, networks: NetworkSet) -> None:
         """Give back the variants of other networks; plain checkpoints stay."""
         self._give_back([key for key in self._held if key[2] and key[2] != networks])
@@ -177,10 +183,4 @@ class ModelLeases:
     def _give_back(self, keys: Sequence[tuple[CheckpointFile, VaeFile | None, NetworkSet]]) -> None:
         with ExitStack() as stacks:
             for key in keys:
-        self._control = ExitStack()
                 stacks.push(self._held.pop(key)[1])
-        self._control.close()
-    def control_network(self, path: Path, model: DiffusionModel) -> ControlNetwork:
-        """Held until the end. Raises as `Engine.control_network`."""
-        return self._control.enter_context(self._engine.control_network(path, model, self._on_progress))
-

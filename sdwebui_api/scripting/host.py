@@ -91,6 +91,11 @@ class ScriptHost:
             return False
         return True
 
+    def add(self, script: Script) -> None:
+        """A script of the program's own, which is made with what it needs. Call before requests are served."""
+        self.scripts.append(script)
+        self.scripts.sort(key=lambda one: (one.always_on, one.order if one.always_on else 0))
+
     # -- what there is ---------------------------------------------------------------------------------------------
 
     def offered(self, kind: Kind, *, always_on: bool) -> list[Script]:
@@ -100,12 +105,6 @@ class ScriptHost:
         """Letter case and surrounding blanks do not matter."""
         wanted = title.strip().lower()
         return next((s for s in self.scripts if kind in s.kinds and s.title.strip().lower() == wanted), None)
-
-    def add(self, script: Script) -> None:
-        """A script of the program's own, which is made with what it needs. Call before requests are served."""
-        if self._is_new(script, script.title):
-            self.scripts.append(script)
-            self.scripts.sort(key=lambda one: (one.always_on, one.order if one.always_on else 0))
 
     def titles(self, kind: Kind, *, always_on: bool) -> list[str]:
         """In lower case, as clients compare them."""
