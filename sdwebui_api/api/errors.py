@@ -26,6 +26,13 @@ log = logging.getLogger(__name__)
 MAX_CHOICES = 60
 
 
+class ErrorResponse(JSONResponse):
+    """ASCII with escapes: error texts may quote what UTF-8 cannot hold."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, separators=(",", ":")).encode()
+
+
 def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(SdWebUIError, _own)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, _validation)  # type: ignore[arg-type]
@@ -37,10 +44,10 @@ def error_body(error: str, detail: Any, errors: str = "") -> dict[str, Any]:
     return {"error": error, "detail": detail, "body": "", "errors": errors}
 
 
-def error_response(error: SdWebUIError) -> JSONResponse:
+def error_response(error: SdWebUIError) -> ErrorResponse:
     """The answer to one of our own errors; middleware that refuses a request uses it too."""
     name = type(error).__name__
-    return JSONResponse(error_body(name, _detail(error), _errors_text(error)), error.status, headers=_headers(error))
+    return ErrorResponse(error_body(name, _detail(error), _errors_text(error)), error.status, headers=_headers(error))
 
 
 def _detail(error: SdWebUIError) -> Any:
@@ -72,16 +79,16 @@ def _headers(error: SdWebUIError) -> dict[str, str] | None:
     return None
 
 
-async def _own(request: Request, error: SdWebUIError) -> JSONResponse:
+async def _own(request: Request, error: SdWebUIError) -> ErrorResponse:
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         log.warning("%s %s: %s", request.method, request.url.path, error.message)
     return error_response(error)
 
 
-async def _validation(request: Request, error: RequestValidationError) -> JSONResponse:
+async def _validation(request: Request, error: RequestValidationError) -> ErrorResponse:
     problems = [_problem(problem) for problem in error.errors()]
     text = "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in problems[:20])
-    return JSONResponse(error_body("RequestValidationError", problems, text), HTTPStatus.UNPROCESSABLE_ENTITY)
+    return ErrorResponse(error_body("RequestValidationError", problems, text), HTTPStatus.UNPROCESSABLE_ENTITY)
 
 
 def _problem(problem: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,17 +101,17 @@ def _problem(problem: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-async def _http(request: Request, error: HTTPException) -> JSONResponse:
-    return JSONResponse(error_body("HTTPException", error.detail), error.status_code, headers=error.headers)
+async def _http(request: Request, error: HTTPException) -> ErrorResponse:
+    return ErrorResponse(error_body("HTTPException", error.detail), error.status_code, headers=error.headers)
 
 
-async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+async def _unexpected(request: Request, error: Exception) -> ErrorResponse:
     """A bug. The server's log has the traceback (Starlette raises it again); the client gets no paths."""
-    return JSONResponse(error_body(type(error).__name__, "Internal Server Error"), 500)
+    return ErrorResponse(error_body(type(error).__name__, "Internal Server Error"), 500)
 
 
-def not_found() -> JSONResponse:
-    return JSONResponse(error_body("HTTPException", "Not Found"), 404)
+def not_found() -> ErrorResponse:
+    return ErrorResponse(error_body("HTTPException", "Not Found"), 404)
 
 
 def to_json(body: Any) -> bytes:

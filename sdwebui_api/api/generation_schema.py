@@ -17,7 +17,7 @@ Side = Annotated[Int, Field(ge=8, le=MAX_SIDE)]
 OptionalSide = Annotated[Int, Field(ge=0, le=MAX_SIDE)]
 Scale = Annotated[Float, Field(ge=0, le=64)]
 Guidance = Annotated[Float, Field(ge=-1e4, le=1e4)]
-Blur = Annotated[Int, Field(ge=0, le=1024)]
+Blur = Annotated[Int, Field(ge=0, le=256)]
 
 
 class CommonFields(WireModel):

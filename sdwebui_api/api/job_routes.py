@@ -24,26 +24,26 @@ async def list_jobs(request: Request) -> list[dict[str, Any]]:
     return [_row(services, job) for job in services.runner.jobs() if job.user == user]
 
 
-@router.get("/{id}")
-async def get_job(id: str, request: Request) -> dict[str, Any]:
-    return _row(services_of(request), _own_job(id, request))
-
-
-@router.delete("/{id}")
-async def cancel_job(id: str, request: Request) -> dict[str, Any]:
-    """Cancels the job, waiting or running; its request is answered with status 499. Ended: no effect."""
-    services, job = services_of(request), _own_job(id, request)
-    services.runner.cancel(job)
-    return _row(services, job)
-
-
-@router.get("/{id}/events")
+@router.get("/{id:path}/events")
 async def job_events(id: str, request: Request) -> StreamingResponse:
     """Server-sent events: `progress` after every change, at last one named after the end's state."""
     services, job = services_of(request), _own_job(id, request)
     return StreamingResponse(
         _events(services, job), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
     )
+
+
+@router.get("/{id:path}")
+async def get_job(id: str, request: Request) -> dict[str, Any]:
+    return _row(services_of(request), _own_job(id, request))
+
+
+@router.delete("/{id:path}")
+async def cancel_job(id: str, request: Request) -> dict[str, Any]:
+    """Cancels the job, waiting or running; its request is answered with status 499. Ended: no effect."""
+    services, job = services_of(request), _own_job(id, request)
+    services.runner.cancel(job)
+    return _row(services, job)
 
 
 async def _events(services: Services, job: Job) -> AsyncIterator[str]:

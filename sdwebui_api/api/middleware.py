@@ -82,12 +82,22 @@ class Subpath:
         await self.app(scope, receive, send)
 
 
-class BodyLimit:
-    """413 for a body above `limit` bytes, before any of it is parsed."""
+MAX_COMMAS = 250_000
+"""Of one body: JSON of millions of values takes seconds to parse, on the event loop. A base64 picture has none."""
+RETRY_AFTER_SECONDS = 5
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
+
+class BodyLimit:
+    """413 for a body above `limit` bytes, before any of it is parsed; 429 when all bodies together exceed `budget`.
+
+    A request keeps its body until it is answered, so those of a long line add up.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int, budget: int = 2**30) -> None:
         self.app = app
         self.limit = limit
+        self.budget = budget
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -97,18 +107,29 @@ class BodyLimit:
         if announced.isdecimal() and int(announced) > self.limit:
             await error_response(self._error())(scope, receive, send)
             return
-        taken = 0
+        taken = commas = 0
 
+        # An HTTPException passes FastAPI's body reader; any other error would become a 400 there.
         async def counted() -> Message:
-            nonlocal taken
+            nonlocal taken, commas
             message = await receive()
-            taken += len(message.get("body", b""))
+            body = message.get("body", b"")
+            taken += len(body)
+            self._held += len(body)
+            commas += body.count(b",")
             if taken > self.limit:
-                # An HTTPException passes FastAPI's body reader; any other error would become a 400 there.
                 raise HTTPException(413, self._error().message)
+            if commas > MAX_COMMAS:
+                raise HTTPException(413, f"The request body holds more than {MAX_COMMAS} values")
+            if self._held > max(self.budget, taken):
+                headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+                raise HTTPException(429, "The requests that wait already hold too much data", headers)
             return message
 
-        await self.app(scope, counted, send)
+        try:
+            await self.app(scope, counted, send)
+        finally:
+            self._held -= taken
 
     def _error(self) -> PayloadTooLarge:
         return PayloadTooLarge(f"The request body is larger than {self.limit // 2**20} MB")

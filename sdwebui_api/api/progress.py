@@ -89,7 +89,9 @@ async def internal_progress(question: ProgressQuestion, request: Request) -> dic
 
 @router.get("/internal/pending-tasks")
 async def pending_tasks(request: Request) -> dict[str, Any]:
-    tasks = [job.id for job in services_of(request).runner.live_jobs() if job.state == "queued"]
+    user = user_of(request)
+    live = services_of(request).runner.live_jobs()
+    tasks = [job.id for job in live if job.state == "queued" and job.user == user]
     return {"size": len(tasks), "tasks": tasks}
 
 

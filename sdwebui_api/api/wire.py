@@ -30,11 +30,15 @@ def _to_text(value: Any) -> Any:
     if isinstance(value, (int, float)):
         return str(value)
     if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise PydanticCustomError("string_unicode", "Input should be valid Unicode") from None
+        _check_unicode(value)
     return value
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise PydanticCustomError("string_unicode", "Input should be valid Unicode") from None
 
 
 def _empty_list_to_object(value: Any) -> Any:
@@ -42,13 +46,19 @@ def _empty_list_to_object(value: Any) -> Any:
     return {} if value == [] else value
 
 
-def _finite_inside(value: Any) -> Any:
-    """Refuses NaN and infinities however deep they sit."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise PydanticCustomError("finite_number", "Input should hold finite numbers only")
-    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    for child in children:
-        _finite_inside(child)
+def _sound_inside(value: Any) -> Any:
+    """Refuses NaN, infinities and broken Unicode however deep they sit: the answer echoes the whole value."""
+    left = [value]
+    while left:
+        item = left.pop()
+        if isinstance(item, float) and not math.isfinite(item):
+            raise PydanticCustomError("finite_number", "Input should hold finite numbers only")
+        if isinstance(item, str):
+            _check_unicode(item)
+        elif isinstance(item, dict):
+            left += [*item.keys(), *item.values()]
+        elif isinstance(item, list):
+            left += item
     return value
 
 
@@ -57,8 +67,8 @@ Float = Annotated[float, Field(allow_inf_nan=False)]
 Text = Annotated[str, BeforeValidator(_to_text)]
 Prompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS), BeforeValidator(_to_text)]
 Name = Annotated[str, Field(max_length=1000), BeforeValidator(_to_text)]
-Object = Annotated[dict[str, Any], BeforeValidator(_empty_list_to_object), BeforeValidator(_finite_inside)]
-Values = Annotated[list[Any], BeforeValidator(_finite_inside)]
+Object = Annotated[dict[str, Any], BeforeValidator(_empty_list_to_object), BeforeValidator(_sound_inside)]
+Values = Annotated[list[Any], BeforeValidator(_sound_inside)]
 Seed = Annotated[Int, Field(ge=-(2**63), le=2**64 - 1)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 

@@ -117,6 +117,8 @@ def _coerce_text(spec: OptionSpec, value: Any, field: str) -> str:
         raise _refuse(field, value, "a text")
     if len(value) > LONGEST_TEXT or "\0" in value:
         raise _refuse(field, value, f"a text of at most {LONGEST_TEXT} characters, none of them NUL")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise _refuse(field, value, "valid Unicode")  # a lone surrogate fits in no file
     return value
 
 

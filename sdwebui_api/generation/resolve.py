@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from sdwebui_api.config.options import Options, coerce_values
-from sdwebui_api.errors import BadRequest, NotFound, Unavailable
-from sdwebui_api.generation.hires import old_first_pass_size
+from sdwebui_api.errors import BadRequest, NotFound, PayloadTooLarge, Unavailable
+from sdwebui_api.generation.hires import hires_size, old_first_pass_size
 from sdwebui_api.generation.request import (
     LARGEST_RANDOM_SEED,
     MAX_PIXELS_PER_BATCH,
@@ -24,6 +24,7 @@ from sdwebui_api.generation.request import (
     InitImage,
     InpaintMask,
 )
+from sdwebui_api.imaging.resize import ResizeMode
 from sdwebui_api.prompting.styles import StyleTexts
 
 if TYPE_CHECKING:
@@ -33,6 +34,13 @@ if TYPE_CHECKING:
     from sdwebui_api.catalog.vaes import VaeFile
 
 A1111_SIZE = (512, 512)
+MIN_SIDE = 8
+LATENT_SCALE = 8
+"""Pixels per latent cell of every family there is."""
+MAX_PIXELS_PER_REQUEST = 2**30
+"""Of all pictures together: they wait in memory (3 GB as RGB) until the answer leaves."""
+MAX_INIT_PIXELS = 2**27
+"""Of all start images together: small files unpack to gigabytes."""
 SAME = frozenset({"", "None", "none", "Use same checkpoint", "Use same sampler", "Use same scheduler"})
 """What the page and infotexts write where "as in the first pass" is meant."""
 
@@ -194,6 +202,9 @@ class _Resolution:
         if values.get("firstphase_width") or values.get("firstphase_height"):
             width = values["firstphase_width"] or width
             height = values["firstphase_height"] or height
+        for name, side in (("firstphase_width", width), ("firstphase_height", height)):
+            if side < MIN_SIDE:
+                raise BadRequest(f"A picture has at least {MIN_SIDE} pixels a side; 0 means not given", field=name)
         return width, height
 
     def _sampler(self) -> tuple[str, str]:
@@ -254,13 +265,21 @@ class _Resolution:
         return (found if sampler else None), (label if schedule or brings_schedule else None)
 
     def _check_hires_size(self, width: int, height: int, box: tuple[int, int]) -> None:
-        x, y, scale = *box, self.values["hr_scale"]
-        target = [int(width * scale), int(height * scale)] if not (x or y) else [x or y, y or x]
-        if min(target) < 8:
-            raise BadRequest("The second pass would be smaller than 8 pixels", field="hr_scale")
-        if max(target) > MAX_SIDE or target[0] * target[1] * self.values["batch_size"] > MAX_PIXELS_PER_BATCH:
-            name = "hr_resize_x" if x or y else "hr_scale"
-            raise BadRequest(f"The second pass of {target[0]}x{target[1]} is too large", field=name)
+        """Of what the first pass is enlarged to, before anything is cropped: far larger than `box` for odd shapes."""
+        name = "hr_resize_x" if box[0] else "hr_resize_y" if box[1] else "hr_scale"
+        box_pass = HiresPass(scale=self.values["hr_scale"], resize_x=box[0], resize_y=box[1])
+        target = hires_size(width, height, box_pass, LATENT_SCALE)
+        if min(target.width, target.height, *filter(None, box)) < MIN_SIDE:
+            raise BadRequest(f"The second pass would be smaller than {MIN_SIDE} pixels a side", field=name)
+        pixels = target.width * target.height
+        if max(target.width, target.height) > MAX_SIDE or pixels * self.values["batch_size"] > MAX_PIXELS_PER_BATCH:
+            raise BadRequest(f"The second pass of {target.width}x{target.height} is too large", field=name)
+        self._check_total(pixels * self.values["batch_size"])
+
+    def _check_total(self, pixels_per_batch: int) -> None:
+        if pixels_per_batch * self.values["n_iter"] > MAX_PIXELS_PER_REQUEST:
+            most = max(1, MAX_PIXELS_PER_REQUEST // pixels_per_batch)
+            raise BadRequest(f"At most {most} batches of this size fit into one request", field="n_iter")
 
     def _refiner(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
         checkpoint = self._named_checkpoint("refiner_checkpoint")
@@ -287,8 +306,16 @@ class _Resolution:
         if not values["init_images"]:
             raise NotFound("Init image not found")
         latent_mask = values["latent_mask"]
+        images = _decode_all(values["init_images"])
+        if (
+            values["resize_mode"] == ResizeMode.LATENT
+            and min(side for image in images for side in image.size) < MIN_SIDE
+        ):
+            raise BadRequest(
+                f"Resize mode 3 needs start images of at least {MIN_SIDE} pixels a side", field="init_images"
+            )
         return InitImage(
-            images=tuple(_decode(text, f"init_images[{index}]") for index, text in enumerate(values["init_images"])),
+            images=images,
             resize_mode=values["resize_mode"],
             mask=self._mask(),
             latent_mask=_decode(latent_mask, "latent_mask") if latent_mask else None,
@@ -323,7 +350,19 @@ class _Resolution:
         if width * height * size > MAX_PIXELS_PER_BATCH:
             name = "batch_size" if width * height <= MAX_PIXELS_PER_BATCH else "width"
             raise BadRequest(f"{size} pictures of {width}x{height} at once are too much", field=name)
+        self._check_total(width * height * size)
         return size
+
+
+def _decode_all(texts: Sequence[Any]) -> tuple[Image.Image, ...]:
+    images: list[Image.Image] = []
+    for index, text in enumerate(texts):
+        images.append(_decode(text, f"init_images[{index}]"))
+        if sum(image.width * image.height for image in images) > MAX_INIT_PIXELS:
+            raise PayloadTooLarge(
+                f"The start images together have more than {MAX_INIT_PIXELS} pixels", field=f"init_images[{index}]"
+            )
+    return tuple(images)
 
 
 def _decode(text: Any, field: str) -> Image.Image:

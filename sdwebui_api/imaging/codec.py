@@ -30,8 +30,11 @@ OUTPUT_FORMATS = {"png": "PNG", "jpg": "JPEG", "jpeg": "JPEG", "webp": "WEBP", "
 MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "AVIF": "image/avif", "GIF": "image/gif"}
 _SIDE_LIMITS = {"JPEG": 65535, "WEBP": 16383}
 _ALPHA_MODES = ("RGBA", "LA", "PA")
-_BROKEN = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, struct.error, zlib.error)
-"""Everything Pillow's plugins raise for a damaged file."""
+_BROKEN = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, zlib.error,
+    RuntimeError, AttributeError, AssertionError, ArithmeticError,
+)  # fmt: skip
+"""Everything Pillow's plugins raise for a damaged file; AVIF's raises RuntimeError."""
 
 
 def decode_image(text: str, field: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
