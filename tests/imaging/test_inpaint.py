@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -149,3 +150,17 @@ def test_crop_region_grows_to_the_aspect_ratio_inside_the_image() -> None:
     assert region == (85, 35, 100, 65)
     assert masks.expand_crop_region(region, 512, 512, 100, 100) == (70, 35, 100, 65)
     assert masks.expand_crop_region((0, 0, 100, 10), 512, 512, 100, 50) == (0, 0, 100, 50)
+
+
+def test_a_blur_far_wider_than_the_mask_takes_no_time():
+    """OpenCV needed minutes for this one, and could not be cancelled."""
+    mask = Image.fromarray(np.random.default_rng(1).integers(0, 256, (2000, 3), dtype=np.uint8))
+    blurred = np.asarray(masks.blur(mask, 256, 4))
+    assert blurred.shape == (2000, 3)
+    assert (np.ptp(blurred.astype(int), axis=1) <= 1).all()
+
+
+def test_the_folded_blur_equals_opencvs():
+    pixels = np.random.default_rng(2).integers(0, 256, (3, 30), dtype=np.uint8)
+    expected = cv2.GaussianBlur(pixels.astype(np.float32), (1, 101), 20)  # its 8-bit kernel is several levels off
+    assert np.abs(np.asarray(masks.blur(Image.fromarray(pixels), 0, 20)) - expected).max() <= 0.51
