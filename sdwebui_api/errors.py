@@ -6,6 +6,7 @@ SdWebUIError (500)
 ├── Unauthorized (401)
 ├── NotFound (404)
 ├── UnusableModel (422)      a model file that exists but cannot be used
+├── Diverged (422)           sampling or decoding ended in numbers that are no picture
 ├── Busy (429)               the queue is full; `retry_after` seconds
 ├── Unavailable (503)        cannot serve yet, or shutting down
 ├── OutOfMemory (507)        the job failed for lack of memory; the server lives
@@ -67,6 +68,12 @@ class NotFound(SdWebUIError):
 
 
 class UnusableModel(SdWebUIError):
+    status = 422
+
+
+class Diverged(SdWebUIError):
+    """The request's own numbers (guidance, noise, weights) overflow; the server is well."""
+
     status = 422
 
 

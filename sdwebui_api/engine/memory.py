@@ -8,11 +8,15 @@ import psutil
 import torch
 
 from sdwebui_api.engine.devices import DevicePlan
+from sdwebui_api.errors import OutOfMemory
 
 GIB = 2**30
 RAM_SHARE = 0.6
 GPU_SHARE = 0.7
 """The rest of the memory is left to activations, the system, and other programs."""
+
+NOTHING_TO_ASK_FOR = 256 * 2**20
+"""Bytes below which nobody looks at how much is left."""
 
 CELLS_PER_GIB = 2 * 64 * 64
 """Latent area of one forward pass per GiB of device memory: two 512x512 latents, generously estimated for SD1."""
@@ -35,6 +39,21 @@ def cells_limit(plan: DevicePlan) -> int:
     else:
         total = psutil.virtual_memory().total
     return max(int(total / GIB), 1) * CELLS_PER_GIB
+
+
+def require(device: torch.device, size: int, what: str) -> None:
+    """Raises OutOfMemory when a CPU has less than `size` bytes left for `what`.
+
+    A GPU's allocator raises in time; a CPU's promises what it does not have, and the kernel ends the process.
+    """
+    if device.type != "cpu" or size < NOTHING_TO_ASK_FOR:
+        return
+    available = psutil.virtual_memory().available
+    if size > available:
+        raise OutOfMemory(
+            f"{what} needs about {size / GIB:.1f} GB of memory, {available / GIB:.1f} GB are free; "
+            "try a smaller size or batch"
+        )
 
 
 def report(device: torch.device) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sdwebui_api.engine import memory
 from sdwebui_api.engine.batcher import Evaluation, StepBatcher
 from sdwebui_api.engine.devices import Device
 from sdwebui_api.engine.embeddings import EmbeddingDatabase
@@ -20,6 +21,9 @@ from sdwebui_api.engine.networks.control import ControlInput, adding, sum_residu
 from sdwebui_api.engine.text_encoder import TextEncoder
 from sdwebui_api.engine.tiling import wrapped_edges
 from sdwebui_api.engine.vae import Vae
+
+ACTIVATIONS = 14
+"""Maps of the first block's width that a forward pass holds at its peak; 16 to 20 were measured."""
 
 
 class UNet:
@@ -47,6 +51,12 @@ class UNet:
     def module(self) -> Any:
         """diffusers' UNet2DConditionModel. Shared by all jobs: to be read, or changed in a twin."""
         return self._module
+
+    def require_room(self, x: Tensor) -> None:
+        """Raises OutOfMemory when `x` [B, 4, h, w] clearly does not fit."""
+        cells = x.shape[0] * x.shape[2] * x.shape[3]
+        size = int(cells * self._module.config.block_out_channels[0] * ACTIVATIONS * self._dtype.itemsize)
+        memory.require(self._device.plan.device, size, "this size and batch")
 
     def forward(self, evaluation: Evaluation) -> Tensor:
         """The raw prediction [B, 4, h, w], float32. Call while holding the device."""
@@ -119,8 +129,10 @@ class DiffusionModel:
         """The UNet's raw prediction [B, 4, h, w], float32, for `x` [B, 4, h, w], `t` [B], `context` [B, 77n, D].
 
         `control`: what control networks add, rows as in x; the caller holds their leases.
-        May share a forward pass with other jobs. Raises OutOfMemory.
+        May share a forward pass with other jobs. Raises OutOfMemory, also when the picture could not be decoded.
         """
+        self.unet.require_room(x)
+        self._vae.require_room(x)
         return self._batcher.evaluate(self.unet, Evaluation(x, t, context, concat, tiling, control))
 
     def encode(self, images: Tensor, noise: Tensor | None, *, tiling: bool = False) -> Tensor:
@@ -131,7 +143,7 @@ class DiffusionModel:
         return self._vae.encode(images, noise, tiling=tiling) * self.latent_factor
 
     def decode(self, latents: Tensor, *, tiling: bool = False) -> Tensor:
-        """[B, 3, 8h, 8w] in about [-1, 1] of scaled `latents` [B, 4, h, w]. Raises SdWebUIError for not-a-number."""
+        """[B, 3, 8h, 8w] in about [-1, 1] of scaled `latents` [B, 4, h, w]. Raises Diverged for not-a-number."""
         return self._vae.decode(latents.to(self.device) / self.latent_factor, tiling=tiling)
 
     def preview(self, latent: Tensor) -> Image.Image:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from sdwebui_api.engine import preview
+from sdwebui_api.engine import memory, preview
 from sdwebui_api.engine.devices import Device
 from sdwebui_api.engine.tiling import wrapped_edges
-from sdwebui_api.errors import SdWebUIError
+from sdwebui_api.errors import Diverged
 
 log = logging.getLogger(__name__)
+
+ACTIVATIONS = 4.5
+"""Full-size feature maps that the decoder holds at its peak; 5 were measured (bf16 and float32, 512 to 1536 pixels)."""
 
 
 class Vae:
@@ -26,6 +30,12 @@ class Vae:
         self._module: Any = module
         self._dtype = dtype
         self._device = device
+        config: Any = module.config
+        widths: Sequence[int] = config.block_out_channels
+        self._widest: int = widths[min(1, len(widths) - 1)]
+        """Channels at full size: the decoder's last block gets those of the one before."""
+        self._cell = 4 ** (len(widths) - 1)
+        """Pixels per latent cell."""
         self._projection: preview.Projection | None = None
         self._projection_lock = threading.Lock()
 
@@ -33,11 +43,22 @@ class Vae:
         """[B, 4, h, w] -> [B, 3, 8h, 8w] in about [-1, 1], float32; one picture at a time to spare memory.
 
         Not-a-number in half precision switches this VAE to float32 for good, as A1111's `auto_vae_precision`.
-        Raises SdWebUIError when the latents are not numbers, or the decoder gives none in float32 either.
+        Raises Diverged when the latents are not numbers, or the decoder gives none in float32 either.
         """
+        self.require_room(latents)
         if not bool(torch.isfinite(latents).all()):
-            raise SdWebUIError("the UNet produced not-a-number latents; try --no-half, or another sampler")
+            raise Diverged(
+                "The UNet produced not-a-number latents; try a lower cfg_scale, another sampler, or --no-half"
+            )
         return torch.cat([self._decode_one(latent[None], tiling) for latent in latents])
+
+    def require_room(self, latents: Tensor) -> None:
+        """Raises OutOfMemory when one of `latents` [B, 4, h, w] clearly cannot be decoded here."""
+        self._require_room(latents.shape[-2] * latents.shape[-1] * self._cell)
+
+    def _require_room(self, pixels: int) -> None:
+        size = int(pixels * self._widest * ACTIVATIONS * self._dtype.itemsize)
+        memory.require(self._device.plan.device, size, f"a picture of {pixels / 1e6:.1f} megapixels")
 
     def _decode_one(self, latent: Tensor, tiling: bool) -> Tensor:
         with self._device.running(self._module), wrapped_edges(self._module, tiling):
@@ -45,7 +66,9 @@ class Vae:
             if bool(torch.isfinite(image).all()):
                 return image
             if self._dtype == torch.float32:
-                raise SdWebUIError("the VAE decoded to not-a-number values")
+                raise Diverged(
+                    "The VAE decoded to not-a-number values; try a lower cfg_scale, or another sampler or VAE"
+                )
             log.warning("the VAE produced not-a-number values in %s; it goes on in float32", self._dtype)
             self._use_float32()
             return self._module.decode(self._place(latent), return_dict=False)[0].float()
@@ -53,6 +76,7 @@ class Vae:
     def encode(self, images: Tensor, noise: Tensor | None, *, tiling: bool = False) -> Tensor:
         """[B, 3, H, W] in [-1, 1] -> [B, 4, H/8, W/8] float32: a draw with `noise`, or the posterior's mode."""
         noises: list[Tensor | None] = [None] * len(images) if noise is None else [row[None] for row in noise]
+        self._require_room(images.shape[-2] * images.shape[-1])
         pairs = zip(images, noises, strict=True)
         return torch.cat([self._encode_one(image[None], row, tiling) for image, row in pairs])
 

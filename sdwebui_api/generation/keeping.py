@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from PIL import Image
@@ -14,6 +16,8 @@ from sdwebui_api.generation.run import Run
 from sdwebui_api.generation.saving import save_image
 from sdwebui_api.imaging.metadata import text_items
 from sdwebui_api.storage.local import LocalStorage
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,27 +55,44 @@ class PictureKeeper:
         lossless = request.options.with_values({"samples_format": "png", "save_to_dirs": False})
         for image in request.init.images:
             name = self.run.init_image_hash = hashlib.md5(image.tobytes(), usedforsecurity=False).hexdigest()
-            save_image(
+            with self._whatever_the_disk_does():
+                save_image(
+                    self.storage,
+                    image,
+                    describe.naming_facts(self.run, 0),
+                    lossless,
+                    purpose="init",
+                    forced_name=name,
+                    items=text_items(image),
+                )
+
+    def save(
+        self, image: Image.Image, index: int, infotext: str, *, grid: bool = False, suffix: str = ""
+    ) -> str | None:
+        """Save `image`, which shows picture `index` of the request; returns the path, None when it was not possible."""
+        request = self.run.request
+        path = None
+        with self._whatever_the_disk_does():
+            saved = save_image(
                 self.storage,
                 image,
-                describe.naming_facts(self.run, 0),
-                lossless,
-                purpose="init",
-                forced_name=name,
-                items=text_items(image),
+                describe.naming_facts(self.run, index),
+                request.options,
+                purpose=request.kind,
+                infotext=infotext,
+                grid=grid,
+                suffix=suffix,
             )
+            path = str(saved.path)
+        return path
 
-    def save(self, image: Image.Image, index: int, infotext: str, *, grid: bool = False, suffix: str = "") -> str:
-        """Save `image`, which shows picture `index` of the request; returns the path."""
-        request = self.run.request
-        saved = save_image(
-            self.storage,
-            image,
-            describe.naming_facts(self.run, index),
-            request.options,
-            purpose=request.kind,
-            infotext=infotext,
-            grid=grid,
-            suffix=suffix,
-        )
-        return str(saved.path)
+    @contextmanager
+    def _whatever_the_disk_does(self) -> Iterator[None]:
+        """A full or read-only disk must not cost the client its picture: it comes with a warning instead."""
+        try:
+            yield
+        except OSError as error:
+            text = f"a picture could not be saved: {error.strerror or error}"
+            log.error("job %s: %s", self.run.job.id, text)
+            if text not in self.run.warnings:
+                self.run.warnings.append(text)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from sdwebui_api.errors import Diverged
 from sdwebui_api.sampling.noise import NoiseFunction
 from sdwebui_api.sampling.steps import Denoise, ancestral_step, sigma_of, t_of
 
@@ -158,6 +159,8 @@ def sample_dpm_adaptive(
         x_high = _third(step, x, t, target)
         allowed = (rtol * torch.maximum(x_low.abs(), x_low_before.abs())).clamp(min=atol)
         error = torch.linalg.norm((x_low - x_high) / allowed) / x.numel() ** 0.5
+        if not math.isfinite(error) or t_next == t:
+            raise Diverged("DPM adaptive finds no step that is small enough; try a lower cfg_scale or another sampler")
         if size.propose(float(error)):
             x_low_before = x_low
             x = x_high + up * s_noise * noise(sigma_of(t), sigma_of(t_next))

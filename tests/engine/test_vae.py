@@ -10,7 +10,7 @@ from sdwebui_api.engine.devices import Device, DevicePlan
 from sdwebui_api.engine.preview import fit
 from sdwebui_api.engine.tiling import wrapped_edges
 from sdwebui_api.engine.vae import Vae
-from sdwebui_api.errors import SdWebUIError
+from sdwebui_api.errors import OutOfMemory, SdWebUIError
 
 
 class FragileAutoencoder(nn.Module):
@@ -20,6 +20,7 @@ class FragileAutoencoder(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(1, dtype=torch.float16), requires_grad=False)
         self.good = good
+        self.config = SimpleNamespace(block_out_channels=(8, 8, 8, 8))
         self.calls: list[torch.dtype] = []
 
     def decode(self, latents: Tensor, return_dict: bool = True) -> tuple[Tensor]:
@@ -85,3 +86,12 @@ def test_edges_wrap_only_inside_the_context() -> None:
     assert layer.padding_mode == "zeros"
     with wrapped_edges(layer, False):
         assert layer.padding_mode == "zeros"
+
+
+def test_a_picture_that_no_cpu_could_hold_is_refused_before_it_is_tried() -> None:
+    module = FragileAutoencoder(good=torch.float16)
+    with pytest.raises(OutOfMemory, match="megapixels"):
+        vae(module).decode(torch.zeros(1, 4, 1, 1).expand(1, 4, 2**16, 2**16))
+    with pytest.raises(OutOfMemory):
+        vae(module).encode(torch.zeros(1, 3, 1, 1).expand(1, 3, 2**19, 2**19), None)
+    assert not module.calls

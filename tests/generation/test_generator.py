@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import io
 from typing import Any
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sdwebui_api.errors import Diverged
 from sdwebui_api.jobs.job import Job
+from sdwebui_api.storage import local
 from tests.generation.conftest import Studio
 
 HIRES: dict[str, Any] = {"enable_hr": True, "denoising_strength": 0.6, "hr_scale": 1.5}
@@ -231,3 +234,22 @@ def test_any_seed_works(studio: Studio, sampler: str, source: str) -> None:
         fields = {"sampler_name": sampler, "override_settings": {"randn_source": source}, "steps": 1}
         result = studio.txt2img(seed=seed, batch_size=2, **fields)
         assert result.info["all_seeds"] == [seed, seed + 1]
+
+
+# -- what nobody can do ----------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_costs_a_warning_and_not_the_picture(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(local, "_write_temporary", full)
+    result = studio.txt2img(save_images=True, batch_size=2)
+    assert [image.role for image in result.images] == ["grid", "sample", "sample"]
+    assert result.info["warnings"] == ["a picture could not be saved: No space left on device"]
+
+
+def test_numbers_that_overflow_are_the_requests_mistake(studio: Studio) -> None:
+    with pytest.raises(Diverged) as caught:
+        studio.txt2img(sampler_name="Heun", s_churn=1e9, s_noise=1e300)
+    assert caught.value.status == 422

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sdwebui_api.errors import Diverged
+from sdwebui_api.sampling.dpm_solver import sample_dpm_adaptive
 from sdwebui_api.sampling.noise import ImageNoise
 from sdwebui_api.sampling.samplers import SAMPLERS, Sampler
 from sdwebui_api.sampling.session import SamplingOutcome, SamplingSettings, sample_from_noise
@@ -110,3 +112,13 @@ def test_unipc_variants(variant: str, skip: str) -> None:
         )
         latent = run("UniPC", [1], steps=40, options=options).latent
         assert float((latent - exact).abs().max()) < (0.4 if order == 1 else 0.25)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_dpm_adaptive_gives_up_on_numbers_that_overflow(value: float) -> None:
+    """It went on for ever: no step is small enough."""
+    zeros = torch.zeros(1, 4, 2, 2)
+    with pytest.raises(Diverged):
+        sample_dpm_adaptive(
+            lambda x, sigma: x * value, zeros + 1, torch.linspace(10.0, 0.1, 5), noise=lambda sigma, sigma_next: zeros
+        )
