@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdwebui_api.prompting.chunks import CHUNK_LENGTH
 from sdwebui_api.prompting.composition import parse_composition
 from sdwebui_api.prompting.encoding import TextConditioner, TextReport, TextSettings
+from sdwebui_api.prompting.limits import check_chunks
 from sdwebui_api.prompting.schedule import parse_schedules
 
 
@@ -107,6 +109,7 @@ def build_uncond(
 def stack_padded(tensors: Sequence[Tensor]) -> Tensor:
     """[K, T, D] of K tensors [t, D]: the shorter ones repeat their last vector up to the longest one's T."""
     length = max(tensor.shape[0] for tensor in tensors)
+    check_chunks(len(tensors) * (length // (CHUNK_LENGTH + 2)))
     padded = [
         torch.cat([tensor, tensor[-1:].expand(length - tensor.shape[0], -1)]) if tensor.shape[0] < length else tensor
         for tensor in tensors

@@ -25,6 +25,7 @@ from sdwebui_api.prompting.chunks import (
     tokenize_to_chunks,
 )
 from sdwebui_api.prompting.emphasis import apply_emphasis
+from sdwebui_api.prompting.limits import check_chunks
 
 MAX_ROWS = 32
 """Rows that the text encoder is given at once; more are encoded in turns."""
@@ -157,6 +158,7 @@ class TextConditioner:
             for text in texts
         ]
         length = max(len(row) for row in rows)
+        check_chunks(len(rows) * length)
         return [row + [empty_chunk(tokenizer)] * (length - len(row)) for row in rows]
 
     def _encode_rows(self, rows: list[list[PromptChunk]], counts: list[int], settings: TextSettings) -> Tensor:

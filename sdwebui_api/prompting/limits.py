@@ -13,6 +13,17 @@ MAX_NESTING = 200
 MAX_SCHEDULE_LENGTH = 20_000_000
 """Characters of all the texts that one prompt's editing and alternation unfold to."""
 
+MAX_CHUNKS = 2048
+"""Rows of 77 tokens that the prompts of one batch may come to, all images and moments counted. 0.5 GB for SD1."""
+
+
+def check_chunks(count: int, field: str = "prompt") -> None:
+    """Raise BadRequest naming `field` when `count` chunks are more than one batch may have."""
+    if count > MAX_CHUNKS:
+        raise BadRequest(
+            f"The prompts of one batch come to {count} chunks of 75 tokens, more than {MAX_CHUNKS}", field=field
+        )
+
 
 def check_prompt(text: str, field: str = "prompt") -> None:
     """Raise BadRequest naming `field` when `text` is longer than any prompt can be."""

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
+from sdwebui_api.errors import BadRequest
 from sdwebui_api.prompting.conditioning import PromptTiming, build_conditioning, build_uncond, stack_padded
 from sdwebui_api.prompting.encoding import TextConditioner, TextSettings
 from tests.prompting.fakes import FakeEmbedding, FakeEmbeddings, FakeTextEncoder
@@ -81,3 +83,12 @@ def test_the_report_names_embeddings_in_the_order_of_a1111() -> None:
 def test_stack_padded_keeps_equal_lengths() -> None:
     tensors = [torch.zeros(77, 2), torch.ones(77, 2)]
     assert torch.equal(stack_padded(tensors), torch.stack(tensors))
+
+
+def test_a_batch_of_endless_prompts_is_refused() -> None:
+    """Its conditioning would take gigabytes: in one text of many chunks, in many parts, or in many images."""
+    room = Room()
+    for prompts in (["a BREAK " * 2100], [" AND ".join(["a BREAK b"] * 1100)], ["a BREAK " * 20] * 128):
+        with pytest.raises(BadRequest) as caught:
+            build_conditioning(prompts, PromptTiming(1), room.conditioner, PLAIN).at(0)
+        assert caught.value.field == "prompt"

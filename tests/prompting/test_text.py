@@ -10,7 +10,7 @@ from sdwebui_api.errors import BadRequest
 from sdwebui_api.prompting.comments import strip_comments
 from sdwebui_api.prompting.composition import Subprompt, parse_composition
 from sdwebui_api.prompting.extra_networks import ExtraNetwork, parse_batch, parse_extra_networks
-from sdwebui_api.prompting.limits import check_prompt
+from sdwebui_api.prompting.limits import MAX_CHUNKS, check_chunks, check_prompt
 from sdwebui_api.prompting.styles import apply_styles
 
 
@@ -123,3 +123,10 @@ def test_check_prompt_names_the_field() -> None:
     with pytest.raises(BadRequest) as caught:
         check_prompt("a" * 10_000_000, "negative_prompt")
     assert caught.value.field == "negative_prompt"
+
+
+def test_more_chunks_than_a_batch_may_have():
+    check_chunks(MAX_CHUNKS)
+    with pytest.raises(BadRequest) as caught:
+        check_chunks(MAX_CHUNKS + 1)
+    assert caught.value.field == "prompt"
