@@ -15,6 +15,8 @@ OUTPUT_FOLDERS = ("outputs", "log")
 
 LONGEST_NAME = 240
 """Bytes of a file or folder name: below the 255 of common file systems, with room for temporary suffixes."""
+LONGEST_FOLDER = 3800
+"""Bytes of a folder's path: below Linux's 4096, with room for a file name."""
 
 _RESERVED = re.compile(r'[<>:"|?*\\/\x00-\x1f\x7f]')
 _DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
@@ -35,6 +37,8 @@ class LocalStorage:
         if not spelled.strip() or "\0" in spelled:
             raise BadRequest(f"{spelled!r} is not a folder for pictures", field=field)
         folder = self._data_dir / spelled.strip()
+        if any(len(os.fsencode(part)) > LONGEST_NAME for part in folder.parts):
+            raise BadRequest(f"a folder name of more than {LONGEST_NAME} bytes", field=field)
         self._check_inside(folder, field)
         return folder
 
@@ -46,6 +50,8 @@ class LocalStorage:
         return result
 
     def _check_inside(self, folder: Path, field: str) -> None:
+        if len(os.fsencode(folder)) > LONGEST_FOLDER:
+            raise BadRequest(f"a folder whose path has more than {LONGEST_FOLDER} bytes", field=field)
         resolved = Path(os.path.realpath(folder))
         # An outputs folder that is itself a link (to a larger disk, say) was put there by the owner of the machine.
         allowed = [Path(os.path.realpath(self._data_dir / name)) for name in OUTPUT_FOLDERS]

@@ -26,6 +26,16 @@ def test_folders_inside(tmp_path: Path) -> None:
     assert storage.subfolder(tmp_path / "outputs", "../a//b\\..\\c:d", "f") == tmp_path / "outputs/a/b/c_d"
 
 
+@pytest.mark.parametrize("spelled", ["outputs/" + "x" * 300, "outputs/" + "x/" * 3000, "outputs/" + "é" * 130])
+def test_folders_that_no_disk_can_hold(tmp_path: Path, spelled: str) -> None:
+    storage = LocalStorage(tmp_path)
+    with pytest.raises(BadRequest) as caught:
+        storage.folder(spelled, "outdir_samples")
+    assert caught.value.field == "outdir_samples"
+    with pytest.raises(BadRequest):
+        storage.subfolder(tmp_path / "outputs", "x/" * 3000, "directories_filename_pattern")
+
+
 def test_links_that_lead_out_are_refused_but_a_linked_outputs_folder_is_fine(tmp_path: Path) -> None:
     data, disk = tmp_path / "data", tmp_path / "disk"
     (data / "outputs").mkdir(parents=True)
