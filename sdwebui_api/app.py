@@ -123,6 +123,7 @@ def build(flags: Flags) -> Services:
     from sdwebui_api.control.options import CONTROL_OPTIONS
     from sdwebui_api.engine.engine import Engine
     from sdwebui_api.generation.generator import Generator
+    from sdwebui_api.generation.infotext_parse import parse_generation_parameters
     from sdwebui_api.generation.sampler_names import SamplingNames, sampler_rows, schedule_rows
     from sdwebui_api.generation.training import Trainer
     from sdwebui_api.generation.training_request import TrainingFiles
@@ -136,7 +137,7 @@ def build(flags: Flags) -> Services:
     catalog = build_catalog(flags, paths)
     engine = Engine(flags, paths)
     upscalers = UpscalerLibrary(engine, catalog.upscalers)
-    scripts = build_host(flags, paths, options.snapshot())
+    scripts = build_host(flags, paths, options, catalog, parse_generation_parameters)
     annotators = AnnotatorFolders(paths, str(engine.plan.device))
     scripts.add(ControlNetScript(catalog.control_models, annotators.context_for))
     resolver = Resolver(catalog, SamplingNames(lenient=flags.lenient), HiresUpscalers(catalog.upscalers))

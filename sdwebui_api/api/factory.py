@@ -43,6 +43,8 @@ def create_app(services: Services, *, max_body_bytes: int = MAX_BODY_BYTES) -> F
     app.include_router(control.health_router)
     if services.flags.api_server_stop:
         app.include_router(control.stop_router)
+    # Last, so that an extension's routes cannot take the place of ours.
+    services.scripts.app_started(app)
     return app
 
 

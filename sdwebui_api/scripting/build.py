@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from sdwebui_api.config.flags import Flags, default_data_dir
-from sdwebui_api.config.options import Options
+from sdwebui_api.config.options import OptionStore
 from sdwebui_api.config.paths import Paths
 from sdwebui_api.scripting.extensions import Switches, find_extensions, script_files
-from sdwebui_api.scripting.host import ScriptHost
+from sdwebui_api.scripting.hooks import Files
+from sdwebui_api.scripting.host import Legacy, ScriptHost
 
 EXTENSION_FOLDERS = ("extensions", "extensions-builtin")
 
 
-def build_host(flags: Flags, paths: Paths, options: Options) -> ScriptHost:
+def build_host(
+    flags: Flags, paths: Paths, store: OptionStore, files: Files, parse_infotext: Callable[[str], dict[str, Any]]
+) -> ScriptHost:
     """Looks for `scripts` and `extensions` in the program's folder and in the data folder, and loads what it finds."""
     shipped = Path(default_data_dir())
+    options = store.snapshot()
     switches = Switches(
         all_by_flag=flags.disable_all_extensions,
         extra_by_flag=flags.disable_extra_extensions,
@@ -25,6 +31,13 @@ def build_host(flags: Flags, paths: Paths, options: Options) -> ScriptHost:
     homes = tuple(dict.fromkeys((shipped, paths.data_dir)))
     places = [home / name for home in homes for name in EXTENSION_FOLDERS]
     extensions = find_extensions(places, shipped / EXTENSION_FOLDERS[0], switches)
-    host = ScriptHost(script_files(homes, extensions), extensions)
+
+    def make_legacy() -> Legacy:
+        from sdwebui_api.scripting.compat.legacy import LegacyWorld
+        from sdwebui_api.scripting.compat.world import World
+
+        return LegacyWorld(World(flags, paths, store, files, extensions, parse_infotext=parse_infotext))
+
+    host = ScriptHost(script_files(homes, extensions), extensions, make_legacy)
     host.load()
     return host

@@ -1,0 +1,62 @@
+"""The callbacks that extensions register with `script_callbacks.on_…`, by the file that registered them."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+CATEGORIES = (
+    "app_started", "model_loaded", "ui_tabs", "ui_train_tabs", "ui_settings", "before_image_saved", "image_saved",
+    "extra_noise", "cfg_denoiser", "cfg_denoised", "cfg_after_cfg", "before_component", "after_component", "image_grid",
+    "infotext_pasted", "script_unloaded", "before_ui", "on_reload", "list_optimizers", "list_unets",
+    "before_token_counter",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Callback:
+    script: str
+    """The file that registered it."""
+    callback: Callable[..., Any]
+    name: str = "unnamed"
+
+
+@dataclass
+class Callbacks:
+    """Lists by category, in the order of registration. Changed while extensions are loaded, rarely later."""
+
+    by_category: dict[str, list[Callback]] = field(default_factory=lambda: {name: [] for name in CATEGORIES})
+
+    def add(self, category: str, callback: Callable[..., Any], name: str | None = None) -> None:
+        file = next(
+            (frame.filename for frame in reversed(traceback.extract_stack(limit=12)) if _is_foreign(frame.filename)),
+            "unknown file",
+        )
+        self.by_category[category] = [*self.by_category[category], Callback(file, callback, name or "unnamed")]
+
+    def of(self, category: str) -> list[Callback]:
+        return self.by_category[category]
+
+    def remove(self, where: Callable[[Callback], bool]) -> None:
+        for category, found in self.by_category.items():
+            self.by_category[category] = [callback for callback in found if not where(callback)]
+
+    def call(self, category: str, *args: Any) -> list[Exception]:
+        """Calls all; one that fails is logged and does not keep the others from being called."""
+        errors = []
+        for callback in self.of(category):
+            try:
+                callback.callback(*args)
+            except Exception as error:
+                log.error("callback %s of %s failed", category, callback.script, exc_info=error)
+                errors.append(error)
+        return errors
+
+
+def _is_foreign(filename: str) -> bool:
+    return "scripting/compat" not in filename.replace("\\", "/")
