@@ -62,7 +62,9 @@ class Generator:
         the job is cancelled, BadRequest, UnusableModel and OutOfMemory.
         """
         upscalers = self._upscalers.for_job(job, request.options)
-        context = JobContext(self.pipeline, job, self._catalog, self._resolver, self._storage, upscalers, self._interrogator)
+        context = JobContext(
+            self.pipeline, job, self._catalog, self._resolver, self._storage, upscalers, self._interrogator
+        )
         with self._scripts.running(request, context):
             result = self._scripts.run(request, context)
         if self._censor is not None:

@@ -23,6 +23,8 @@ class Argument:
     maximum: float | None = None
     step: float | None = None
     choices: tuple[str, ...] | None = None
+    typed: bool = True
+    """False: values pass as they come (scripts of A1111 check them themselves)."""
 
     def row(self) -> dict[str, Any]:
         """As GET /script-info answers it."""
@@ -103,6 +105,8 @@ def _find(declared: Sequence[Argument], key: str, field: str) -> Argument:
 def _coerced(argument: Argument, value: Any, field: str) -> Any:
     """The value in the type of the default. A list passes as it is: scripts that take one say so."""
     default = argument.default
+    if not argument.typed:
+        return value
     if value is None:
         return default
     if isinstance(default, bool):

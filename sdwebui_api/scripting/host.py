@@ -19,14 +19,21 @@ from sdwebui_api.scripting.loading import load_native_scripts, needs_legacy
 log = logging.getLogger(__name__)
 
 
+NativeParts = Callable[[GenerationRequest, Running], list[Part]]
+
+
 class Legacy(Protocol):
     """The world of A1111's extensions (`scripting.compat`), made when the first of them is loaded."""
 
-    def load(self, file: ScriptFile) -> Sequence[Script]:
-        """Runs the file; returns what it brings as scripts of ours. Raises whatever the file raises."""
+    def load(self, file: ScriptFile) -> None:
+        """Runs the file. Raises whatever the file raises."""
         ...
 
-    def running(self, request: GenerationRequest, context: ScriptContext) -> Any:
+    def scripts(self) -> Sequence[Script]:
+        """What the files brought, as scripts of ours; called once, after the last file."""
+        ...
+
+    def running(self, request: GenerationRequest, context: ScriptContext, native_parts: NativeParts) -> Any:
         """A context in which `modules.shared` and the like show this job."""
         ...
 
@@ -70,7 +77,9 @@ class ScriptHost:
                 self.failures[str(file.path)] = f"{type(error).__name__}: {error}"
                 log.error("%s could not be loaded", file.path, exc_info=error)
                 continue
-            self.scripts += [script for script in found if self._is_new(script, file)]
+            self.scripts += [script for script in found if self._is_new(script, str(file.path))]
+        if self.legacy is not None:
+            self.scripts += [script for script in self.legacy.scripts() if self._is_new(script, script.title)]
         self.scripts.sort(key=lambda script: (script.always_on, script.order if script.always_on else 0))
 
     def _load(self, file: ScriptFile) -> Sequence[Script]:
@@ -80,21 +89,23 @@ class ScriptHost:
             if self.make_legacy is None:
                 raise SdWebUIError("this server does not load extensions of A1111")
             self.legacy = self.make_legacy()
-        return self.legacy.load(file)
+        self.legacy.load(file)
+        return ()
 
-    def _is_new(self, script: Script, file: ScriptFile) -> bool:
+    def _is_new(self, script: Script, place: str) -> bool:
         """Titles are how clients name scripts: of two equal ones the first is kept."""
         taken = {kind for other in self.scripts for kind in other.kinds if other.title.lower() == script.title.lower()}
         if taken & set(script.kinds):
-            self.failures[str(file.path)] = f"there is another script {script.title!r}"
-            log.error("%s: there is another script %r already", file.path, script.title)
+            self.failures[place] = f"there is another script {script.title!r}"
+            log.error("%s: there is another script %r already", place, script.title)
             return False
         return True
 
     def add(self, script: Script) -> None:
         """A script of the program's own, which is made with what it needs. Call before requests are served."""
-        self.scripts.append(script)
-        self.scripts.sort(key=lambda one: (one.always_on, one.order if one.always_on else 0))
+        if self._is_new(script, script.title):
+            self.scripts.append(script)
+            self.scripts.sort(key=lambda one: (one.always_on, one.order if one.always_on else 0))
 
     # -- what there is ---------------------------------------------------------------------------------------------
 
@@ -169,7 +180,7 @@ class ScriptHost:
         if self.legacy is None:
             yield
             return
-        with self.legacy.running(request, context):
+        with self.legacy.running(request, context, self.native_parts):
             yield
 
     def run(self, request: GenerationRequest, context: ScriptContext) -> GenerationResult:
@@ -183,7 +194,12 @@ class ScriptHost:
 
     def parts(self, request: GenerationRequest, run: Running) -> list[Part]:
         """What the always-on scripts do in this run; nothing when there are none."""
-        given = {call.title.lower(): Arguments(call.args) for call in request.always_on}
+        native = self.native_parts(request, run)
+        return native + (self.legacy.parts(request, _given(request), run) if self.legacy is not None else [])
+
+    def native_parts(self, request: GenerationRequest, run: Running) -> list[Part]:
+        """Without those of A1111's extensions."""
+        given = _given(request)
         parts = []
         for script in self.offered(request.kind, always_on=True):
             try:
@@ -196,7 +212,16 @@ class ScriptHost:
                 continue
             if hooks is not None:
                 parts.append(Part(script.title, hooks))
-        return parts + (self.legacy.parts(request, given, run) if self.legacy is not None else [])
+        return parts
+
+    def app_started(self, app: Any) -> None:
+        """The application with all of our routes exists: extensions may add theirs."""
+        if self.legacy is not None:
+            self.legacy.app_started(app)
+
+
+def _given(request: GenerationRequest) -> dict[str, Arguments]:
+    return {call.title.lower(): Arguments(call.args) for call in request.always_on}
 
 
 def _defaults(script: Script) -> dict[str, Any]:

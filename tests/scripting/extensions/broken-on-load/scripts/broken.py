@@ -1,0 +1,1 @@
+from modules.sd_hijack_optimizations import sub_quad_attention  # noqa: F401
