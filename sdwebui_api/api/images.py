@@ -165,9 +165,12 @@ def _describe(services: Services, job: Job, body: InterrogateRequest) -> str:
 
 
 def _read_png_info(services: Services, text: str) -> dict[str, Any]:
+    from sdwebui_api.generation.networks import with_names_of_this_server
     from sdwebui_api.imaging.codec import decode_image
     from sdwebui_api.imaging.metadata import read_info_from_image
 
     infotext, items = read_info_from_image(decode_image(text, "image"))
-    parameters = read_infotext(services, infotext or "", services.options.snapshot())
+    options = services.options.snapshot()
+    parameters = read_infotext(services, infotext or "", options)
+    parameters = with_names_of_this_server(parameters, options, services.catalog)
     return {"info": infotext or "", "items": items, "parameters": parameters}

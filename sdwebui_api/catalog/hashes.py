@@ -48,8 +48,15 @@ class HashCache:
 
     def known_sha256(self, path: Path) -> str | None:
         """The digest if it was computed before and the file has not changed since; never reads the file."""
+        return self._known_or_none("sha256", path)
+
+    def known_addnet(self, path: Path) -> str | None:
+        """The same for `addnet`."""
+        return self._known_or_none("addnet", path)
+
+    def _known_or_none(self, kind: str, path: Path) -> str | None:
         try:
-            return self._known("sha256", path)
+            return self._known(kind, path)
         except OSError:
             return None
 

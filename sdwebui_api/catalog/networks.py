@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -54,10 +54,22 @@ class LoraFile:
     @property
     def shorthash(self) -> str:
         """As `Lora hashes` in infotexts shows it: of the tensors without the header. "" with `--no-hashing`."""
+        return self._stated_hash() or (self._digest() or "")[:SHORT]
+
+    @property
+    def known_shorthash(self) -> str:
+        """The same, "" unless it has been computed before; never reads the whole file."""
+        if stated := self._stated_hash():
+            return stated
+        if self.hashes is None:
+            return ""
+        plain = self.path.suffix.lower() != ".safetensors"
+        known = self.hashes.known_sha256(self.path) if plain else self.hashes.known_addnet(self.path)
+        return (known or "")[:SHORT]
+
+    def _stated_hash(self) -> str:
         stated = self.metadata.get("sshs_model_hash")
-        if isinstance(stated, str) and stated:
-            return stated[:SHORT]
-        return (self._digest() or "")[:SHORT]
+        return stated[:SHORT] if isinstance(stated, str) else ""
 
     def _digest(self) -> str | None:
         if self.hashes is None or self.path.suffix.lower() != ".safetensors":
@@ -97,16 +109,25 @@ class LoraCatalog:
         return list(self._listing.by_name.values())
 
     def find(self, name: str) -> LoraFile | None:
-        """The file that a prompt calls `name` (file name or alias); the folders are searched again for unknown ones."""
-        found = self._listing.find(name)
-        if found is None:
+        """The file that a prompt calls `name`: its file name or its alias."""
+        return self._listing.find(name)
+
+    def look_for(self, names: Iterable[str]) -> None:
+        """Search the folders again, once, when one of `names` is unknown."""
+        if not all(self.find(name) for name in names):
             self.refresh()
-            found = self._listing.find(name)
-        return found
 
     def names(self) -> list[str]:
         """Every name that `find` knows."""
         return list(self._listing.by_alias)
+
+    def with_hash(self, shorthash: str) -> LoraFile | None:
+        """The file with this short hash, among those whose hash is known."""
+        return next((file for file in self.all() if shorthash and file.known_shorthash == shorthash), None)
+
+    def preferred_name(self, file: LoraFile, option: str) -> str:
+        """What a prompt should call it. `option`: `lora_preferred_name` ("Filename", "Alias from file")."""
+        return file.name if option == "Filename" or self.find(file.alias) != file else file.alias
 
     def _files(self, folder: Path) -> list[LoraFile]:
         described = (self._describe(found) for found in _in_folder_order(folder, LORA_SUFFIXES))
@@ -163,10 +184,12 @@ class HypernetworkCatalog:
         return list(self._files.values())
 
     def find(self, name: str) -> HypernetworkFile | None:
-        """The file called `name`; the folder is searched again for an unknown one."""
-        if name not in self._files:
-            self.refresh()
         return self._files.get(name)
+
+    def look_for(self, names: Iterable[str]) -> None:
+        """Search the folder again, once, when one of `names` is unknown."""
+        if not all(self.find(name) for name in names):
+            self.refresh()
 
 
 def _in_folder_order(folder: Path, suffixes: tuple[str, ...]) -> list[FoundFile]:

@@ -6,10 +6,11 @@ Follows A1111's `extra_networks_lora.py` and `extra_networks_hypernet.py`.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from sdwebui_api.engine.networks.selection import AppliedHypernetwork, AppliedLora, NetworkSet
 from sdwebui_api.errors import nearest
@@ -60,6 +61,8 @@ def choose_networks(tags: Sequence[ExtraNetwork], options: Options, files: Netwo
     loras: list[AppliedLora] = []
     hypernetworks: list[AppliedHypernetwork] = []
     warnings: list[str] = []
+    files.loras.look_for(_name(tag) for tag in tags if tag.kind in LORA_KINDS)
+    files.hypernetworks.look_for(_name(tag) for tag in tags if tag.kind == HYPERNETWORK_KIND)
     for tag in tags:
         try:
             if tag.kind in LORA_KINDS:
@@ -75,9 +78,13 @@ def choose_networks(tags: Sequence[ExtraNetwork], options: Options, files: Netwo
     return ChosenNetworks(NetworkSet(tuple(loras), tuple(hypernetworks)), hashes, warnings)
 
 
+def _name(tag: ExtraNetwork) -> str:
+    return tag.positional[0] if tag.positional else ""
+
+
 def _lora(tag: ExtraNetwork, loras: LoraCatalog) -> AppliedLora:
     """`<lora:name:te:unet:dyn>`, each also by name; the UNet's weight is the text encoder's unless given."""
-    name = tag.positional[0] if tag.positional else ""
+    name = _name(tag)
     file = loras.find(name)
     if file is None:
         raise BadTag(f"Lora not found: {_short(name)}{_suggestions(name, loras.names())}")
@@ -88,7 +95,7 @@ def _lora(tag: ExtraNetwork, loras: LoraCatalog) -> AppliedLora:
 
 
 def _hypernetwork(tag: ExtraNetwork, hypernetworks: HypernetworkCatalog) -> AppliedHypernetwork:
-    name = tag.items[0]
+    name = _name(tag)
     file = hypernetworks.find(name)
     if file is None:
         names = [found.name for found in hypernetworks.all()]
@@ -120,15 +127,32 @@ def _short(text: str) -> str:
     return text if len(text) <= 100 else text[:97] + "..."
 
 
+def with_names_of_this_server(params: Mapping[str, Any], options: Options, files: NetworkFiles) -> dict[str, Any]:
+    """A read infotext whose prompt calls LoRAs what they are called here, told by their hashes.
+
+    A1111 `lora_script.infotext_pasted`.
+    """
+    stated = (entry.partition(":") for entry in str(params.get("Lora hashes") or "").split(","))
+    hashes = {name.strip(): shorthash.strip() for name, _, shorthash in stated}
+
+    def renamed(tag: re.Match[str]) -> str:
+        shorthash = hashes.get(tag[1], "")
+        if shorthash and (mentioned := files.loras.find(tag[1])) is not None:
+            _ = mentioned.shorthash  # known from now on
+        file = files.loras.with_hash(shorthash)
+        return f"<lora:{files.loras.preferred_name(file, options.lora_preferred_name)}:" if file else tag[0]
+
+    prompt = params.get("Prompt")
+    return {**params, "Prompt": re.sub(r"<lora:([^:<>]+):", renamed, prompt)} if prompt else dict(params)
+
+
 def with_networks_of_options(plan: GenerationPlan, options: Options, files: NetworkFiles) -> GenerationPlan:
     """The options `sd_lora` and `sd_hypernetwork` put their tag behind every prompt, where infotexts show it."""
+    files.loras.look_for([options.sd_lora] if options.sd_lora != "None" else [])
+    files.hypernetworks.look_for([options.sd_hypernetwork] if options.sd_hypernetwork != "None" else [])
     for kind, name, known in (
-        ("lora", options.sd_lora, options.sd_lora != "None" and files.loras.find(options.sd_lora)),
-        (
-            HYPERNETWORK_KIND,
-            options.sd_hypernetwork,
-            options.sd_hypernetwork != "None" and files.hypernetworks.find(options.sd_hypernetwork),
-        ),
+        ("lora", options.sd_lora, files.loras.find(options.sd_lora)),
+        (HYPERNETWORK_KIND, options.sd_hypernetwork, files.hypernetworks.find(options.sd_hypernetwork)),
     ):
         if known:
             tag = f"<{kind}:{name}:{options.extra_networks_default_multiplier}>"

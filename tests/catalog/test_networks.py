@@ -76,6 +76,8 @@ def test_unknown_names_look_at_the_disk_again(tmp_path: Path) -> None:
     found = catalog(tmp_path)
     assert found.all() == []
     write(tmp_path / "new.safetensors")
+    assert found.find("new") is None
+    found.look_for(["new"])
     assert found.find("new") is not None
     (tmp_path / "new.safetensors").unlink()
     found.refresh()
@@ -103,6 +105,17 @@ def test_a_stated_hash_and_none(tmp_path: Path) -> None:
     assert [file.shorthash for file in found.all()] == ["0123456789ab", ""]
 
 
+def test_files_by_hash_once_it_is_known(tmp_path: Path) -> None:
+    write(tmp_path / "a.safetensors", ss_output_name="alias")
+    write(tmp_path / "b.safetensors", sshs_model_hash="0123456789abcdef")
+    found = catalog(tmp_path)
+    a, b = found.all()
+    assert found.with_hash("0123456789ab") is b and found.with_hash("") is None
+    assert a.known_shorthash == ""
+    assert found.with_hash(a.shorthash) is a
+    assert found.preferred_name(a, "Alias from file") == "alias" and found.preferred_name(a, "Filename") == "a"
+
+
 def test_broken_metadata_is_none(tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").write_bytes(b"\xff" * 100)
     file = catalog(tmp_path).find("a")
@@ -116,5 +129,6 @@ def test_hypernetworks(tmp_path: Path) -> None:
     for name in ("b.pt", "None.pt", "sub/A.pt", "c.safetensors"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
+    found.look_for(["A"])
     assert found.find("A") is not None
     assert [file.name for file in found.all()] == ["b", "A"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from sdwebui_api.catalog.hashes import HashCache
 from sdwebui_api.catalog.networks import HypernetworkCatalog, LoraCatalog
 from sdwebui_api.config.options import Options
 from sdwebui_api.errors import UnusableModel
-from sdwebui_api.generation.networks import ChosenNetworks, choose_networks
+from sdwebui_api.generation.networks import ChosenNetworks, choose_networks, with_names_of_this_server
 from sdwebui_api.jobs.job import Job
 from sdwebui_api.prompting.extra_networks import parse_extra_networks
 from tests.generation.conftest import Studio
@@ -86,6 +87,25 @@ def test_other_tags_mean_nothing(files: Files) -> None:
     assert not chosen.networks and not chosen.warnings
 
 
+@pytest.mark.parametrize(
+    ("preferred", "expected"),
+    [
+        ("Alias from file", "x <lora:tiny-style:0.6> <lora:tiny-conv-alias:0.8> <lora:mine:1>"),
+        ("Filename", "x <lora:tiny-style:0.6> <lora:tiny-conv:0.8> <lora:mine:1>"),
+    ],
+)
+def test_infotexts_name_loras_as_this_server_does(preferred: str, expected: str, files: Files) -> None:
+    options = Options({"lora_preferred_name": preferred})
+    params = {
+        "Prompt": "x <lora:theirs:0.6> <lora:tiny-conv:0.8> <lora:mine:1>",
+        "Lora hashes": "theirs: c5ff0b27ce60, tiny-conv: b34f9d9151b9, mine: 000000000000",
+    }
+    for file in files.loras.all():
+        assert file.shorthash
+    assert with_names_of_this_server(params, options, files)["Prompt"] == expected
+    assert with_names_of_this_server({"Steps": "3"}, options, files) == {"Steps": "3"}
+
+
 def lora_hashes(info: dict[str, object]) -> object:
     extra = info["extra_generation_params"]
     assert isinstance(extra, dict)
@@ -93,7 +113,12 @@ def lora_hashes(info: dict[str, object]) -> object:
 
 
 def test_networks_of_the_hires_pass_are_its_prompts(studio: Studio) -> None:
-    fields = {"enable_hr": True, "hr_scale": 2.0, "denoising_strength": 0.6, "prompt": "a fish <lora:tiny-style:1>"}
+    fields: dict[str, Any] = {
+        "enable_hr": True,
+        "hr_scale": 2.0,
+        "denoising_strength": 0.6,
+        "prompt": "a fish <lora:tiny-style:1>",
+    }
     same = studio.txt2img(**fields)
     other = studio.txt2img(**fields, hr_prompt="a fish <lora:tiny-conv:1>")
     none = studio.txt2img(**fields, hr_prompt="a fish")

@@ -23,7 +23,9 @@ CPU = torch.device("cpu")
 
 def save(path: Path, architecture: Architecture, **stated: Any) -> Path:
     torch.manual_seed(0)
-    layers = {width: tuple(HypernetworkLayer(width, architecture).state_dict() for _ in range(2)) for width in (8, 12)}
+    layers: dict[Any, Any] = {
+        width: tuple(HypernetworkLayer(width, architecture).state_dict() for _ in range(2)) for width in (8, 12)
+    }
     torch.save({**layers, "name": "made", "step": 3, **stated}, path)
     return path
 
@@ -101,7 +103,7 @@ def test_old_names_of_weights(tmp_path: Path) -> None:
     weights = {"linear1.weight": torch.ones(16, 8), "linear1.bias": torch.ones(16),
                "linear2.weight": torch.ones(8, 16), "linear2.bias": torch.ones(8)}  # fmt: skip
     torch.save({8: (weights, weights)}, tmp_path / "old.pt")
-    assert load_hypernetwork(tmp_path / "old.pt", 1.0, CPU).layers[8][0].linear[1].bias.sum() == 8
+    assert load_hypernetwork(tmp_path / "old.pt", 1.0, CPU).layers[8][0].linear.get_parameter("1.bias").sum() == 8
 
 
 @pytest.mark.parametrize(
