@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from PIL import Image, ImageColor, ImageDraw, ImageFont
@@ -75,6 +74,7 @@ class _Sheet:
         self._font = font
         self._size = max(1, (self._width + self._height) // LINES_PER_CELL)
         self._spacing = self._size // 2
+        self._fonts: dict[int, ImageFont.FreeTypeFont] = {}
         self._ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
 
     def draw(self, grid: Image.Image, columns: Sequence[Label], rows: Sequence[Label]) -> Image.Image:
@@ -97,7 +97,7 @@ class _Sheet:
 
     def _fit(self, label: Label, room: int) -> list[_Line]:
         """`label` wrapped between words to `room` pixels."""
-        font = load_font(self._font, self._size)
+        font = self._at(self._size)
         lines = []
         for line in label:
             for text in wrap(line.text, room, lambda text: self._ruler.textlength(text, font=font)):
@@ -137,11 +137,17 @@ class _Sheet:
     def _shrunk(self, line: _Line) -> ImageFont.FreeTypeFont:
         """The font at the largest size in which a single long word still fits."""
         for size in range(self._size, 1, -1):
-            font = load_font(self._font, size)
+            font = self._at(size)
             x1, _, x2, _ = self._ruler.multiline_textbbox((0, 0), line.text, font=font)
             if x2 - x1 <= line.room:
                 return font
-        return load_font(self._font, 1)
+        return self._at(1)
+
+    def _at(self, size: int) -> ImageFont.FreeTypeFont:
+        """The font at `size`; this sheet's own, for fonts must not be shared between threads."""
+        if size not in self._fonts:
+            self._fonts[size] = load_font(self._font, size)
+        return self._fonts[size]
 
 
 def wrap(text: str, room: float, length: Callable[[str], float]) -> list[str]:
@@ -159,7 +165,6 @@ def wrap(text: str, room: float, length: Callable[[str], float]) -> list[str]:
     return lines
 
 
-@cache
 def load_font(file: str, size: int) -> ImageFont.FreeTypeFont:
     """The font in `file` (empty: the shipped one) at `size` pixels. Raises BadRequest when it is none."""
     try:
