@@ -108,7 +108,7 @@ class TrainingFiles:
         name = clean_name(fields["name"])
         if name == "None":
             raise BadRequest("'None' means no hypernetwork", field="name")
-        found = HypernetworkCatalog(self.paths.hypernetwork_dir).find(name)
+        found = self._hypernetworks().find(name)
         _refuse_taken(found is not None and not fields["overwrite_old"], f"hypernetwork {name!r}")
         path = found.path if found else self.paths.hypernetwork_dir / f"{name}.pt"
         if fields["weight_init"] not in WEIGHT_INITS:
@@ -181,13 +181,19 @@ class TrainingFiles:
         return files[name]
 
     def _hypernetwork(self, name: str) -> Path:
-        catalog = HypernetworkCatalog(self.paths.hypernetwork_dir)
+        catalog = self._hypernetworks()
         found = catalog.find(name)
         if found is None:
             message = f"There is no hypernetwork {name[:100]!r}; POST create/hypernetwork makes one"
             names = [file.name for file in catalog.all()]
             raise NotFound(message, field="hypernetwork_name", choices=nearest(name, names))
         return found.path
+
+    def _hypernetworks(self) -> HypernetworkCatalog:
+        """Those of this moment."""
+        catalog = HypernetworkCatalog(self.paths.hypernetwork_dir)
+        catalog.refresh()
+        return catalog
 
     def _records(self, kind: Kind, fields: Mapping[str, Any], options: Options) -> Records:
         spelled = fields["log_directory"].strip() or "textual_inversion"

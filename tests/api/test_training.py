@@ -63,6 +63,7 @@ def test_training_is_answered_as_a1111_does(client, services, faces):
     assert answer.json() == {"info": f"train embedding complete: filename: {path} error: None"}
     body = {**TRAIN, "hypernetwork_name": "tiny-hyper", "save_hypernetwork_every": 0}
     answer = client.post("/sdapi/v1/train/hypernetwork", json=body)
+    assert answer.status_code == 200, answer.text
     assert answer.json()["info"].startswith("train embedding complete: filename: ")
 
 

@@ -70,7 +70,9 @@ class School:
     def create_hypernetwork(self, **fields: Any) -> Path:
         body = CreateHypernetworkBody(**{"enable_sizes": ["128", 192], "overwrite_old": True} | fields)
         new = self.files.new_hypernetwork(body.model_dump())
-        return self.services.trainer.create_hypernetwork(new, Job("c", "create-hypernetwork"))
+        path = self.services.trainer.create_hypernetwork(new, Job("c", "create-hypernetwork"))
+        self.services.catalog.hypernetworks.refresh()
+        return path
 
     def request(self, kind: str, name: str, **fields: Any) -> TrainingRequest:
         schema = TrainEmbeddingBody if kind == "embedding" else TrainHypernetworkBody
@@ -136,6 +138,7 @@ def error_on_images(school: School, prompt: str, hypernetwork: str = "", seed: i
     from sdwebui_api.prompting.learnable import LearnablePrompts
 
     folder = school.data_dir / "blocks"
+    school.services.catalog.hypernetworks.refresh()
     found = school.services.catalog.hypernetworks.find(hypernetwork)
     networks = NetworkSet(hypernetworks=(AppliedHypernetwork(found),) if found else ())
     with school.services.trainer._engine.lease(school.services.current_checkpoint(), networks=networks) as model:
