@@ -50,7 +50,7 @@ class Case:
 
     @cached_property
     def needs(self) -> frozenset[str]:
-        """What a server must have beyond the engine: `controlnet`, `script`, `lora`, `hypernetwork`."""
+        """What a server must have beyond the engine: `controlnet`, `controlnet routes`, `script`, `lora` …"""
         return frozenset(need for request in self.requests for need in _needs(request))
 
     @property
@@ -64,8 +64,10 @@ def _needs(request: dict[str, Any]) -> set[str]:
     body = request.get("body") or {}
     needs = set()
     scripts = {name.lower() for name in body.get("alwayson_scripts") or {}}
-    if "controlnet" in scripts or request["path"].startswith("/controlnet"):
+    if "controlnet" in scripts:
         needs.add("controlnet")
+    if request["path"].startswith("/controlnet"):
+        needs.add("controlnet routes")
     if body.get("script_name") or scripts - {"controlnet"}:
         needs.add("script")
     prompt = body.get("prompt") or ""
