@@ -119,10 +119,10 @@ def prepare(network: nn.Module, device: torch.device) -> nn.Module:
             for name, child in list(parent.named_children()):
                 if type(child) is nn.GroupNorm:
                     setattr(parent, name, _float32_norm(child))
-        from diffusers import UNet2DConditionModel
+        from diffusers import ControlNetModel, UNet2DConditionModel
         from diffusers.models.attention_processor import AttnProcessor
 
-        if isinstance(network, UNet2DConditionModel):
+        if isinstance(network, UNet2DConditionModel | ControlNetModel):
             network.set_attn_processor(AttnProcessor())
     return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -24,12 +24,14 @@ class MuonWithAdamW:
         outer: list[Tensor] = []
         for prefix, network in networks:
             for name, parameter in network.named_parameters():
+                if not parameter.requires_grad:
+                    continue
                 edge = any(layer in f"{prefix}.{name}" for layer in _OUTER_LAYERS)
                 (outer if parameter.ndim < 2 or edge else inner).append(parameter)
         self.parameters = inner + outer
         self._optimizers = (
             Muon(inner, weight_decay=weight_decay),
-            torch.optim.AdamW(outer, betas=(0.9, 0.99), weight_decay=0.0),
+            torch.optim.AdamW([{"params": outer}], betas=(0.9, 0.99), weight_decay=0.0),
         )
         self._rates = rates
 
