@@ -137,6 +137,7 @@ def build(flags: Flags) -> Services:
     catalog = build_catalog(flags, paths)
     engine = Engine(flags, paths)
     upscalers = UpscalerLibrary(engine, catalog.upscalers)
+    interrogator = Interrogator(engine, paths.interrogate_dir)
     scripts = build_host(flags, paths, options, catalog, parse_generation_parameters)
     annotators = AnnotatorFolders(paths, str(engine.plan.device))
     scripts.add(ControlNetScript(catalog.control_models, annotators.context_for))
@@ -148,7 +149,7 @@ def build(flags: Flags) -> Services:
 
     def generator_on(lender: Any) -> Generator:
         """`lender`: the engine, or what lends one model of it (previews of trainings)."""
-        return Generator(lender, catalog, storage, upscalers, scripts, resolver, censor)
+        return Generator(lender, catalog, storage, upscalers, scripts, resolver, censor, interrogator)
 
     return Services(
         flags=flags,
@@ -157,7 +158,7 @@ def build(flags: Flags) -> Services:
         resolver=resolver,
         generator=generator_on(engine),
         upscalers=upscalers,
-        interrogator=Interrogator(engine, paths.interrogate_dir),
+        interrogator=interrogator,
         scripts=scripts,
         engine=EngineForDoors(engine, catalog, options, loads_at_start=not flags.skip_load_model_at_start),
         runner=runner,
