@@ -101,6 +101,10 @@ def _title(name: str, sha256: str | None) -> str:
     return f"{name} [{sha256[:SHORT]}]" if sha256 else name
 
 
+MANY_CHOICES = 10
+"""Names shown to a client whose name is like none of them."""
+
+
 class CheckpointCatalog:
     """The checkpoints of this server. `refresh` looks at the disk; everything else answers from memory."""
 
@@ -159,7 +163,8 @@ class CheckpointCatalog:
                 return candidates[0]
             if candidates:
                 raise _unknown(text, field, [file.name for file in candidates], "names several checkpoints")
-        raise _unknown(text, field, nearest(bare, (file.name for file in files)), "not found")
+        names = [file.name for file in files]
+        raise _unknown(text, field, nearest(bare, names) or names[:MANY_CHOICES], "not found")
 
     def _choose_default(self) -> CheckpointFile | None:
         if self._initial:

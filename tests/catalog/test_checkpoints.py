@@ -92,6 +92,15 @@ def test_unknown_names_are_refused_with_the_nearest(several, text):
     assert len(refused.value.message) < 500
 
 
+def test_a_name_like_no_other_shows_what_there_is(tmp_path):
+    for number in range(12):  # more than are shown without being asked for
+        write_safetensors(tmp_path / f"model{number}.safetensors", data=bytes([number]))
+    with pytest.raises(NotFound) as refused:
+        catalog_of(tmp_path).find("/%%/")
+    assert refused.value.choices[0] == "model0.safetensors"
+    assert "no checkpoint is installed" not in refused.value.message
+
+
 def test_choices_are_near(several):
     with pytest.raises(NotFound) as refused:
         several.find("model3.safetensors")
