@@ -33,14 +33,23 @@ from sdwebui_api.jobs.job import Job, PreviewSettings
 router = APIRouter(prefix="/sdapi/v1", tags=["training"])
 
 Kind = Literal["embedding", "hypernetwork"]
-Args = Annotated[dict[str, Any], Body(title="Args")]
 AnyBody = TypeVar("AnyBody", bound=WireModel)
 
 TRAININGS = ("train-embedding", "train-hypernetwork")
 
 
+def _args_of(schema: type[WireModel]) -> Any:
+    """A1111 declares any object; the document tells at least which arguments are read."""
+    fields = schema.model_fields.items()
+    required = ", ".join(f"`{name}`" for name, field in fields if field.is_required())
+    others = ", ".join(f"`{name}` ({field.default!r})" for name, field in fields if not field.is_required())
+    return Body(title="Args", description=f"Required: {required}. With defaults: {others}.")
+
+
 @router.post("/create/embedding")
-async def create_embedding(args: Args, request: Request, response: Response) -> CreateResponse:
+async def create_embedding(
+    args: Annotated[dict[str, Any], _args_of(CreateEmbeddingBody)], request: Request, response: Response
+) -> CreateResponse:
     """An untrained embedding: `name`, `num_vectors_per_token`, `overwrite_old`, `init_text`."""
     services, trainer = _services(request)
     new = await services.off_loop(trainer.files.new_embedding, _read(CreateEmbeddingBody, args).model_dump())
@@ -57,7 +66,9 @@ async def create_embedding(args: Args, request: Request, response: Response) -> 
 
 
 @router.post("/create/hypernetwork")
-async def create_hypernetwork(args: Args, request: Request, response: Response) -> CreateResponse:
+async def create_hypernetwork(
+    args: Annotated[dict[str, Any], _args_of(CreateHypernetworkBody)], request: Request, response: Response
+) -> CreateResponse:
     """An untrained hypernetwork: `name`, `enable_sizes`, `overwrite_old`, and how its layers are built."""
     services, trainer = _services(request)
     new = await services.off_loop(trainer.files.new_hypernetwork, _read(CreateHypernetworkBody, args).model_dump())
@@ -74,13 +85,17 @@ async def create_hypernetwork(args: Args, request: Request, response: Response) 
 
 
 @router.post("/train/embedding")
-async def train_embedding(args: Args, request: Request, response: Response) -> TrainResponse:
+async def train_embedding(
+    args: Annotated[dict[str, Any], _args_of(TrainEmbeddingBody)], request: Request, response: Response
+) -> TrainResponse:
     """Teaches an embedding what the images in `data_root` show. Answers when it is done."""
     return await _train("embedding", _read(TrainEmbeddingBody, args), request, response)
 
 
 @router.post("/train/hypernetwork")
-async def train_hypernetwork(args: Args, request: Request, response: Response) -> TrainResponse:
+async def train_hypernetwork(
+    args: Annotated[dict[str, Any], _args_of(TrainHypernetworkBody)], request: Request, response: Response
+) -> TrainResponse:
     """Teaches a hypernetwork the style of the images in `data_root`. Answers when it is done."""
     return await _train("hypernetwork", _read(TrainHypernetworkBody, args), request, response)
 

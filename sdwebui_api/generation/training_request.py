@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 Kind = Literal["embedding", "hypernetwork"]
 
 LONGEST_NAME = 100
+LONGEST_PART = 200
+"""Bytes of a folder's name."""
 DEFAULT_SIZE = (512, 512)
 MAX_LAYERS = 32
 
@@ -155,8 +157,9 @@ class TrainingFiles:
         )
 
     def _image_folder(self, spelled: str) -> Path:
-        if not spelled.strip() or "\0" in spelled:
+        if not spelled.strip():
             raise BadRequest("this is no folder of images", field="data_root")
+        _check_parts(spelled, "data_root")
         folder = Path(os.path.realpath(self.paths.data_dir / spelled.strip()))
         base = Path(os.path.realpath(self.paths.data_dir))
         if folder != base and base not in folder.parents:
@@ -197,6 +200,7 @@ class TrainingFiles:
 
     def _records(self, kind: Kind, fields: Mapping[str, Any], options: Options) -> Records:
         spelled = fields["log_directory"].strip() or "textual_inversion"
+        _check_parts(spelled, "log_directory")
         inside = Path(spelled).is_absolute() or Path(spelled).parts[:1] in (("log",), ("outputs",))
         return Records(
             folder=self.storage.folder(spelled if inside else f"log/{spelled}", "log_directory"),
@@ -216,6 +220,12 @@ def clean_name(text: str, field: str = "name") -> str:
     if len(name) > LONGEST_NAME or len(name.encode()) > 2 * LONGEST_NAME:
         raise BadRequest(f"names have at most {LONGEST_NAME} characters", field=field)
     return name
+
+
+def _check_parts(spelled: str, field: str) -> None:
+    """What no file system takes as a path."""
+    if "\0" in spelled or any(len(part.encode()) > LONGEST_PART for part in Path(spelled).parts):
+        raise BadRequest("this cannot be a folder's name", field=field)
 
 
 def _refuse_taken(taken: bool, what: str) -> None:
