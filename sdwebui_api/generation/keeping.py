@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import Image
 
@@ -15,6 +15,7 @@ from sdwebui_api.generation.plan import Batch
 from sdwebui_api.generation.run import Run
 from sdwebui_api.generation.saving import save_image
 from sdwebui_api.imaging.metadata import text_items
+from sdwebui_api.scripting.hooks import PictureFile
 from sdwebui_api.storage.local import LocalStorage
 
 log = logging.getLogger(__name__)
@@ -70,20 +71,23 @@ class PictureKeeper:
         self, image: Image.Image, index: int, infotext: str, *, grid: bool = False, suffix: str = ""
     ) -> str | None:
         """Save `image`, which shows picture `index` of the request; returns the path, None when it was not possible."""
-        request = self.run.request
+        request, hooks = self.run.request, self.run.hooks
+        picture = hooks.before_save(PictureFile(image, infotext))
         path = None
         with self._whatever_the_disk_does():
             saved = save_image(
                 self.storage,
-                image,
+                picture.image,
                 describe.naming_facts(self.run, index),
                 request.options,
                 purpose=request.kind,
-                infotext=infotext,
+                infotext=picture.infotext,
                 grid=grid,
                 suffix=suffix,
             )
             path = str(saved.path)
+        if path is not None:
+            hooks.saved(replace(picture, path=path))
         return path
 
     @contextmanager

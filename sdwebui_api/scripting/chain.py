@@ -18,7 +18,17 @@ from sdwebui_api.sampling.guidance import (
     Guided,
     SamplingStopped,
 )
-from sdwebui_api.scripting.hooks import Blend, Draft, Hooks, MaskOverlay, PicturePlace, Running, Sampled, SamplingStart
+from sdwebui_api.scripting.hooks import (
+    Blend,
+    Draft,
+    Hooks,
+    MaskOverlay,
+    PictureFile,
+    PicturePlace,
+    Running,
+    Sampled,
+    SamplingStart,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -92,6 +102,12 @@ class HookChain:
 
     def postprocess_image_after_composite(self, image: Image.Image, place: PicturePlace) -> Image.Image:
         return self._pass("postprocess_image_after_composite", image, place)
+
+    def before_save(self, picture: PictureFile) -> PictureFile:
+        return self._pass("before_save", picture)
+
+    def saved(self, picture: PictureFile) -> None:
+        self._pass("saved", picture)
 
     def postprocess(self, result: GenerationResult) -> GenerationResult:
         return self._pass("postprocess", result)

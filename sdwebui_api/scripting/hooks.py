@@ -18,7 +18,7 @@ Order for one call of the pipeline:
       → before_sampling → [cfg_denoiser → (UNet) → cfg_denoised → blend → after_cfg]*
       → (hires pass: before_hires → before_sampling → […]*) → blend (final) → post_sample → (VAE)
       → postprocess_batch → for each picture: postprocess_image → postprocess_maskoverlay → (overlay)
-      → postprocess_image_after_composite → (saved)
+      → postprocess_image_after_composite → before_save → (saved) → saved
     → (grid) → postprocess
 """
 
@@ -63,6 +63,7 @@ __all__ = [
     "GenerationResult",
     "Hooks",
     "MaskOverlay",
+    "PictureFile",
     "PicturePlace",
     "Running",
     "Sampled",
@@ -178,6 +179,15 @@ class MaskOverlay:
     overlay: Image.Image | None
 
 
+@dataclass(frozen=True)
+class PictureFile:
+    """A picture that is saved: as it will be (`path` None), or as it was."""
+
+    image: Image.Image
+    infotext: str
+    path: str | None = None
+
+
 class Hooks:
     """One script's part in one request. Override what is needed; a method that is not overridden costs nothing.
 
@@ -248,6 +258,14 @@ class Hooks:
     def postprocess_image_after_composite(self, image: Image.Image, place: PicturePlace, run: Running) -> Image.Image:
         """Every picture, finished, before it is saved."""
         return image
+
+    def before_save(self, picture: PictureFile, run: Running) -> PictureFile:
+        """Every picture, grid or mask that is saved: what the file will hold. The answer is not touched."""
+        return picture
+
+    def saved(self, picture: PictureFile, run: Running) -> PictureFile:
+        """The file exists. What is returned makes no difference."""
+        return picture
 
     def postprocess(self, result: GenerationResult, run: Running) -> GenerationResult:
         """The whole answer, grid included."""

@@ -163,7 +163,7 @@ class ScriptHost:
             raise unknown_script(name, "alwayson_scripts", self.titles(kind, always_on=True))
         if not script.always_on:
             raise UnknownScript(
-                f"Script '{name[:200]}' is not always on: name it in script_name",
+                "Cannot have a selectable script in the always on scripts params",
                 field="alwayson_scripts",
                 choices=self.titles(kind, always_on=True),
             )

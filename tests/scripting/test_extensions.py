@@ -156,6 +156,13 @@ def test_postprocess_adds_pictures(client):
     assert info["infotexts"][1] == "one more" == images[1].info["parameters"]
 
 
+def test_saved_pictures(client, log):
+    (picture,), info = generate(client, prompt="an apple", save_images=True, **alwayson("Watermark", True, "signed"))
+    assert info["warnings"] == [] and "Signed" not in picture.info["parameters"]
+    path = next(line for line in log().splitlines() if line.startswith("saved ")).split()[1]
+    assert Image.open(path).info["parameters"].endswith("Signed: yes")
+
+
 def test_routes_of_extensions(client):
     about = client.get("/hello-api/about").json()
     assert about["samplers"] == len(client.get("/sdapi/v1/samplers").json())
@@ -201,7 +208,10 @@ def test_selectable_script(client):
         ({"script_name": "nothing"}, "Script 'nothing' not found"),
         ({"script_name": "Watermark"}, "Script 'Watermark' not found"),
         ({"alwayson_scripts": {"Nothing": {"args": []}}}, "Script 'Nothing' not found"),
-        ({"alwayson_scripts": {"Twice": {"args": []}}}, "not always on"),
+        (
+            {"alwayson_scripts": {"Twice": {"args": []}}},
+            "Cannot have a selectable script in the always on scripts params",
+        ),
     ],
 )
 def test_wrong_names(client, body, said):

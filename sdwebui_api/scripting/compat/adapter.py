@@ -19,6 +19,7 @@ from sdwebui_api.scripting.compat.params import (
     CFGDenoisedParams,
     CFGDenoiserParams,
     ExtraNetworkParams,
+    ImageSaveParams,
     MaskBlendArgs,
     PostprocessBatchListArgs,
     PostprocessImageArgs,
@@ -34,6 +35,7 @@ from sdwebui_api.scripting.hooks import (
     Draft,
     Hooks,
     MaskOverlay,
+    PictureFile,
     PicturePlace,
     Running,
     Sampled,
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
 
 # Our hook → the methods and callbacks of A1111 that are called there.
 _METHODS: dict[str, tuple[str, ...]] = {
-    "before_process": ("before_process",),
+    "before_process": ("setup", "before_process"),
     "process": ("process",),
     "before_process_batch": ("before_process_batch",),
     "process_batch": ("after_extra_networks_activate", "process_batch"),
@@ -62,7 +64,13 @@ _METHODS: dict[str, tuple[str, ...]] = {
     "postprocess_image_after_composite": ("postprocess_image_after_composite",),
     "postprocess": ("postprocess",),
 }
-_CALLBACKS = {"cfg_denoiser": "cfg_denoiser", "cfg_denoised": "cfg_denoised", "after_cfg": "cfg_after_cfg"}
+_CALLBACKS = {
+    "cfg_denoiser": "cfg_denoiser",
+    "cfg_denoised": "cfg_denoised",
+    "after_cfg": "cfg_after_cfg",
+    "before_save": "before_image_saved",
+    "saved": "image_saved",
+}
 
 
 class LegacyHooks(Hooks):
@@ -92,6 +100,7 @@ class LegacyHooks(Hooks):
 
     def before_process(self, request: GenerationRequest, run: Running) -> GenerationRequest:
         run.request = request
+        self._call(run, None, "setup")
         self._call(run, None, "before_process")
         return run.request
 
@@ -131,7 +140,7 @@ class LegacyHooks(Hooks):
     def cfg_denoiser(self, inputs: EvaluationInputs, run: Running) -> EvaluationInputs:
         params = CFGDenoiserParams(
             inputs.x, inputs.concat, inputs.levels, _step(inputs.at), inputs.at.steps, inputs.cond, inputs.uncond,
-            DenoiserFacade(self._p_if_shown(run), inputs.at),
+            DenoiserFacade(self._of(run), inputs.at),
         )  # fmt: skip
         self._callback(run, "cfg_denoiser", params)
         return EvaluationInputs(
@@ -193,6 +202,19 @@ class LegacyHooks(Hooks):
         self._call(run, place.batch, "postprocess_image_after_composite", args)
         return args.image
 
+    def before_save(self, picture: PictureFile, run: Running) -> PictureFile:
+        params = self._save_params(picture, run)
+        self._callback(run, "before_image_saved", params)
+        return replace(picture, image=params.image, infotext=params.pnginfo.get("parameters") or "")
+
+    def saved(self, picture: PictureFile, run: Running) -> PictureFile:
+        self._callback(run, "image_saved", self._save_params(picture, run))
+        return picture
+
+    def _save_params(self, picture: PictureFile, run: Running) -> ImageSaveParams:
+        """The file's name is not known before it is written, for another may take it meanwhile."""
+        return ImageSaveParams(picture.image, self._of(run), picture.path or "", {"parameters": picture.infotext})
+
     def postprocess(self, result: GenerationResult, run: Running) -> GenerationResult:
         p = self._of(run)
         self._with_networks(run, "deactivate")
@@ -231,9 +253,6 @@ class LegacyHooks(Hooks):
             p.extra_generation_params = run.infotext
         p.sdwebui_warnings = run.warnings
         return p
-
-    def _p_if_shown(self, run: Running) -> Any:
-        return self._of(run)
 
     def _call(self, run: Running, batch: Batch | None, method: str, *args: Any, **kwargs: Any) -> Batch | None:
         """`method` of every script, with p as the run has it; then the run as they left p. Returns the batch."""

@@ -3,7 +3,7 @@
 from copy import copy
 
 import gradio as gr
-from modules import images, scripts, shared
+from modules import images, script_callbacks, scripts, shared
 from modules.processing import Processed, StableDiffusionProcessingImg2Img, create_infotext, process_images
 from modules.ui_components import InputAccordion
 from PIL import Image, ImageDraw
@@ -25,7 +25,11 @@ class Watermark(scripts.Script):
             repaint = gr.Checkbox(False, label="Repaint")
         return (enabled, text, repaint)
 
+    def setup(self, p, *args):
+        p.was_set_up = True
+
     def before_process(self, p, enabled, text, repaint):
+        assert p.was_set_up
         p.order = ["before_process"]
 
     def process(self, p, *args):
@@ -120,3 +124,16 @@ class Watermark(scripts.Script):
             processed.extra_generation_params["Seen"] = (
                 f"{shared.opts.CLIP_stop_at_last_layers} {shared.state.job_count}"
             )
+
+
+def sign(params: script_callbacks.ImageSaveParams):
+    if "Watermark: signed" in params.pnginfo.get("parameters", ""):
+        params.pnginfo["parameters"] += ", Signed: yes"
+
+
+def tell(params: script_callbacks.ImageSaveParams):
+    print("saved", params.filename, params.p.prompt, flush=True)
+
+
+script_callbacks.on_before_image_saved(sign)
+script_callbacks.on_image_saved(tell)
