@@ -31,7 +31,7 @@ class _LeftOut:
 
 
 def spandrel() -> Any:
-    """The imported package. Raises UnusableModel when it is not installed."""
+    """The imported package. Raises UnusableModel when it is not installed or does not work."""
     with _IMPORTING:
         if "spandrel" not in sys.modules:
             if find_spec("spandrel") is None:
@@ -40,8 +40,10 @@ def spandrel() -> Any:
                 )
             for name in _LEFT_OUT:
                 sys.modules[f"spandrel.architectures.{name}"] = _module_without(name)
-        import spandrel
-
+        try:
+            import spandrel
+        except ImportError as error:
+            raise UnusableModel(f"the package spandrel does not work here: {error}") from error
         return spandrel
 
 
