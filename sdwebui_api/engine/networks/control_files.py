@@ -12,6 +12,7 @@ from sdwebui_api.engine.devices import Device
 from sdwebui_api.engine.loading import Weights, materialise, tensors_size
 from sdwebui_api.engine.networks.control import ControlNetwork
 from sdwebui_api.engine.networks.controlnet import ControlNet, assemble_controlnet, check_fits
+from sdwebui_api.engine.networks.t2i_adapter import T2IAdapter, assemble_adapter
 from sdwebui_api.engine.reading import read_tensors
 from sdwebui_api.errors import UnusableModel
 
@@ -22,7 +23,6 @@ _UNSUPPORTED: tuple[tuple[str, Callable[[Collection[str]], bool]], ...] = (
     ("an IP-Adapter", lambda names: _any(names, "ip_adapter.", "image_proj.")),
     ("a T2I style adapter", lambda names: "style_embedding" in names),
     ("a SparseCtrl", lambda names: any("motion_modules." in name for name in names)),
-    ("a T2I-Adapter", lambda names: _any(names, "body.", "adapter.body.")),
     ("a ControlNet of differences to a base model", lambda names: "difference" in names),
 )
 
@@ -43,17 +43,24 @@ def load_control_network(
         for kind, matches in _UNSUPPORTED:
             if matches(tensors):
                 raise UnusableModel(f"this is {kind}, which is not supported")
-        if not _any(tensors, "control_model.", "input_hint_block.", "controlnet_cond_embedding."):
-            raise UnusableModel("this is no control model: it has none of the tensors of the known kinds")
         tensors = _control_tensors(tensors)
         size = tensors_size(tensors, weights.dtype)
         reserve(size)
-        assembly = assemble_controlnet(tensors, unet.config.attention_head_dim)
-        check_fits(assembly.module, unet)
-        module = materialise(assembly, weights, "ControlNet")
+        if _any(tensors, "control_model.", "input_hint_block.", "controlnet_cond_embedding."):
+            pooled = "shuffle" in path.stem.lower()
+            return ControlNet(key, _controlnet(tensors, unet, weights), weights.dtype, device, pooled=pooled), size
+        if _any(tensors, "body.", "adapter.body."):
+            module = materialise(assemble_adapter(tensors, unet), weights, "T2I-Adapter")
+            return T2IAdapter(key, module, weights.dtype, device), size
+        raise UnusableModel("this is no control model: it has none of the tensors of the known kinds")
     except UnusableModel as error:
         raise UnusableModel(f"{path.name}: {error.message}") from error
-    return ControlNet(key, module, weights.dtype, device, pooled="shuffle" in path.stem.lower()), size
+
+
+def _controlnet(tensors: Mapping[str, Tensor], unet: Any, weights: Weights) -> Any:
+    assembly = assemble_controlnet(tensors, unet.config.attention_head_dim)
+    check_fits(assembly.module, unet)
+    return materialise(assembly, weights, "ControlNet")
 
 
 def _control_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
