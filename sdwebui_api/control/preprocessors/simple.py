@@ -54,14 +54,15 @@ PREPROCESSORS = (
         "invert (from white bg & black line)",
         invert,
         resolution=None,
-        tags=("Canny", "Lineart", "Scribble", "MLSD", "SoftEdge"),
+        tags=("Canny", "Lineart", "Scribble", "MLSD"),
+        sort_priority=20,
     ),
     Preprocessor(
         "tile_resample",
         "tile_resample",
         tile_resample,
         sliders=(Slider("Down Sampling Rate", 1.0, 1.0, 8.0, 0.01),),
-        tags=("Tile", "Blur"),
+        tags=("Tile",),
         sort_priority=100,
     ),
 )

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from sdwebui_api.control.preprocessor import Preprocessor
-from sdwebui_api.control.preprocessors import simple
+from sdwebui_api.control.preprocessors import colour, filters, inpaint, simple
 from sdwebui_api.errors import BadRequest, nearest
 
-PREPROCESSORS: tuple[Preprocessor, ...] = (*simple.PREPROCESSORS,)
+PREPROCESSORS: tuple[Preprocessor, ...] = (
+    *simple.PREPROCESSORS,
+    *filters.PREPROCESSORS,
+    *colour.PREPROCESSORS,
+    *inpaint.PREPROCESSORS,
+)
 
 
 def preprocessor_names(preprocessor: Preprocessor) -> tuple[str, ...]:
