@@ -52,11 +52,11 @@ class HookChain:
 
     def __init__(self, parts: Sequence[Part], run: Running) -> None:
         self._run = run
-        self._parts = {name: [part for part in parts if part.hooks.takes_part_in(name)] for name in _HOOK_NAMES}
+        self._parts = tuple(parts)
 
     def has(self, *names: str) -> bool:
-        """Whether any script takes part in one of these hooks."""
-        return any(self._parts[name] for name in names)
+        """Whether any script takes part in one of these hooks now; A1111's may join while they run."""
+        return any(part.hooks.takes_part_in(name) for part in self._parts for name in names)
 
     def before_process(self, request: GenerationRequest) -> GenerationRequest:
         return self._pass("before_process", request)
@@ -139,7 +139,9 @@ class HookChain:
 
     def _pass(self, name: str, value: Any, *more: Any) -> Any:
         """`value` through every part that overrides `name`. Errors of ours and the end of a job pass through."""
-        for part in self._parts[name]:
+        for part in self._parts:
+            if not part.hooks.takes_part_in(name):
+                continue
             try:
                 value = getattr(part.hooks, name)(value, *more, self._run)
             except (SdWebUIError, SamplingStopped):
@@ -147,9 +149,6 @@ class HookChain:
             except Exception as error:
                 report_error(self._run.warnings, part.title, name, error)
         return value
-
-
-_HOOK_NAMES = tuple(name for name in vars(Hooks) if not name.startswith("_") and name != "takes_part_in")
 
 
 def report_error(warnings: list[str], title: str, place: str, error: Exception) -> None:

@@ -26,10 +26,10 @@ from sdwebui_api.scripting.compat.params import (
     PostProcessMaskOverlayArgs,
     PostSampleArgs,
 )
-from sdwebui_api.scripting.compat.processing import make_p, processed_from, result_from, show
+from sdwebui_api.scripting.compat.processing import make_p, processed_from, request_of, result_from, show
 from sdwebui_api.scripting.compat.runner import ScriptRunner
 from sdwebui_api.scripting.compat.samplers import DenoiserFacade, ImageRNGFacade, SamplerFacade
-from sdwebui_api.scripting.compat.world import World, job_view
+from sdwebui_api.scripting.compat.world import World, callbacks_of, job_view
 from sdwebui_api.scripting.hooks import (
     Blend,
     Draft,
@@ -89,8 +89,8 @@ class LegacyHooks(Hooks):
 
     def takes_part_in(self, name: str) -> bool:
         if name in _CALLBACKS:
-            return bool(self._world.callbacks.of(_CALLBACKS[name]))
-        if name == "process" and self._world.callbacks.of("model_loaded"):
+            return bool(callbacks_of(_CALLBACKS[name]))
+        if name == "process" and callbacks_of("model_loaded"):
             return True
         if name in ("before_process_batch", "process_batch", "postprocess") and self._world.extra_networks:
             return True
@@ -273,7 +273,7 @@ class LegacyHooks(Hooks):
 
     def _callback(self, run: Running, category: str, params: Any) -> None:
         with self._view(run):
-            for callback in self._world.callbacks.of(category):
+            for callback in callbacks_of(category):
                 try:
                     callback.callback(params)
                 except (SdWebUIError, SamplingStopped):
@@ -312,6 +312,9 @@ class LegacyHooks(Hooks):
             if callable(value) and not isinstance(value, _Computed):
                 run.infotext[name] = _Computed(value, p)
         found = job_view("a script")
+        if p.is_img2img and run.request.kind == "txt2img" and run.request.init is None:
+            # A script gave p another class: start images in a txt2img request.
+            run.request = replace(request_of(p, run.request), kind=run.request.kind, always_on=run.request.always_on)
         if found.options is not run.request.options:
             # `opts.x = …` counts for this request, from here on.
             run.request = replace(run.request, options=found.options)

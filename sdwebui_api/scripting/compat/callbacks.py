@@ -46,6 +46,11 @@ class Callbacks:
         for category, found in self.by_category.items():
             self.by_category[category] = [callback for callback in found if not where(callback)]
 
+    def joined(self, category: str, more: Callbacks, without: list[Callable[[Callback], bool]]) -> list[Callback]:
+        """These and those of `more`, less what one of `without` picks out of these."""
+        own = [found for found in self.by_category[category] if not any(test(found) for test in without)]
+        return [*own, *more.by_category[category]]
+
     def call(self, category: str, *args: Any) -> list[Exception]:
         """Calls all; one that fails is logged and does not keep the others from being called."""
         errors = []

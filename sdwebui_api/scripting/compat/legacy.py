@@ -16,6 +16,7 @@ from sdwebui_api.scripting.chain import Part
 from sdwebui_api.scripting.compat import finder, world
 from sdwebui_api.scripting.compat.adapter import LegacyHooks
 from sdwebui_api.scripting.compat.headless_gradio import as_gradio, make_modules
+from sdwebui_api.scripting.compat.job_local import keep_state
 from sdwebui_api.scripting.compat.legacy_script import LegacyScript, script_args
 from sdwebui_api.scripting.compat.runner import ScriptRunner
 from sdwebui_api.scripting.compat.world import JobView, ScriptClass, World, viewing
@@ -82,12 +83,13 @@ class LegacyWorld:
     @contextmanager
     def running(self, request: GenerationRequest, context: ScriptContext, native_parts: NativeParts) -> Iterator[None]:
         found = JobView(context, request, request.options, native_parts=native_parts)
-        with viewing(found):
-            try:
+        try:
+            with viewing(found):
                 yield
-            finally:
-                for warning in found.warnings:
-                    context.warn(warning)
+        finally:
+            for warning in found.warnings:
+                context.warn(warning)
+            keep_state(found, [script for runner in self.world.runners.values() for script in runner.scripts])
 
     def parts(self, request: GenerationRequest, calls: Mapping[str, Arguments], run: Running) -> list[Part]:
         runner = self.world.runners[request.kind]

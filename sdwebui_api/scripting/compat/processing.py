@@ -254,7 +254,7 @@ def request_of(p: Any, base: GenerationRequest) -> GenerationRequest:
         refiner_checkpoint=None, refiner_vae=None, options=found.options,
     )  # fmt: skip
     names = translate.attributes(plain).keys()
-    values = {name: getattr(p, name) for name in names}
+    values = {name: getattr(p, name, type(p).DEFAULTS.get(name)) for name in names}
     values = {
         name: value for name, value in values.items() if value is not None or name in ("eta", "refiner_switch_at")
     }

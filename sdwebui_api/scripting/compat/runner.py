@@ -11,6 +11,7 @@ from sdwebui_api.sampling.guidance import SamplingStopped
 from sdwebui_api.scripting.arguments import Argument
 from sdwebui_api.scripting.chain import report_error
 from sdwebui_api.scripting.compat.headless_gradio import Block
+from sdwebui_api.scripting.compat.job_local import make_job_local
 from sdwebui_api.scripting.compat.script_base import AlwaysVisible, Script
 from sdwebui_api.scripting.compat.world import ScriptClass
 
@@ -40,6 +41,7 @@ class ScriptRunner:
                 script.is_txt2img, script.is_img2img = not self.is_img2img, self.is_img2img
                 script.tabname = "img2img" if self.is_img2img else "txt2img"
                 self._admit(script)
+                make_job_local(script)
             except Exception as error:
                 log.error("script %s of %s is left out", row.script_class.__name__, row.path, exc_info=error)
 

@@ -24,7 +24,7 @@ from sdwebui_api.config.options import Options, OptionStore
 from sdwebui_api.config.paths import Paths
 from sdwebui_api.generation.request import GenerationRequest
 from sdwebui_api.scripting.chain import Part
-from sdwebui_api.scripting.compat.callbacks import Callbacks
+from sdwebui_api.scripting.compat.callbacks import Callback, Callbacks
 from sdwebui_api.scripting.extensions import ExtensionFolder
 from sdwebui_api.scripting.hooks import Files, Running, ScriptContext
 
@@ -51,6 +51,12 @@ class JobView:
     model: DiffusionModel | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
     """What scripts put on `shared.state` beyond what a job has."""
+    callbacks: Callbacks = field(default_factory=Callbacks)
+    """Registered while the job runs: for this job alone."""
+    removed: list[Callable[[Callback], bool]] = field(default_factory=list)
+    """What the job does without of those that every job has."""
+    script_state: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """What scripts set on themselves (`job_local`), by their `id`."""
     warnings: list[str] = field(default_factory=list)
     """Lines for the client, from scripts that run outside of the pipeline."""
     native_parts: Callable[[GenerationRequest, Running], list[Part]] = lambda _request, _run: []
@@ -175,3 +181,26 @@ def current_device() -> Any:
     if found is not None and found.model is not None:
         return found.model.device
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def callbacks_of(category: str) -> list[Callback]:
+    """Every job's callbacks and those of this one."""
+    found = _view.get()
+    everyone = world().callbacks
+    return everyone.of(category) if found is None else everyone.joined(category, found.callbacks, found.removed)
+
+
+def add_callback(category: str, callback: Callable[..., Any], name: str | None = None) -> None:
+    """While extensions are loaded: for every job; in a job: for that one."""
+    found = _view.get()
+    (world().callbacks if found is None else found.callbacks).add(category, callback, name)
+
+
+def remove_callbacks(where: Callable[[Callback], bool]) -> None:
+    """Likewise."""
+    found = _view.get()
+    if found is None:
+        world().callbacks.remove(where)
+        return
+    found.callbacks.remove(where)
+    found.removed.append(where)

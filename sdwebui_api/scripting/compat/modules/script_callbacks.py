@@ -16,7 +16,8 @@ from sdwebui_api.scripting.compat.params import (
     ImageSaveParams,
     UiTrainTabParams,
 )
-from sdwebui_api.scripting.compat.world import world
+from sdwebui_api.scripting.compat.world import add_callback as _add
+from sdwebui_api.scripting.compat.world import callbacks_of, remove_callbacks, world
 
 __all__ = [
     "AfterCFGCallbackParams",
@@ -33,12 +34,12 @@ __all__ = [
 def add_callback(
     callbacks: Any, fun: Callable[..., Any], *, name: str | None = None, category: str = "unknown"
 ) -> None:
-    world().callbacks.add(category.removeprefix("on_"), fun, name)
+    _add(category.removeprefix("on_"), fun, name)
 
 
 def _registers(category: str) -> Callable[..., None]:
     def on(callback: Callable[..., Any], *, name: str | None = None) -> None:
-        world().callbacks.add(category, callback, name)
+        _add(category, callback, name)
 
     on.__name__ = f"on_{category.removeprefix('on_')}"
     on.__doc__ = f"Have `callback` called at {category}."
@@ -69,7 +70,7 @@ on_before_token_counter = _registers("before_token_counter")
 
 
 def clear_callbacks() -> None:
-    world().callbacks.remove(lambda _callback: True)
+    remove_callbacks(lambda _callback: True)
 
 
 def remove_current_script_callbacks() -> None:
@@ -79,21 +80,21 @@ def remove_current_script_callbacks() -> None:
         (f.filename for f in reversed(traceback.extract_stack()) if "scripting/compat" not in f.filename),
         "unknown file",
     )
-    world().callbacks.remove(lambda callback: callback.script == file)
+    remove_callbacks(lambda callback: callback.script == file)
 
 
 def remove_callbacks_for_function(callback_func: Callable[..., Any]) -> None:
-    world().callbacks.remove(lambda callback: callback.callback == callback_func)
+    remove_callbacks(lambda callback: callback.callback == callback_func)
 
 
 def ordered_callbacks(category: str, *, unordered: Any = None, enable_user_sort: bool = True) -> list[Any]:
-    return list(world().callbacks.of(category))
+    return list(callbacks_of(category))
 
 
 def __getattr__(name: str) -> Any:
     """`callback_map`, and `cfg_denoiser_callback(params)` and the like, with which extensions call each other."""
     if name == "callback_map":
-        return {f"callbacks_{category}": world().callbacks.of(category) for category in CATEGORIES}
+        return {f"callbacks_{category}": callbacks_of(category) for category in CATEGORIES}
     category = name.removesuffix("_callback")
     if name.endswith("_callback") and category in CATEGORIES:
         return lambda *args: world().callbacks.call(category, *args)
