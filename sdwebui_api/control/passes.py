@@ -6,13 +6,14 @@ Follows the ControlNet extension 1.1.455 (`scripts/hook.py`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from sdwebui_api.control.unit import ControlMode, ControlUnit
 from sdwebui_api.engine.networks.control import ControlInput, ControlNetwork, Hint
+from sdwebui_api.engine.networks.reference import Reference
 from sdwebui_api.errors import BadRequest
 from sdwebui_api.sampling.guidance import Evaluation, Row
 
@@ -51,7 +52,7 @@ class ActiveUnit:
         return tuple(unit.weight * factor for factor in factors)
 
     def counts_for(self, row: Row) -> bool:
-        if row.prompt or self.network is None:
+        if row.prompt or self.network is None or isinstance(self.network, Reference):
             return True
         return self.unit.control_mode != ControlMode.CONTROL and not self.network.forced_conditional
 
@@ -73,8 +74,9 @@ class Adding:
 class PassControl:
     """A `sampling.guidance.ControlSource`."""
 
-    def __init__(self, units: Sequence[ActiveUnit], *, hires_pass: bool) -> None:
-        """Raises BadRequest when a unit's weights do not fit its network."""
+    def __init__(self, units: Sequence[ActiveUnit], *, hires_pass: bool, seed: int = 0) -> None:
+        """`seed`: of the noise that references get. Raises BadRequest when a unit's weights do not fit its network."""
+        self._seed = seed
         self._units = [(active, active.weights(hires_pass) if active.network is not None else ()) for active in units]
 
     def at(self, now: Evaluation, rows: Sequence[Row]) -> Adding | None:
@@ -88,10 +90,19 @@ class PassControl:
                 continue
             counting = [1.0 if active.counts_for(row) else 0.0 for row in rows]
             if active.network is not None and any(counting):
-                inputs.append(_input(active, active.network, weights, counting, rows))
+                one = _input(active, active.network, weights, counting, rows)
+                inputs.append(self._with_noise(one, now, rows) if isinstance(active.network, Reference) else one)
         if not inputs and not finishes:
             return None
         return Adding(tuple(inputs), tuple(rows), tuple(finishes))
+
+    def _with_noise(self, one: ControlInput, now: Evaluation, rows: Sequence[Row]) -> ControlInput:
+        """Another noise for the reference at every evaluation, the same for both rows of a picture."""
+        latents = one.hint[0]
+        draw = torch.Generator().manual_seed((self._seed + 7919 * now.number) % 2**63)
+        noise = torch.randn(1 + max(row.image for row in rows), *latents.shape[1:], generator=draw)
+        prompts = torch.tensor([float(row.prompt) for row in rows])[:, None, None, None]
+        return replace(one, hint=(latents, noise[[row.image for row in rows]].to(latents), prompts))
 
 
 def _input(

@@ -29,6 +29,9 @@ T = TypeVar("T")
 MAX_UNITS = 10
 """As many as the extension's setting `control_net_unit_count` allows."""
 
+MODEL_FREE = ("reference_only", "reference_adain", "reference_adain+attn")
+"""Preprocessors that work without a control model."""
+
 _RENAMED = {
     "input_image": "image",
     "mask_image": "mask",
@@ -180,8 +183,10 @@ class _UnitReader:
 
     def _model(self, module: Preprocessor) -> tuple[str, ControlModelFile | None]:
         text = self._text("model", "None")
-        if module.model_free:
+        if module.name in MODEL_FREE:
             return text, None
+        if module.model_free or not module.returns_image:
+            raise BadRequest(f"Preprocessor '{module.name}' is not supported in units", field=self._field("module"))
         if text.strip().lower() in ("", "none"):
             raise BadRequest("The unit is enabled but names no model", field=self._field("model"))
         return text, self.find_model(text, self._field("model"))

@@ -18,6 +18,7 @@ from sdwebui_api.engine.embeddings import EmbeddingDatabase
 from sdwebui_api.engine.families.base import Family
 from sdwebui_api.engine.loading import ModelFacts
 from sdwebui_api.engine.networks.control import ControlInput, adding, sum_residuals
+from sdwebui_api.engine.networks.reference import reading_references
 from sdwebui_api.engine.text_encoder import TextEncoder
 from sdwebui_api.engine.tiling import wrapped_edges
 from sdwebui_api.engine.vae import Vae
@@ -64,7 +65,11 @@ class UNet:
         x = evaluation.x if evaluation.concat is None else torch.cat([evaluation.x, evaluation.concat], dim=1)
         x, t, context = x.to(place, self._dtype), evaluation.t.to(place), evaluation.context.to(place, self._dtype)
         residuals = sum_residuals(evaluation.control, x[:, : evaluation.x.shape[1]], t, context)
-        with wrapped_edges(self._module, evaluation.tiling), adding(self._module, residuals) as arguments:
+        with (
+            wrapped_edges(self._module, evaluation.tiling),
+            reading_references(self._module, evaluation.control, t, context),
+            adding(self._module, residuals) as arguments,
+        ):
             prediction = self._module(x, t, encoder_hidden_states=context, return_dict=False, **arguments)[0]
         return prediction.float()
 

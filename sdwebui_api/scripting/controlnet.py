@@ -17,8 +17,9 @@ from sdwebui_api.control.hint import shown_map
 from sdwebui_api.control.passes import ActiveUnit, PassControl
 from sdwebui_api.control.preparation import Surroundings, UnitMaps
 from sdwebui_api.control.preprocessor import PreprocessorContext
-from sdwebui_api.control.unit import ControlUnit
+from sdwebui_api.control.unit import ControlMode, ControlUnit
 from sdwebui_api.control.units import read_units
+from sdwebui_api.engine.networks.reference import Reference
 from sdwebui_api.errors import BadRequest, SdWebUIError, UnusableModel
 from sdwebui_api.generation.request import GeneratedImage
 from sdwebui_api.scripting.arguments import Argument, Arguments
@@ -89,7 +90,7 @@ class ControlHooks(Hooks):
         self._warnings = warnings
         self._context_for = context_for
         self._states: list[_UnitState] = []
-        self._passes: dict[tuple[bool, Size], PassControl] = {}
+        self._active_units: dict[tuple[bool, Size], list[ActiveUnit]] = {}
         self._sizes: list[Size] = []
         """Of the passes, in their order."""
 
@@ -104,7 +105,7 @@ class ControlHooks(Hooks):
             return start
         height, width = (side * run.model.latent_scale for side in start.noise.shape[-2:])
         with _failing_loudly():
-            control = self._control((width, height), start.hires_pass, run)
+            control = self._control((width, height), start.hires_pass, start.batch.seeds[0], run)
         return replace(start, conditioning=replace(start.conditioning, control=control))
 
     def postprocess_batch(self, pictures: list[Tensor], batch: Batch, run: Running) -> list[Tensor]:
@@ -127,7 +128,7 @@ class ControlHooks(Hooks):
 
     # -- passes ----------------------------------------------------------------------------------------------------
 
-    def _control(self, size: Size, hires_pass: bool, run: Running) -> PassControl:
+    def _control(self, size: Size, hires_pass: bool, seed: int, run: Running) -> PassControl:
         if not self._states:
             around = _surroundings(run.request, size)
             self._states = [
@@ -136,15 +137,14 @@ class ControlHooks(Hooks):
         if size not in self._sizes:
             self._sizes.append(size)
         key = hires_pass, size
-        if key not in self._passes:
+        if key not in self._active_units:
             model = run.model_for(hires_pass=hires_pass)
-            active = [
+            self._active_units[key] = [
                 self._active(state, size, hires_pass, model, run)
                 for state in self._states
                 if state.unit.hr_option.includes(hires_pass) or run.request.hires is None
             ]
-            self._passes[key] = PassControl(active, hires_pass=hires_pass)
-        return self._passes[key]
+        return PassControl(self._active_units[key], hires_pass=hires_pass, seed=seed)
 
     def _active(
         self, state: _UnitState, size: Size, hires_pass: bool, model: DiffusionModel, run: Running
@@ -152,6 +152,9 @@ class ControlHooks(Hooks):
         unit = state.unit
         hints = state.hints(size)
         finish = latent_finish(unit, hints, model, hires_pass=hires_pass)
+        if unit.module.name.startswith("reference"):
+            network: ControlNetwork = _reference(unit, model, hires_pass=hires_pass)
+            return ActiveUnit(unit, network, network.embed(model.encode(hints[:, :3] * 2.0 - 1.0, None)))
         network = self._network(unit, model, run)
         region = None
         if unit.effective_region_mask is not None:
@@ -176,6 +179,18 @@ def _surroundings(request: GenerationRequest, size: Size) -> Surroundings:
     if init is None:
         return Surroundings(size)
     return Surroundings(size, init.images[0], init.mask, init.resize_mode)
+
+
+def _reference(unit: ControlUnit, model: DiffusionModel, *, hires_pass: bool) -> Reference:
+    if unit.control_mode == ControlMode.CONTROL:
+        fidelity = 1.0
+    elif unit.control_mode == ControlMode.PROMPT or hires_pass:
+        fidelity = 0.0
+    else:
+        fidelity = min(max(float(unit.threshold_a), 0.0), 1.0)
+    name = unit.module.name
+    attention, statistics = name in ("reference_only", "reference_adain+attn"), "adain" in name
+    return Reference(attention, statistics, unit.weight, fidelity, model.alphas_cumprod)
 
 
 def _masked_out(hints: Tensor) -> Tensor:

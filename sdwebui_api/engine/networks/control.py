@@ -58,13 +58,23 @@ def _sum(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> tuple[Tensor,
 class ControlNetwork(Protocol):
     """Weights that turn a hint into residuals."""
 
-    key: str
-    kind: str
-    """`controlnet`, `t2i_adapter`, …"""
-    count: int
-    """How many residuals it makes."""
-    forced_conditional: bool
-    """Works on the prompts' rows only, whatever the control mode."""
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def kind(self) -> str:
+        """`controlnet`, `t2i_adapter`, `reference` …"""
+        ...
+
+    @property
+    def count(self) -> int:
+        """How many residuals it makes."""
+        ...
+
+    @property
+    def forced_conditional(self) -> bool:
+        """Works on the prompts' rows only, whatever the control mode."""
+        ...
 
     @property
     def module(self) -> nn.Module: ...
