@@ -67,7 +67,8 @@ def _finished(leaves: Leaves, found: _Difference, weight: Tensor) -> Tensor:
         change = change.reshape(weight.shape)
     elif not _fits_inpainting(change, weight):
         raise UnusableModel(f"a difference of {list(change.shape)} for a weight of {list(weight.shape)}")
-    change = change * _scale(leaves, found.rank)
+    if (scale := _scale(leaves, found.rank)) != 1.0:
+        change = change * scale
     if "dora_scale" in leaves:
         change = _decomposed(change, weight, leaves["dora_scale"])
     return change

@@ -90,7 +90,7 @@ def merge(twin: Any, plan: MergePlan, storage: torch.device) -> list[str]:
 
 
 def _changed(layer: Any, changes: Sequence[_Change], misfits: Counter[str]) -> tuple[Tensor, Tensor | None]:
-    weight = layer.weight.detach().float()
+    weight = layer.weight.detach().to(torch.float32, copy=True)
     bias: Tensor | None = None
     for change in changes:
         source = change.source
@@ -100,7 +100,7 @@ def _changed(layer: Any, changes: Sequence[_Change], misfits: Counter[str]) -> t
             misfits[source.file.name] += 1
             log.debug("%s: %s", source.file.name, error.message)
             continue
-        weight = weight + _widened(delta.weight, weight) * source.multiplier
+        weight.add_(_widened(delta.weight, weight), alpha=source.multiplier)
         if delta.bias is not None:
             old = bias if bias is not None else _bias_of(layer, len(weight))
             bias = old + delta.bias.reshape(old.shape).to(old) * source.multiplier
