@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -77,6 +78,13 @@ def test_the_start_image_holds_more_at_low_noise() -> None:
 
     assert blended(10.0) < blended(1.0) < blended(0.1)
     assert blended(None) == 1.0
+
+
+@pytest.mark.parametrize("level", [900.0, None])
+def test_samplers_that_count_in_timesteps_keep_the_plain_blend(level: float | None) -> None:
+    base = replace(masked(), sampler="DDIM")
+    blend = Blend(latents(0.25), latents(1.0), latents(0.0), torch.full((8, 8), 0.5), level)
+    assert hooks(True, base=base).blend(blend, running(base)) is blend
 
 
 def test_what_did_not_change_is_covered_by_the_original() -> None:

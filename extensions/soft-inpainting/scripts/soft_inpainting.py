@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sdwebui_api.imaging.resize import ResizeMode, flatten, resize_image
 from sdwebui_api.imaging.soft_mask import change_mask, overlay_outside, picture_mask
+from sdwebui_api.sampling.names import find_sampler
 from sdwebui_api.scripting.checks import number
 from sdwebui_api.scripting.hooks import (
     Argument,
@@ -90,6 +91,8 @@ class _Softly(Hooks):
 
     def blend(self, blend: Blend, run: Running) -> Blend:
         """In every step by the noise level; at the end the result stays as it came."""
+        if _counts_in_timesteps(run.request.sampler):
+            return blend
         if blend.level is None:
             return replace(blend, blended=blend.current)
         repaint = torch.pow(1 - blend.keep, (blend.level**self.settings.power) * self.settings.strength)
@@ -125,6 +128,15 @@ def blend_latents(first: Tensor, second: Tensor, share: Tensor, detail: float) -
     length = _lengths(mixed) + _TINY
     wanted = _lengths(first) ** detail * (1 - per_cell) + _lengths(second) ** detail * per_cell
     return mixed * (wanted ** (1 / detail) / length).to(mixed.dtype)
+
+
+def _counts_in_timesteps(sampler: str) -> bool:
+    """DDIM, PLMS, UniPC: they blend before the prediction and never see the start image themselves.
+
+    Without the final blend the part outside the mask would stay noise, so with them the plain blends are kept; only the
+    mask is soft.
+    """
+    return find_sampler(sampler).domain == "timestep"
 
 
 def _lengths(latent: Tensor) -> Tensor:
