@@ -62,7 +62,7 @@ def _services(tmp_path_factory: pytest.TempPathFactory) -> Services:
         for stem in ("tiny-sd", "tiny-other"):
             (checkpoints / (stem + entry.suffix)).symlink_to(entry)
     (checkpoints / "tiny-other.vae.safetensors").symlink_to(GOLDEN / "models" / "VAE" / "tiny-vae.safetensors")
-    for kind in ("Lora", "hypernetworks"):
+    for kind in ("Lora", "hypernetworks", "ControlNet"):
         (models / kind).mkdir()
         for entry in (GOLDEN / "models" / kind).iterdir():
             (models / kind / entry.name).symlink_to(entry)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sdwebui_api.control.preprocessor import Preprocessor
-from sdwebui_api.control.preprocessors import colour, filters, inpaint, simple
+from sdwebui_api.control.preprocessors import colour, filters, inpaint, reference, simple
 from sdwebui_api.errors import BadRequest, nearest
 
 PREPROCESSORS: tuple[Preprocessor, ...] = (
@@ -11,6 +11,7 @@ PREPROCESSORS: tuple[Preprocessor, ...] = (
     *filters.PREPROCESSORS,
     *colour.PREPROCESSORS,
     *inpaint.PREPROCESSORS,
+    *reference.PREPROCESSORS,
 )
 
 
