@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,20 @@ def test_a_set_evicted_for_room_comes_back_the_same(golden_paths: Paths, checkpo
     engine._weights.budget = 1
     outputs(engine, checkpoint, SETS[2])
     assert same(outputs(engine, checkpoint, SETS[0]), first)
+
+
+def test_what_is_dropped_is_gone_even_when_garbage_in_a_circle_refers_to_it(
+    golden_paths: Paths, checkpoint: CheckpointFile
+) -> None:
+    engine = Engine(flags_of(MODELS), golden_paths)
+    with engine.lease(checkpoint, networks=SETS[0]) as model:
+        circle: list[Any] = [model]
+        circle.append(circle)
+        weights = weakref.ref(model.unet.module.conv_in)
+    del model, circle
+    engine._weights.budget = 1
+    outputs(engine, checkpoint, SETS[2])
+    assert weights() is None
 
 
 def test_multipliers_of_the_parts(engine: Engine, checkpoint: CheckpointFile, write_lora: WriteLora) -> None:
