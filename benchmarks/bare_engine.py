@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,11 @@ class BareEngine:
     def generate(self, body: dict[str, Any]) -> tuple[float, Image.Image]:
         """Seconds that the generator took for a resolved request, and the picture."""
         fields = Txt2ImgBody(**body)
-        options = self._services.options.snapshot()
-        request = self._services.resolver("txt2img", fields.model_dump(), set(fields.model_fields_set), options)
+        services = self._services
+        options = services.options.snapshot()
+        request = services.resolver("txt2img", fields.model_dump(), set(fields.model_fields_set), options)
+        named = services.scripts.read("txt2img", services.catalog, "", [], fields.alwayson_scripts)
+        request = replace(request, script=named.script, always_on=named.always_on)
         begin = time.perf_counter()
         result = self._services.generator.run(request, Job("benchmark", "txt2img"))
         return time.perf_counter() - begin, result.images[0].image

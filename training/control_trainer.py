@@ -93,7 +93,7 @@ class ControlTrainer:
 
     def save(self, path: Path) -> None:
         parts = {"control": self.control, "head": self.head, "ema": self.ema, "optimizer": self.optimizer}
-        state = {name: part.state_dict() for name, part in parts.items()}  # type: ignore[attr-defined]
+        state = {name: part.state_dict() for name, part in parts.items()}
         save_state(path, state | {"phase": self.phase, "position": vars(self.position), "best": self.best})
 
     def load(self, path: Path) -> None:

@@ -17,7 +17,7 @@ from training.adaptation import build_parser, command, device_of, frozen_network
 
 if TYPE_CHECKING:
     from training.control_data import HintBatches
-    from training.control_trainer import ControlTrainer, Keeper
+    from training.control_trainer import ControlTrainer, Keeper, Phase
 
 NAME = "emoji-mini-canny"
 _HINT_SHARE = 0.05  # of the minutes, for the hint encoder alone
@@ -59,7 +59,10 @@ def train(trainer: ControlTrainer, keeper: Keeper, batches: HintBatches, options
     from training.loop import Budget, Loop
 
     minutes = options.minutes if options.minutes is not None else (10.0 if trainer.device.type == "cuda" else 45.0)
-    phases = (("hint", options.hint_steps, _HINT_SHARE), ("control", options.control_steps, 1 - _HINT_SHARE))
+    phases: list[tuple[Phase, int | None, float]] = [
+        ("hint", options.hint_steps, _HINT_SHARE),
+        ("control", options.control_steps, 1 - _HINT_SHARE),
+    ]
 
     def step(number: int, progress: float) -> dict[str, float]:
         metrics = trainer.step(batches.batch(number), progress)

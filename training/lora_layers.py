@@ -34,7 +34,7 @@ class LowRank(nn.Module):
             self.up = nn.Linear(rank, layer.out_features, bias=False)
         else:
             raise TypeError(f"no LoRA for {type(layer).__name__}")
-        nn.init.zeros_(self.up.weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.up.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.up(self.down(x))
