@@ -104,7 +104,7 @@ class Run:
 
         A1111 `extra_networks.activate`; the infotext's hashes are those of both passes together.
         """
-        if self.request.disable_extra_networks:
+        if self.request.disable_extra_networks or not batch.prompts:
             return
         tags = parse_extra_networks(batch.prompts[0])[1]
         chosen = choose_networks(tags, self.request.options, self.models.network_files)
