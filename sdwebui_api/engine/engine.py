@@ -21,7 +21,7 @@ from sdwebui_api.engine.embeddings import EmbeddingDatabase, EmbeddingStore
 from sdwebui_api.engine.loading import ModelFacts, OpenCheckpoint, Weights, load_vae_file
 from sdwebui_api.engine.model import DiffusionModel, UNet
 from sdwebui_api.engine.networks.control import ControlNetwork
-from sdwebui_api.engine.networks.control_files import load_control_network
+from sdwebui_api.engine.networks.control_files import load_control_network, needs_base
 from sdwebui_api.engine.networks.selection import NO_NETWORKS, NetworkSet
 from sdwebui_api.engine.networks.variants import Variants
 from sdwebui_api.engine.text_encoder import TextEncoder, Tokenizer
@@ -78,6 +78,8 @@ class Engine:
         self._variants = Variants(self.device)
         self._tokenizer = Tokenizer()
         self._text_widths: dict[str, int] = {}
+        self._needs_base: dict[str, bool] = {}
+        """By control model: whether it is stored as a change of the UNet."""
         self._loaded_checkpoint: CheckpointFile | None = None
         self._ready = False
 
@@ -157,7 +159,11 @@ class Engine:
     ) -> Iterator[ControlNetwork]:
         """The control model in `path` for `model`'s UNet, kept while the context lasts. Raises as `lease`."""
         unet, dtype = model.unet.module, self.plan.unet_dtype
-        key = f"control:{_identity(path)}:{dtype}:{unet.config.attention_head_dim}"
+        identity = _identity(path)
+        if identity not in self._needs_base:
+            self._needs_base[identity] = needs_base(path)
+        base = f":{model.unet.key}" if self._needs_base[identity] else ""
+        key = f"control:{identity}:{dtype}:{unet.config.attention_head_dim}{base}"
 
         def load(reserve: Callable[[int], None]) -> Loaded:
             if on_progress is not None:

@@ -11,24 +11,28 @@ from torch import Tensor
 from sdwebui_api.engine.devices import Device
 from sdwebui_api.engine.loading import Weights, materialise, tensors_size
 from sdwebui_api.engine.networks.control import ControlNetwork
+from sdwebui_api.engine.networks.control_changes import completed, is_change
 from sdwebui_api.engine.networks.controlnet import ControlNet, assemble_controlnet, check_fits
 from sdwebui_api.engine.networks.t2i_adapter import T2IAdapter, assemble_adapter
 from sdwebui_api.engine.reading import read_tensors
 from sdwebui_api.errors import UnusableModel
 
 _UNSUPPORTED: tuple[tuple[str, Callable[[Collection[str]], bool]], ...] = (
-    ("a ControlLoRA", lambda names: "lora_controlnet" in names),
     ("a ControlNet-union", lambda names: "task_embedding" in names),
     ("a ControlLLLite", lambda names: _any(names, "lllite_")),
     ("an IP-Adapter", lambda names: _any(names, "ip_adapter.", "image_proj.")),
     ("a T2I style adapter", lambda names: "style_embedding" in names),
     ("a SparseCtrl", lambda names: any("motion_modules." in name for name in names)),
-    ("a ControlNet of differences to a base model", lambda names: "difference" in names),
 )
 
 
 def _any(names: Collection[str], *prefixes: str) -> bool:
     return any(name.startswith(prefixes) for name in names)
+
+
+def needs_base(path: Path) -> bool:
+    """Whether the network in `path` is made of the UNet's own weights. Raises UnusableModel for a broken file."""
+    return is_change(read_tensors(path))
 
 
 def load_control_network(
@@ -43,7 +47,7 @@ def load_control_network(
         for kind, matches in _UNSUPPORTED:
             if matches(tensors):
                 raise UnusableModel(f"this is {kind}, which is not supported")
-        tensors = _control_tensors(tensors)
+        tensors = completed(tensors, unet) if is_change(tensors) else _control_tensors(tensors)
         size = tensors_size(tensors, weights.dtype)
         reserve(size)
         if _any(tensors, "control_model.", "input_hint_block.", "controlnet_cond_embedding."):

@@ -94,11 +94,12 @@ def _in_diffusers_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return dict(tensors)
     bare = {name.removeprefix(LDM_PREFIX): tensor for name, tensor in tensors.items()}
     structure = unet_structure({**shapes_of(bare), "out.2.weight": (4,)})  # a ControlNet has no way up
-    renamed = {_to_diffusers(name, structure.res_blocks): tensor for name, tensor in bare.items()}
+    renamed = {to_diffusers(name, structure.res_blocks): tensor for name, tensor in bare.items()}
     return {name: tensor for name, tensor in renamed.items() if name is not None}
 
 
-def _to_diffusers(name: str, res_blocks: int) -> str | None:
+def to_diffusers(name: str, res_blocks: int) -> str | None:
+    """The diffusers name of a ControlNet's tensor of the original layout (without prefix); None when it has none."""
     if found := re.fullmatch(r"zero_convs\.(\d+)\.0\.(\w+)", name):
         return f"controlnet_down_blocks.{found[1]}.{found[2]}"
     if found := re.fullmatch(r"middle_block_out\.0\.(\w+)", name):
