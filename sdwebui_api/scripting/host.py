@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -73,7 +74,7 @@ class ScriptHost:
         for file in self.script_files:
             try:
                 found = self._load(file)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 self.failures[str(file.path)] = f"{type(error).__name__}: {error}"
                 log.error("%s could not be loaded", file.path, exc_info=error)
                 continue
@@ -186,11 +187,17 @@ class ScriptHost:
     def run(self, request: GenerationRequest, context: ScriptContext) -> GenerationResult:
         """The request's selectable script, or the plain pipeline."""
         if request.script is None:
-            return context.generate(request)
+            return self.finished(context.generate(request))
         script = self.find(request.kind, request.script.title)
         if script is None:
             raise unknown_script(request.script.title, "script_name", self.titles(request.kind, always_on=False))
-        return script.run(request, Arguments(request.script.args), context)
+        return self.finished(script.run(request, Arguments(request.script.args), context))
+
+    def finished(self, result: GenerationResult) -> GenerationResult:
+        """`result` with nothing in its `info` that is no JSON: extensions put anything there."""
+        if self.legacy is not None:
+            result.info = {str(name): _plain(value) for name, value in result.info.items()}
+        return result
 
     def parts(self, request: GenerationRequest, run: Running) -> list[Part]:
         """What the always-on scripts do in this run; nothing when there are none."""
@@ -218,6 +225,19 @@ class ScriptHost:
         """The application with all of our routes exists: extensions may add theirs."""
         if self.legacy is not None:
             self.legacy.app_started(app)
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON can say it; None for what it cannot, as A1111 answers."""
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(name): _plain(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    return None
 
 
 def _given(request: GenerationRequest) -> dict[str, Arguments]:

@@ -215,6 +215,14 @@ def test_an_error_costs_the_request_nothing_but_that_hook(client, where, said):
     assert len(info["warnings"]) == 1 and said in info["warnings"][0] and "Troublemaker" in info["warnings"][0]
 
 
+def test_what_is_no_json_and_a_prompt_changed_in_place(client):
+    (picture,), info = generate(client, prompt="an apple", **alwayson("Troublemaker", "json"))
+    assert info["extra_generation_params"] == {"Object": None, "Not a number": None, "Script": None}
+    assert info["prompt"] == "an apple" and "TypeError" in info["warnings"][0]
+    (star,), _ = generate(client, prompt="a star")
+    assert picture.tobytes() == star.tobytes()
+
+
 def test_selectable_script(client):
     images, info = generate(client, prompt="an apple", script_name="twice", script_args=[3, "b"])
     assert len(images) == 3 and info["all_seeds"] == [5, 6, 7]

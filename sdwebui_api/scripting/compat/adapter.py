@@ -265,11 +265,16 @@ class LegacyHooks(Hooks):
             return self._take(p, run, batch)
 
     def _call_batch(self, run: Running, batch: Batch | None, method: str, **more: Any) -> Batch | None:
+        """The same with the batch's lists as arguments: those on p, so that changing them in place counts."""
         assert batch is not None
-        return self._call(
-            run, batch, method, batch_number=batch.index, prompts=list(batch.prompts), seeds=list(batch.seeds),
-            subseeds=list(batch.subseeds), **more,
-        )  # fmt: skip
+        if not self._runner.has(method):
+            return batch
+        p = self._of(run)
+        with self._view(run):
+            self._show(p, run, batch)
+            lists = {"prompts": p.prompts, "seeds": p.seeds, "subseeds": p.subseeds}
+            self._runner.call(method, p, batch_number=batch.index, **lists, **more)
+            return self._take(p, run, batch)
 
     def _callback(self, run: Running, category: str, params: Any) -> None:
         with self._view(run):
@@ -336,11 +341,16 @@ class _Computed:
 
     def __call__(self, index: int) -> Any:
         p = self.p
-        return self.function(
-            p=p, index=index, all_prompts=p.all_prompts, all_negative_prompts=p.all_negative_prompts,
-            all_seeds=p.all_seeds, all_subseeds=p.all_subseeds, comments=None, iteration=0, position_in_batch=index,
-            use_main_prompt=False, prompt_text=None, negative_prompt_text=None, uses_ensd=False, opts=None,
-        )  # fmt: skip
+        try:
+            return self.function(
+                p=p, index=index, all_prompts=p.all_prompts, all_negative_prompts=p.all_negative_prompts,
+                all_seeds=p.all_seeds, all_subseeds=p.all_subseeds, comments=None, iteration=0,
+                position_in_batch=index, use_main_prompt=False, prompt_text=None, negative_prompt_text=None,
+                uses_ensd=False, opts=None,
+            )  # fmt: skip
+        except Exception as error:
+            report_error(p.sdwebui_warnings, getattr(self.function, "__name__", "a function"), "the infotext", error)
+            return None
 
 
 def _copy(value: Any) -> Any:

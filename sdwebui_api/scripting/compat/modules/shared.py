@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from sdwebui_api.scripting.compat.models import SD_MODEL
+from sdwebui_api.scripting.compat.modules.interrogate import InterrogateModels
 from sdwebui_api.scripting.compat.modules.options import OptionDiv, OptionHTML, OptionInfo, Opts, options_section
 from sdwebui_api.scripting.compat.modules.shared_state import State
 from sdwebui_api.scripting.compat.world import world
@@ -17,6 +18,7 @@ __all__ = ["OptionDiv", "OptionHTML", "OptionInfo", "options_section", "opts", "
 opts = Opts()
 state = State()
 sd_model = SD_MODEL
+interrogator = InterrogateModels()
 batch_cond_uncond = True
 parallel_processing_allowed = True
 xformers_available = False

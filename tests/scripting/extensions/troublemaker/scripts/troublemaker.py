@@ -13,13 +13,22 @@ class Troublemaker(scripts.Script):
         return scripts.AlwaysVisible
 
     def ui(self, is_img2img):
-        return [gr.Dropdown(["nowhere", "process", "postprocess_image", "model"], value="nowhere", label="Where")]
+        return [
+            gr.Dropdown(["nowhere", "process", "postprocess_image", "model", "json"], value="nowhere", label="Where")
+        ]
 
     def process(self, p, where):
         if where == "process":
             raise ValueError("trouble in process")
         if where == "model":
             print(shared.sd_model.model.diffusion_model.middle_block)
+
+        if where == "json":
+            p.extra_generation_params |= {"Object": object, "Not a number": float("nan"), "Script": self}
+
+    def before_process_batch(self, p, where, **kwargs):
+        if where == "json":
+            kwargs["prompts"][0] = "a star"
 
     def postprocess_image(self, p, pp, where):
         if where == "postprocess_image":
