@@ -146,8 +146,9 @@ def _layer(width: int, weights: Mapping[str, Tensor], architecture: Architecture
 class _Projection(nn.Module):
     """Keys or values of a context that hypernetworks change first. Computes theirs in float32, as A1111."""
 
-    def __init__(self, layers: Sequence[HypernetworkLayer], projection: nn.Module) -> None:
+    def __init__(self, layers: Sequence[HypernetworkLayer], projection: Any) -> None:
         super().__init__()
+        self.in_features: int = projection.in_features
         self.layers = nn.ModuleList(layers)
         self.projection = projection
 

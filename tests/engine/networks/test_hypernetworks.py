@@ -79,7 +79,8 @@ def test_keys_and_values_of_fitting_contexts_change(tmp_path: Path) -> None:
     unet = nn.ModuleList([cross, own, other])
     keys, values = cross.to_k, cross.to_v
     untouched = other.to_k
-    apply_hypernetworks(unet, [found, found])
+    apply_hypernetworks(unet, [found])
+    apply_hypernetworks(unet, [found])  # a second time, as training does on top of a job's own: outermost first
     context = torch.randn(1, 5, 12)
 
     def twice(layer: HypernetworkLayer) -> Tensor:
