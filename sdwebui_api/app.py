@@ -121,6 +121,7 @@ def build(flags: Flags) -> Services:
     """
     from sdwebui_api.control.annotators import AnnotatorFolders
     from sdwebui_api.control.options import CONTROL_OPTIONS
+    from sdwebui_api.control.service import ControlService
     from sdwebui_api.engine.engine import Engine
     from sdwebui_api.generation.generator import Generator
     from sdwebui_api.generation.infotext_parse import parse_generation_parameters
@@ -160,6 +161,7 @@ def build(flags: Flags) -> Services:
         upscalers=upscalers,
         interrogator=interrogator,
         scripts=scripts,
+        control=ControlService(catalog.control_models, annotators),
         engine=EngineForDoors(engine, catalog, options, loads_at_start=not flags.skip_load_model_at_start),
         runner=runner,
         executor=ThreadPoolExecutor(DOOR_THREADS, "door"),

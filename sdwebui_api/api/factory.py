@@ -9,6 +9,7 @@ from starlette.middleware.cors import CORSMiddleware
 from sdwebui_api import __version__
 from sdwebui_api.api import (
     control,
+    controlnet,
     generation,
     images,
     job_routes,
@@ -38,7 +39,7 @@ def create_app(services: Services, *, max_body_bytes: int = MAX_BODY_BYTES) -> F
     )
     app.state.services = services
     install_error_handlers(app)
-    for room in (generation, images, progress, job_routes, options, listings, merging, training, control):
+    for room in (generation, images, progress, job_routes, options, listings, merging, training, controlnet, control):
         app.include_router(room.router)
     app.include_router(control.health_router)
     if services.flags.api_server_stop:

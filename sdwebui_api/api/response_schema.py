@@ -142,6 +142,39 @@ class MemoryResponse(_Answer):
     cuda: dict[str, Any]
 
 
+class ControlNetVersion(_Answer):
+    version: int
+
+
+class ControlNetModelList(_Answer):
+    model_list: list[str] = Field(description='As units name them: "name [hash]".')
+
+
+class ControlNetModuleList(_Answer):
+    module_list: list[str]
+    module_detail: dict[str, Any] = Field(description="By name: `model_free` and `sliders`.")
+
+
+class ControlNetTypes(_Answer):
+    control_types: dict[str, Any] = Field(
+        description="By type: `module_list`, `model_list`, `default_option`, `default_model`."
+    )
+
+
+class ControlNetSettings(_Answer):
+    control_net_unit_count: int
+    control_net_max_models_num: int
+
+
+class ControlNetPictures(_Answer):
+    info: str
+    images: list[str] = Field(description="The pictures, in base64.")
+
+
+class ControlNetDetection(ControlNetPictures):
+    poses: list[dict[str, Any]] | None = Field(None, description="OpenPose JSON of each picture, for poses only.")
+
+
 class ScriptsList(_Answer):
     txt2img: list[Any] | None = Field(None, description="Titles in lower case.")
     img2img: list[Any] | None = None

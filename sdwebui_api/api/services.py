@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sdwebui_api.catalog.styles import StyleCatalog
     from sdwebui_api.catalog.upscalers import UpscalerCatalog
     from sdwebui_api.catalog.vaes import VaeCatalog, VaeFile
+    from sdwebui_api.control.service import ControlService
     from sdwebui_api.scripting.host import ScriptHost
 
 T = TypeVar("T")
@@ -131,6 +132,7 @@ class Services:
     upscalers: UpscalerLibrary
     interrogator: Interrogator
     scripts: ScriptHost
+    control: ControlService
     engine: EngineDoor
     runner: JobRunner
     executor: Executor

@@ -12,7 +12,7 @@ from tests.parity.cases import Case, cases
 from tests.parity.compare import picture, psnr, without_version
 from tests.support.server import RunningServer
 
-BUILT: tuple[str, ...] = ("lora", "hypernetwork", "script", "controlnet")
+BUILT: tuple[str, ...] = ("lora", "hypernetwork", "script", "controlnet", "controlnet routes")
 """The needs (`Case.needs`) that this server has."""
 
 LENIENT = {"name-alias-k-euler-a"}

@@ -18,6 +18,8 @@ from sdwebui_api.catalog.upscalers import HiresUpscalers
 from sdwebui_api.config.flags import Flags, parse_flags
 from sdwebui_api.config.options import OptionStore
 from sdwebui_api.config.paths import Paths
+from sdwebui_api.control.annotators import AnnotatorFolders
+from sdwebui_api.control.service import ControlService
 from sdwebui_api.generation.request import GeneratedImage, GenerationRequest, GenerationResult
 from sdwebui_api.generation.resolve import Resolver
 from sdwebui_api.generation.sampler_names import SamplingNames, sampler_rows, schedule_rows
@@ -153,6 +155,7 @@ def fake_services(data_dir: Path, *flags: str, max_queue: int = 256, concurrency
         upscalers=UpscalerLibrary(None, catalog.upscalers),
         interrogator=Interrogator(None, paths.interrogate_dir),
         scripts=ScriptHost(),
+        control=ControlService(catalog.control_models, AnnotatorFolders(paths)),
         engine=FakeEngine(),
         runner=JobRunner(max_queue, concurrency),
         executor=ThreadPoolExecutor(2, "door"),

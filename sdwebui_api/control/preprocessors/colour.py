@@ -99,5 +99,5 @@ PREPROCESSORS = (
         tags=("Tile",),
     ),
     Preprocessor("color", "t2ia_color_grid", color_grid, tags=("T2I-Adapter",)),
-    Preprocessor("shuffle", "shuffle", shuffle, resolution=None, tags=("Shuffle",), sort_priority=100),
+    Preprocessor("shuffle", "shuffle", shuffle, resolution=None, tags=("Shuffle",)),
 )

@@ -8,8 +8,13 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from sdwebui_api.errors import PayloadTooLarge
+
 if TYPE_CHECKING:
     from sdwebui_api.control.preprocessor import Detector, Picture
+
+MAX_PIXELS = 8192 * 8192
+"""What a long and thin picture may grow to."""
 
 MULTIPLE = 64
 """Detectors get pictures whose sides are multiples of this."""
@@ -32,10 +37,13 @@ def resize_padded(image: Picture, resolution: int) -> tuple[Picture, Callable[[P
     """Scale so that the shorter side is `resolution`, then repeat the border up to multiples of 64.
 
     Returns the picture `[H', W', C]` and a function that cuts the padding off a map of that size.
+    Raises PayloadTooLarge.
     """
     height, width = image.shape[:2]
     scale = resolution / min(height, width)
     target_h, target_w = int(np.round(height * scale)), int(np.round(width * scale))
+    if target_h * target_w > MAX_PIXELS:
+        raise PayloadTooLarge(f"{width}x{height} at resolution {resolution} is more than {MAX_PIXELS} pixels")
     interpolation = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
     resized = cv2.resize(image, (target_w, target_h), interpolation=interpolation)
     pad_h, pad_w = -target_h % MULTIPLE, -target_w % MULTIPLE
