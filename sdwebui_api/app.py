@@ -140,7 +140,7 @@ def build(flags: Flags) -> Services:
     upscalers = UpscalerLibrary(engine, catalog.upscalers)
     interrogator = Interrogator(engine, paths.interrogate_dir)
     scripts = build_host(flags, paths, options, catalog, parse_generation_parameters)
-    annotators = AnnotatorFolders(paths, str(engine.plan.device))
+    annotators = AnnotatorFolders(paths, str(engine.plan.device), engine)
     scripts.add(ControlNetScript(catalog.control_models, annotators.context_for))
     resolver = Resolver(catalog, SamplingNames(lenient=flags.lenient), HiresUpscalers(catalog.upscalers))
     storage = LocalStorage(paths.data_dir)

@@ -49,7 +49,7 @@ class PreprocessorContext:
     folders: where weights are looked for (`model_store/annotators/<kind>`, …), first hit wins.
     device: a torch device name. low_vram: give the memory of the weights back after the run.
     field: the request's field that named the preprocessor, for errors.
-    models: keeps loaded weights between runs, by key; owned by the service that makes the context.
+    models: the engine, which loads networks and keeps them (`engine.auxiliary`); None where none is needed.
     """
 
     folders: Sequence[Path] = ()
@@ -90,8 +90,7 @@ class RunPreprocessor(Protocol):
     ) -> PreprocessorResult:
         """image: uint8 `[H, W, 3]` or `[H, W, 4]` (fourth channel: the unit's mask, 255 inside); mask: uint8 `[H, W]`.
 
-        Raises BadRequest(context.field) when weights are missing, naming the file and the folder, or when a mask is
-        needed and absent.
+        Raises NotFound(context.field) when weights are missing, naming the file and the folder.
         """
         ...
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sdwebui_api.control.preprocessor import Preprocessor
-from sdwebui_api.control.preprocessors import colour, filters, inpaint, reference, simple
+from sdwebui_api.control.preprocessors import colour, depth, edges, filters, inpaint, ip_adapter, reference, simple
 from sdwebui_api.errors import BadRequest, nearest
 
 PREPROCESSORS: tuple[Preprocessor, ...] = (
@@ -12,6 +12,9 @@ PREPROCESSORS: tuple[Preprocessor, ...] = (
     *colour.PREPROCESSORS,
     *inpaint.PREPROCESSORS,
     *reference.PREPROCESSORS,
+    *ip_adapter.PREPROCESSORS,
+    *edges.PREPROCESSORS,
+    *depth.PREPROCESSORS,
 )
 
 

@@ -1,0 +1,133 @@
+"""Preprocessors with networks: tiny ones with random weights, in files and folders as they are found in the wild."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sdwebui_api.control.preprocessor import PreprocessorContext, PreprocessorResult
+from sdwebui_api.control.preprocessors import depth, edges
+from sdwebui_api.control.preprocessors.depth import depth_map
+from sdwebui_api.control.preprocessors.table import find_preprocessor
+from sdwebui_api.engine.devices import Device, DevicePlan
+from sdwebui_api.engine.line_networks import Hed, LineDrawing
+from sdwebui_api.errors import NotFound, UnusableModel
+
+WITH_WEIGHTS = [one.name for one in (*edges.PREPROCESSORS, *depth.PREPROCESSORS)]
+
+
+class LoadsAtOnce:
+    """The engine's `auxiliary` without a cache."""
+
+    def auxiliary(self, path: Path, load: Any, kind: Any, on_progress: Any = None) -> Any:
+        plan = DevicePlan(torch.device("cpu"))
+        part = load(path, plan, Device(plan))
+        assert isinstance(part, kind)
+        return nullcontext(part)
+
+
+def run(name: str, folder: Path, image: np.ndarray) -> np.ndarray:
+    context = PreprocessorContext((folder,), field="unit.module", models=LoadsAtOnce())
+    result: PreprocessorResult = find_preprocessor(name).run(
+        image, resolution=64, slider_1=0.5, slider_2=0.5, mask=None, context=context
+    )
+    return result.map
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    return np.random.default_rng(2).integers(0, 256, (70, 96, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    for sub in ("hed", "lineart"):
+        (tmp_path / sub).mkdir()
+    torch.save(Hed([4, 4, 4, 4, 4]).state_dict(), tmp_path / "hed" / "ControlNetHED.pth")
+    for name in ("sk_model.pth", "sk_model2.pth"):
+        torch.save(LineDrawing(4, 3).state_dict(), tmp_path / "lineart" / name)
+    make_depth_networks(tmp_path)
+    return tmp_path
+
+
+def make_depth_networks(folder: Path) -> None:
+    from transformers import (
+        DepthAnythingConfig,
+        DepthAnythingForDepthEstimation,
+        Dinov2Config,
+        DPTConfig,
+        DPTForDepthEstimation,
+    )
+
+    dpt = DPTConfig(
+        hidden_size=8, num_hidden_layers=4, num_attention_heads=2, intermediate_size=8, image_size=32, patch_size=16,
+        backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[4, 4, 4, 4], fusion_hidden_size=4, is_hybrid=False,
+    )  # fmt: skip
+    DPTForDepthEstimation(dpt).save_pretrained(folder / "midas")
+    dino = Dinov2Config(
+        hidden_size=8, num_hidden_layers=4, num_attention_heads=2, mlp_ratio=1, image_size=28, patch_size=14,
+        out_indices=[1, 2, 3, 4], reshape_hidden_states=False, apply_layernorm=True,
+    )  # fmt: skip
+    anything = DepthAnythingConfig(
+        backbone_config=dino, patch_size=14, reassemble_hidden_size=8, neck_hidden_sizes=[4, 4, 4, 4],
+        fusion_hidden_size=4, head_hidden_size=4,
+    )  # fmt: skip
+    for name in ("depth_anything", "depth_anything_v2"):
+        DepthAnythingForDepthEstimation(anything).save_pretrained(folder / name)
+        (folder / name / "preprocessor_config.json").write_text(
+            '{"size": {"height": 56, "width": 56}, "ensure_multiple_of": 14, "image_mean": [0.4, 0.4, 0.4]}'
+        )
+
+
+@pytest.mark.parametrize("name", [name for name in WITH_WEIGHTS if name != "depth_zoe"])
+def test_maps_have_the_pictures_shape(name: str, folder: Path, image: np.ndarray) -> None:
+    found = run(name, folder, image)
+    assert found.shape == (64, 88, 3) and found.dtype == np.uint8
+    assert (found[:, :, 0] == found[:, :, 1]).all()
+    assert np.array_equal(found, run(name, folder, image))
+
+
+@pytest.mark.parametrize("name", WITH_WEIGHTS)
+def test_missing_weights_name_file_and_folder(name: str, tmp_path: Path, image: np.ndarray) -> None:
+    with pytest.raises(NotFound) as refused:
+        run(name, tmp_path, image)
+    assert refused.value.status == 404 and refused.value.field == "unit.module"
+    assert str(tmp_path) in refused.value.message
+    assert any(word in refused.value.message for word in (".pth", "config.json"))
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense"])
+def test_broken_weights(content: bytes, tmp_path: Path, image: np.ndarray) -> None:
+    (tmp_path / "hed").mkdir()
+    (tmp_path / "hed" / "ControlNetHED.pth").write_bytes(content)
+    with pytest.raises(UnusableModel):
+        run("hed", tmp_path, image)
+
+
+def test_other_weights_are_no_edge_network(tmp_path: Path, image: np.ndarray) -> None:
+    (tmp_path / "hed").mkdir()
+    torch.save({"some.weight": torch.zeros(3)}, tmp_path / "hed" / "ControlNetHED.pth")
+    with pytest.raises(UnusableModel):
+        run("hed", tmp_path, image)
+
+
+def test_hed_safe_has_three_tones(folder: Path, image: np.ndarray) -> None:
+    assert set(np.unique(run("hed_safe", folder, image))) <= {0, 127, 255}
+
+
+def test_scribbles_are_black_and_white(folder: Path, image: np.ndarray) -> None:
+    assert set(np.unique(run("scribble_hed", folder, image))) <= {0, 255}
+
+
+def test_near_is_white() -> None:
+    far_to_near = np.linspace(1, 5, 100, dtype=np.float32)[None].repeat(4, axis=0)
+    inverse, metric = depth_map(far_to_near, metric=False), depth_map(far_to_near, metric=True)
+    assert inverse[0, 0] == 0 and inverse[0, -1] == 255
+    assert metric[0, 0] == 255 and metric[0, -1] == 0
+    assert not depth_map(np.zeros((2, 2), dtype=np.float32), metric=False).any()
