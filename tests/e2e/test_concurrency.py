@@ -47,8 +47,12 @@ MIXED = [
     body(override_settings={"sd_model_checkpoint": "tiny-sd"}),
     body(override_settings={"sd_model_checkpoint": "emoji-mini", "CLIP_stop_at_last_layers": 2}),
     body(override_settings={"sd_model_checkpoint": "emoji-mini-copy", "sd_vae": "tiny-vae.safetensors"}, tiling=True),
+    body(prompt="a red apple <lora:tiny-style:1>", override_settings={"sd_model_checkpoint": "tiny-sd"}),
+    body(prompt="a red apple <lora:tiny-conv:0.7>", override_settings={"sd_model_checkpoint": "tiny-sd"}),
+    body(prompt="a red apple <lora:tiny-style:0.5>", override_settings={"sd_model_checkpoint": "emoji-mini"}),
+    body(prompt="a red apple <hypernet:tiny-hyper:1>", override_settings={"sd_model_checkpoint": "tiny-sd"}),
 ]
-"""Requests that differ in checkpoint, VAE and options. No two share UNet weights, so none share a forward pass."""
+"""Requests that differ in checkpoint, VAE, networks and options. No two share UNet weights or a forward pass."""
 
 
 def test_requests_with_different_models_and_options_return_what_they_return_alone(server: RunningServer) -> None:
