@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sdwebui_api.control.unit import ControlMode, ControlUnit
 from sdwebui_api.engine.networks.control import ControlInput, ControlNetwork, Hint
+from sdwebui_api.engine.networks.ip_adapter import IPAdapter
 from sdwebui_api.engine.networks.reference import Reference
 from sdwebui_api.errors import BadRequest
 from sdwebui_api.sampling.guidance import Evaluation, Row
@@ -52,7 +53,7 @@ class ActiveUnit:
         return tuple(unit.weight * factor for factor in factors)
 
     def counts_for(self, row: Row) -> bool:
-        if row.prompt or self.network is None or isinstance(self.network, Reference):
+        if row.prompt or self.network is None or isinstance(self.network, (Reference, IPAdapter)):
             return True
         return self.unit.control_mode != ControlMode.CONTROL and not self.network.forced_conditional
 
@@ -110,6 +111,10 @@ def _input(
 ) -> ControlInput:
     scales = torch.tensor(counting)[:, None] * torch.tensor(weights)[None, :]
     hint = tuple(tensor[[row.image % len(tensor) for row in rows]] for tensor in active.hint)
+    if isinstance(network, IPAdapter):  # the negative prompts' rows see no picture
+        seen, unseen = hint
+        prompts = torch.tensor([row.prompt for row in rows], device=seen.device)[:, None, None]
+        hint = (torch.where(prompts, seen, unseen),)
     region = None if active.region is None else active.region.expand(len(rows), -1, -1, -1)
     return ControlInput(network, hint, scales, region)
 

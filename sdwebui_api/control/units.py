@@ -185,7 +185,7 @@ class _UnitReader:
         text = self._text("model", "None")
         if module.name in MODEL_FREE:
             return text, None
-        if module.model_free or not module.returns_image:
+        if module.model_free or not (module.returns_image or module.name.startswith("ip-adapter")):
             raise BadRequest(f"Preprocessor '{module.name}' is not supported in units", field=self._field("module"))
         if text.strip().lower() in ("", "none"):
             raise BadRequest("The unit is enabled but names no model", field=self._field("model"))

@@ -78,6 +78,8 @@ class Engine:
         self._variants = Variants(self.device)
         self._tokenizer = Tokenizer()
         self._text_widths: dict[str, int] = {}
+        self._encoder_folders = (paths.models_dir / "annotators" / "clip_vision",)
+        """Image encoders of IP-Adapters."""
         self._needs_base: dict[str, bool] = {}
         """By control model: whether it is stored as a change of the UNet."""
         self._loaded_checkpoint: CheckpointFile | None = None
@@ -169,7 +171,7 @@ class Engine:
             if on_progress is not None:
                 on_progress(f"loading the control model {path.name}")
             weights = Weights(dtype, self.plan.storage, self.plan.channels_last)
-            return Loaded(*load_control_network(path, unet, weights, self.device, key, reserve))
+            return Loaded(*load_control_network(path, unet, weights, self.device, key, reserve, self._encoder_folders))
 
         with self._part(key, load, object) as network:
             yield cast(ControlNetwork, network)

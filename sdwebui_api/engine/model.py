@@ -18,6 +18,7 @@ from sdwebui_api.engine.embeddings import EmbeddingDatabase
 from sdwebui_api.engine.families.base import Family
 from sdwebui_api.engine.loading import ModelFacts
 from sdwebui_api.engine.networks.control import ControlInput, adding, sum_residuals
+from sdwebui_api.engine.networks.ip_adapter import attending_pictures
 from sdwebui_api.engine.networks.reference import reading_references
 from sdwebui_api.engine.text_encoder import TextEncoder
 from sdwebui_api.engine.tiling import wrapped_edges
@@ -68,6 +69,7 @@ class UNet:
         with (
             wrapped_edges(self._module, evaluation.tiling),
             reading_references(self._module, evaluation.control, t, context),
+            attending_pictures(self._module, evaluation.control),
             adding(self._module, residuals) as arguments,
         ):
             prediction = self._module(x, t, encoder_hidden_states=context, return_dict=False, **arguments)[0]

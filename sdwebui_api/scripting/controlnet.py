@@ -19,6 +19,7 @@ from sdwebui_api.control.preparation import Surroundings, UnitMaps
 from sdwebui_api.control.preprocessor import PreprocessorContext
 from sdwebui_api.control.unit import ControlMode, ControlUnit
 from sdwebui_api.control.units import read_units
+from sdwebui_api.engine.networks.ip_adapter import IPAdapter
 from sdwebui_api.engine.networks.reference import Reference
 from sdwebui_api.errors import BadRequest, SdWebUIError, UnusableModel
 from sdwebui_api.generation.request import GeneratedImage
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
     from sdwebui_api.control.preprocessor import Picture
     from sdwebui_api.engine.model import DiffusionModel
-    from sdwebui_api.engine.networks.control import ControlNetwork
+    from sdwebui_api.engine.networks.control import ControlNetwork, Hint
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,15 @@ class _UnitState:
         """`[N, 3|4, H, W]` in [0, 1]."""
         stacked = np.stack([picture for picture in self.maps.at(size)])
         return torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 255.0
+
+    def pictures(self) -> list[Tensor]:
+        """Each `[1, 3, H, W]` in [0, 1], at its own size."""
+        found = [picture[None, :, :, :3] for picture, _ in self.maps.detected]
+        return [torch.from_numpy(np.ascontiguousarray(one)).permute(0, 3, 1, 2).float() / 255.0 for one in found]
+
+
+def _joined(hints: Sequence[Hint]) -> Hint:
+    return tuple(torch.cat(tensors) for tensors in zip(*hints, strict=True))
 
 
 class ControlHooks(Hooks):
@@ -156,6 +166,10 @@ class ControlHooks(Hooks):
             network: ControlNetwork = _reference(unit, model, hires_pass=hires_pass)
             return ActiveUnit(unit, network, network.embed(model.encode(hints[:, :3] * 2.0 - 1.0, None)))
         network = self._network(unit, model, run)
+        if isinstance(network, IPAdapter):
+            return ActiveUnit(unit, network, _joined([network.embed(one) for one in state.pictures()]))
+        if unit.module.name.startswith("ip-adapter"):
+            raise BadRequest("This preprocessor is for IP-Adapters, the model is none", field=f"{unit.field}.module")
         region = None
         if unit.effective_region_mask is not None:
             region = torch.from_numpy(unit.effective_region_mask.astype(np.float32) / 255.0)[None, None]

@@ -19,6 +19,7 @@ from sdwebui_api.config.options import Options
 from sdwebui_api.errors import BadRequest
 from sdwebui_api.generation.request import GenerationResult
 from sdwebui_api.jobs.job import Job
+from tests.engine.networks.control_factory import random_adapter, random_encoder
 from tests.generation.conftest import SMALL, Studio
 
 CANNY, DEPTH = "control_sd15_tiny_canny", "control_sd15_tiny_depth"
@@ -188,6 +189,27 @@ def test_files_that_are_no_control_models(studio: Studio) -> None:
         run(studio, unit(), unit(model="broken"))
     assert refused.value.field == "alwayson_scripts.controlnet.args[1].model"
     assert refused.value.status == 422
+
+
+def save_ip_adapter(studio: Studio) -> None:
+    """A random one of the golden UNet's dimensions, and a tiny image encoder."""
+    models = studio.services.catalog.control_models.folders[0].parent
+    folder = models / "annotators" / "clip_vision"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(random_encoder(), folder / "clip_h.safetensors")
+    layers = {1: 128, 3: 192, 5: 192, 7: 192, 9: 128, 11: 128, 13: 192}  # down, up, middle
+    save_file(random_adapter(layers), models / "ControlNet" / "ip-adapter_random.safetensors")
+
+
+def test_ip_adapters(studio: Studio) -> None:
+    save_ip_adapter(studio)
+    one = unit(module="ip-adapter-auto", model="ip-adapter_random")
+    found = arrays(run(studio, one))[0]
+    assert (found != arrays(run(studio))[0]).any()
+    assert (found != arrays(run(studio, {**one, "image": encoded(picture(2))}))[0]).any()
+    with pytest.raises(BadRequest) as refused:
+        run(studio, unit(module="ip-adapter-auto"))
+    assert refused.value.field == "alwayson_scripts.controlnet.args[0].module"
 
 
 def test_script_lists(studio: Studio) -> None:

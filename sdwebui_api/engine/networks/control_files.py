@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sdwebui_api.engine.devices import Device
+from sdwebui_api.engine.families.base import Assembly
 from sdwebui_api.engine.loading import Weights, materialise, tensors_size
+from sdwebui_api.engine.networks.clip_vision import assemble_clip_vision, find_encoder
 from sdwebui_api.engine.networks.control import ControlNetwork
 from sdwebui_api.engine.networks.control_changes import completed, is_change
 from sdwebui_api.engine.networks.controlnet import ControlNet, assemble_controlnet, check_fits
+from sdwebui_api.engine.networks.ip_adapter import (
+    IPAdapter,
+    IPAdapterModule,
+    Projection,
+    attention_layers,
+    projection_of,
+)
 from sdwebui_api.engine.networks.t2i_adapter import T2IAdapter, assemble_adapter
-from sdwebui_api.engine.reading import read_tensors
+from sdwebui_api.engine.reading import Tensors, read_pickle, read_tensors, shapes_of, tensors_of
 from sdwebui_api.errors import UnusableModel
 
 _UNSUPPORTED: tuple[tuple[str, Callable[[Collection[str]], bool]], ...] = (
     ("a ControlNet-union", lambda names: "task_embedding" in names),
     ("a ControlLLLite", lambda names: _any(names, "lllite_")),
-    ("an IP-Adapter", lambda names: _any(names, "ip_adapter.", "image_proj.")),
     ("a T2I style adapter", lambda names: "style_embedding" in names),
     ("a SparseCtrl", lambda names: any("motion_modules." in name for name in names)),
 )
@@ -32,21 +41,30 @@ def _any(names: Collection[str], *prefixes: str) -> bool:
 
 def needs_base(path: Path) -> bool:
     """Whether the network in `path` is made of the UNet's own weights. Raises UnusableModel for a broken file."""
-    return is_change(read_tensors(path))
+    return is_change(_read(path))
 
 
 def load_control_network(
-    path: Path, unet: Any, weights: Weights, device: Device, key: str, reserve: Callable[[int], None]
+    path: Path,
+    unet: Any,
+    weights: Weights,
+    device: Device,
+    key: str,
+    reserve: Callable[[int], None],
+    encoder_folders: Sequence[Path] = (),
 ) -> tuple[ControlNetwork, int]:
     """The network in `path`, made for the diffusers UNet `unet`, and the bytes it takes.
 
-    Raises UnusableModel when the file is broken, of an unknown kind, or does not fit the UNet.
+    encoder_folders: where the image encoders of IP-Adapters lie. Raises UnusableModel when the file is broken, of an
+    unknown kind, or does not fit the UNet.
     """
-    tensors = read_tensors(path)
+    tensors = _read(path)
     try:
         for kind, matches in _UNSUPPORTED:
             if matches(tensors):
                 raise UnusableModel(f"this is {kind}, which is not supported")
+        if _any(tensors, "ip_adapter.", "image_proj."):
+            return _ip_adapter(tensors, unet, weights, device, key, reserve, encoder_folders)
         tensors = completed(tensors, unet) if is_change(tensors) else _control_tensors(tensors)
         size = tensors_size(tensors, weights.dtype)
         reserve(size)
@@ -59,6 +77,43 @@ def load_control_network(
         raise UnusableModel("this is no control model: it has none of the tensors of the known kinds")
     except UnusableModel as error:
         raise UnusableModel(f"{path.name}: {error.message}") from error
+
+
+def _read(path: Path) -> Tensors:
+    """IP-Adapters' pickles hold two dictionaries of tensors, which are joined under the names of the other form."""
+    if path.suffix.lower() == ".safetensors":
+        return read_tensors(path)
+    content = read_pickle(path)
+    if not isinstance(content, Mapping) or not isinstance(content.get("ip_adapter"), Mapping):
+        return tensors_of(content)
+    parts = {part: tensors_of(content.get(part, {})) for part in ("image_proj", "ip_adapter")}
+    return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+
+
+def _ip_adapter(
+    tensors: Tensors,
+    unet: Any,
+    weights: Weights,
+    device: Device,
+    key: str,
+    reserve: Callable[[int], None],
+    encoder_folders: Sequence[Path],
+) -> tuple[ControlNetwork, int]:
+    with torch.device("meta"):
+        projection, projecting = projection_of(tensors, shapes_of(tensors))
+        keys, values, attending = attention_layers(tensors, unet)
+    width: Any = projection.input_width
+    plain = isinstance(projection, Projection)
+    encoder = find_encoder(encoder_folders, **({"projection": width} if plain else {"width": width}))
+    seeing = assemble_clip_vision(read_tensors(encoder))
+    named = {**attending}
+    named |= {f"projection.{name}": tensor for name, tensor in projecting.items()}
+    named |= {f"encoder.{name}": tensor for name, tensor in seeing.tensors.items()}
+    size = tensors_size(named, weights.dtype)
+    reserve(size)
+    module = IPAdapterModule(seeing.module, projection, keys, values)
+    filled = materialise(Assembly(module, named), weights, "IP-Adapter and its image encoder")
+    return IPAdapter(key, filled, weights.dtype, device), size
 
 
 def _controlnet(tensors: Mapping[str, Tensor], unet: Any, weights: Weights) -> Any:
