@@ -132,7 +132,7 @@ class OptionStore:
         return self._options
 
     def extend(self, table: Table) -> None:
-        """More settings (an extension's), with the values that the file holds for them. Known names stay as they are."""
+        """More settings (an extension's), with the values the file holds for them. Known names stay as they are."""
         with self._lock:
             self._table = {**table, **self._table}
             self._options = Options(self._stored_values(), self._table)
