@@ -21,6 +21,7 @@ from sdwebui_api.api.factory import create_app
 from sdwebui_api.api.services import Services, StopKind
 from sdwebui_api.catalog.checkpoints import CheckpointCatalog, CheckpointFile
 from sdwebui_api.catalog.controlnets import ControlModelCatalog
+from sdwebui_api.catalog.face_restorers import FaceRestorerCatalog
 from sdwebui_api.catalog.hashes import HashCache
 from sdwebui_api.catalog.networks import HypernetworkCatalog, LoraCatalog
 from sdwebui_api.catalog.styles import StyleCatalog
@@ -33,6 +34,7 @@ from sdwebui_api.errors import SdWebUIError
 from sdwebui_api.generation.resolve import Resolver
 from sdwebui_api.jobs.runner import JobRunner
 from sdwebui_api.postprocess.censor import Censor
+from sdwebui_api.postprocess.faces import FaceLibrary
 from sdwebui_api.postprocess.interrogate import Interrogator
 from sdwebui_api.postprocess.upscalers import UpscalerLibrary
 
@@ -139,6 +141,7 @@ def build(flags: Flags) -> Services:
     engine = Engine(flags, paths)
     upscalers = UpscalerLibrary(engine, catalog.upscalers)
     interrogator = Interrogator(engine, paths.interrogate_dir)
+    faces = FaceLibrary(engine, face_restorers(flags, paths))
     scripts = build_host(flags, paths, options, catalog, parse_generation_parameters)
     annotators = AnnotatorFolders(paths, str(engine.plan.device), engine)
     scripts.add(ControlNetScript(catalog.control_models, annotators.context_for))
@@ -150,7 +153,7 @@ def build(flags: Flags) -> Services:
 
     def generator_on(lender: Any) -> Generator:
         """`lender`: the engine, or what lends one model of it (previews of trainings)."""
-        return Generator(lender, catalog, storage, upscalers, scripts, resolver, censor, interrogator)
+        return Generator(lender, catalog, storage, upscalers, scripts, resolver, censor, interrogator, faces)
 
     return Services(
         flags=flags,
@@ -160,6 +163,7 @@ def build(flags: Flags) -> Services:
         generator=generator_on(engine),
         upscalers=upscalers,
         interrogator=interrogator,
+        faces=faces,
         scripts=scripts,
         control=ControlService(catalog.control_models, annotators),
         engine=EngineForDoors(engine, catalog, options, loads_at_start=not flags.skip_load_model_at_start),
@@ -192,6 +196,11 @@ def build_catalog(flags: Flags, paths: Paths) -> Catalog:
     )
     catalog.refresh()
     return catalog
+
+
+def face_restorers(flags: Flags, paths: Paths) -> FaceRestorerCatalog:
+    folders = {"GFPGAN": paths.gfpgan_dirs, "CodeFormer": (paths.codeformer_dir,)}
+    return FaceRestorerCatalog(folders, paths.face_detection_dir, flags.gfpgan_model)
 
 
 def _extension_models(paths: Paths) -> list[Path]:

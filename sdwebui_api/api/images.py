@@ -1,4 +1,4 @@
-"""Work on finished pictures: extras (upscaling) and png-info."""
+"""Work on finished pictures: extras (upscaling, face restoration), interrogate and png-info."""
 
 from __future__ import annotations
 
@@ -137,11 +137,12 @@ def _enlarge_all(
     options = services.options.snapshot()
     settings = ExtrasSettings(**body.model_dump(exclude={"image", "imageList", "show_extras_results"}))
     upscalers = services.upscalers.for_job(job, options, as_steps=True)
+    faces = services.faces.for_job(job)
     job.set_total(len(images))
     encoded, infotext = [], ""
     for text, field in images:
         job.start_batch(None, 1)
-        result = run_extras(decode_image(text, field), settings, upscalers)
+        result = run_extras(decode_image(text, field), settings, upscalers, faces)
         data = encode_image(
             result.image,
             options.samples_format,

@@ -106,9 +106,11 @@ async def hypernetworks(request: Request) -> Rows:
 
 
 @router.get("/face-restorers", **schema.answers(list[schema.FaceRestorerItem]))
-async def face_restorers() -> Rows:
-    """None is installed."""
-    return []
+async def face_restorers(request: Request) -> Rows:
+    """Those whose files are all here."""
+    services = services_of(request)
+    names = await services.off_loop(services.faces.catalog.present)
+    return [{"name": name, "cmd_dir": None} for name in names]
 
 
 @router.get("/realesrgan-models", **schema.answers(list[schema.RealesrganItem]))

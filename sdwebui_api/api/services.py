@@ -18,6 +18,7 @@ from sdwebui_api.generation.request import GenerationRequest, GenerationResult
 from sdwebui_api.generation.resolve import Resolver
 from sdwebui_api.jobs.job import Job
 from sdwebui_api.jobs.runner import JobRunner
+from sdwebui_api.postprocess.faces import FaceLibrary
 from sdwebui_api.postprocess.interrogate import Interrogator
 from sdwebui_api.postprocess.upscalers import UpscalerLibrary
 
@@ -131,6 +132,7 @@ class Services:
     generator: Generates
     upscalers: UpscalerLibrary
     interrogator: Interrogator
+    faces: FaceLibrary
     scripts: ScriptHost
     control: ControlService
     engine: EngineDoor

@@ -31,8 +31,9 @@ class Paths:
     interrogate_dir: Path
     nsfw_dir: Path
     """The classifier of `--enable-nsfw-censor`."""
-    gfpgan_dir: Path
+    gfpgan_dirs: tuple[Path, ...]
     codeformer_dir: Path
+    face_detection_dir: Path
     outputs_dir: Path
     cache_dir: Path
     options_file: Path
@@ -55,8 +56,9 @@ class Paths:
             upscaler_dirs=_upscaler_dirs(flags, models),
             interrogate_dir=models / "interrogate",
             nsfw_dir=models / "nsfw",
-            gfpgan_dir=_one(flags.gfpgan_models_path, models / "GFPGAN"),
+            gfpgan_dirs=_several(_one(flags.gfpgan_models_path, models / "GFPGAN"), flags.gfpgan_dir),
             codeformer_dir=_one(flags.codeformer_models_path, models / "Codeformer"),
+            face_detection_dir=models / "facedetection",
             outputs_dir=data / "outputs",
             cache_dir=data / "cache",
             options_file=_one(flags.ui_settings_file, data / "config.json"),

@@ -47,6 +47,23 @@ def spandrel() -> Any:
         return spandrel
 
 
+def face_architectures() -> Any:
+    """A registry of GFPGAN and, where its package is installed, CodeFormer.
+
+    CodeFormer's licence forbids commercial use. So spandrel keeps it in a package of its own, which is not installed
+    by default.
+    """
+    package = spandrel()
+    registry = package.ArchRegistry()
+    registry.add(next(known for known in package.MAIN_REGISTRY if known.architecture.id == "GFPGAN"))
+    with _IMPORTING:
+        if find_spec("spandrel_extra_arches") is not None:
+            from spandrel_extra_arches.architectures.CodeFormer import CodeFormerArch
+
+            registry.add(package.ArchSupport.from_architecture(CodeFormerArch()))
+    return registry
+
+
 def _module_without(name: str) -> ModuleType:
     module = ModuleType(f"spandrel.architectures.{name}", "Left out: needs torchvision.")
     setattr(module, f"{name}Arch", lambda: _LeftOut(name))

@@ -66,6 +66,7 @@ class Finisher:
         # A script may have added pictures: they are described as the last planned one.
         index = min(batch.index * self.run.plan.batch_size + position, self.run.plan.image_count - 1)
         place = PicturePlace(batch, position, index)
+        image = self._with_restored_faces(image, index)
         image = self.run.hooks.postprocess_image(image, place)
         overlay = self._overlay(place)
         image = self._colour_corrected(image, overlay, place)
@@ -76,6 +77,15 @@ class Finisher:
         if self.keeper.keeps_samples:
             sample.saved_path = self.keeper.save(image, index, infotext)
         return [sample, *self._masks(denoised, overlay.mask, index, infotext)]
+
+    def _with_restored_faces(self, image: Image.Image, index: int) -> Image.Image:
+        request, restore = self.run.request, self.run.restore_faces
+        if not request.restore_faces or restore is None:
+            return image
+        if request.options.save_images_before_face_restoration and self.keeper.keeps_samples:
+            infotext = describe.infotext(self.run, index)
+            self.keeper.save(image, index, infotext, suffix="-before-face-restoration")
+        return restore(image, float(request.options.code_former_weight))
 
     def _overlay(self, place: PicturePlace) -> MaskOverlay:
         """What inpainting lays over this picture."""

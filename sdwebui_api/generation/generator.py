@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from sdwebui_api.errors import BadRequest
 from sdwebui_api.generation import describe
 from sdwebui_api.generation.finish import Finisher
 from sdwebui_api.generation.img2img import ImageToImage
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from sdwebui_api.generation.resolve import Resolver
     from sdwebui_api.jobs.job import Job
     from sdwebui_api.postprocess.censor import Censor
+    from sdwebui_api.postprocess.faces import FaceLibrary, RestoreFaces
     from sdwebui_api.postprocess.interrogate import Interrogator
     from sdwebui_api.postprocess.upscalers import UpscalerLibrary
     from sdwebui_api.scripting.host import ScriptHost
@@ -44,6 +48,7 @@ class Generator:
         resolver: Resolver,
         censor: Censor | None = None,
         interrogator: Interrogator | None = None,
+        faces: FaceLibrary | None = None,
     ) -> None:
         self._engine = engine
         self._catalog = catalog
@@ -53,6 +58,7 @@ class Generator:
         self._resolver = resolver
         self._censor = censor
         self._interrogator = interrogator
+        self._faces = faces
         self._encodings = EncodingCache()
 
     def run(self, request: GenerationRequest, job: Job) -> GenerationResult:
@@ -65,6 +71,7 @@ class Generator:
         context = JobContext(
             self.pipeline, job, self._catalog, self._resolver, self._storage, upscalers, self._interrogator
         )
+        request, _ = self._face_restorer(request, job, context.warn)
         with self._scripts.running(request, context):
             result = self._scripts.run(request, context)
         if self._censor is not None:
@@ -92,7 +99,24 @@ class Generator:
             run.censor = self._censor or run.censor
             run.warnings += describe.unsupported_options(run.request.options)
             run.take(run.hooks.process(Draft(run.request, run.plan)))
+            run.request, run.restore_faces = self._face_restorer(run.request, job, run.warn)
             return self._generate(run, counts)
+
+    def _face_restorer(
+        self, request: GenerationRequest, job: Job, warn: Callable[[str], None]
+    ) -> tuple[GenerationRequest, RestoreFaces | None]:
+        """What restores the faces of `request`, if it wants that. Where files are missing `warn` is told, and
+        `request` goes on without: many clients always ask, and the infotext should say what happened."""
+        if not request.restore_faces:
+            return request, None
+        name = request.options.face_restoration_model or "CodeFormer"
+        try:
+            if self._faces is None:
+                raise BadRequest("this server restores no faces")
+            return request, self._faces.for_job(job).restorer(name)
+        except BadRequest as error:
+            warn(f"restore_faces: the pictures are as they came, for {error.message}")
+            return replace(request, restore_faces=False), None
 
     def _generate(self, run: Run, counts: bool) -> GenerationResult:
         request, job = run.request, run.job

@@ -149,7 +149,7 @@ class _Resolution:
             cfg_scale=values["cfg_scale"],
             width=width,
             height=height,
-            restore_faces=self._restore_faces(),
+            restore_faces=bool(_or_option(values["restore_faces"], options.face_restoration)),
             tiling=_or_option(values["tiling"], options.tiling),
             # A1111's API ties both to `save_images`, whatever the fields of the same name say.
             do_not_save_samples=not values["save_images"],
@@ -294,12 +294,6 @@ class _Resolution:
     def _named_checkpoint(self, name: str) -> CheckpointFile | None:
         text = _unless_same(self.values[name])
         return self.resolver.files.checkpoints.find(text, name) if text else None
-
-    def _restore_faces(self) -> bool:
-        wanted = bool(_or_option(self.values["restore_faces"], self.options.face_restoration))
-        if wanted:
-            self.warnings.append("restore_faces: no face restorer is installed; the pictures are as they came")
-        return wanted
 
     def _init(self) -> InitImage:
         values = self.values

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from sdwebui_api.engine.networks.control import ControlNetwork
     from sdwebui_api.imaging.inpaint import PreparedInit
     from sdwebui_api.jobs.job import Job
+    from sdwebui_api.postprocess.faces import RestoreFaces
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,8 @@ class Run:
     """Those of this server, for the hires pass and for start images."""
     censor: Callable[[Image.Image], Image.Image] = field(default=lambda image: image)
     """What pictures go through before they are kept or shown (`--enable-nsfw-censor`)."""
+    restore_faces: RestoreFaces | None = None
+    """What the option `face_restoration_model` names, when the request wants faces restored."""
     infotext: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     refined: DiffusionModel | None = None

@@ -1,6 +1,7 @@
-"""The "extras": enlarging finished pictures (`/sdapi/v1/extra-single-image`, `extra-batch-images`).
+"""The "extras": enlarging finished pictures and restoring faces (`extra-single-image`, `extra-batch-images`).
 
-Follows A1111 `scripts/postprocessing_upscale.py` and `modules/postprocessing.py`.
+Follows A1111 `scripts/postprocessing_{upscale,gfpgan,codeformer}.py` and `modules/postprocessing.py`, but for
+`upscale_first`: A1111 1.10 has the field and upscales first whatever it says.
 """
 
 from __future__ import annotations
@@ -8,14 +9,17 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from PIL import Image
 
 from sdwebui_api.errors import BadRequest, PayloadTooLarge
 from sdwebui_api.imaging.metadata import quote, read_info_from_image
 from sdwebui_api.imaging.upscale import WEIGHT_FREE_UPSCALERS, Upscaler, find_upscaler
+from sdwebui_api.postprocess.faces import RestoreFaces
 
+# Restorer -> the field that says how much of its work to see. In the order in which they work.
+_VISIBILITY = {"GFPGAN": "gfpgan_visibility", "CodeFormer": "codeformer_visibility"}
 MAX_RESULT_PIXELS = 2 * 8192 * 8192
 
 
@@ -50,20 +54,36 @@ class ExtrasResult:
     """The start image's text (`parameters` and others) and `postprocessing`."""
 
 
+class FaceRestorers(Protocol):
+    """Those of this server."""
+
+    def restorer(self, name: str, field: str | None = None) -> RestoreFaces:
+        """Raises BadRequest naming `field` when files of it are missing."""
+        ...
+
+
 def run_extras(
-    image: Image.Image, settings: ExtrasSettings, upscalers: Mapping[str, Upscaler] = WEIGHT_FREE_UPSCALERS
+    image: Image.Image,
+    settings: ExtrasSettings,
+    upscalers: Mapping[str, Upscaler] = WEIGHT_FREE_UPSCALERS,
+    faces: FaceRestorers | None = None,
 ) -> ExtrasResult:
     """`image` worked on as `settings` say.
 
-    Raises NotFound for an unknown upscaler, BadRequest for face restoration (which is not built), and
+    Raises NotFound for an unknown upscaler, BadRequest for a face restorer whose files are missing, and
     PayloadTooLarge when the result would be huge, each naming the request's field.
     """
-    _refuse_face_restoration(settings)
+    restorers = _face_restorers(settings, faces)
     infotext, items = read_info_from_image(image)
     if infotext:
         items["parameters"] = infotext
     info: dict[str, Any] = {}
-    result = _upscaled(_rgb_or_rgba(image), settings, upscalers, info)
+    result = _rgb_or_rgba(image)
+    if not settings.upscale_first:
+        result = _with_restored_faces(result, settings, restorers, info)
+    result = _upscaled(result, settings, upscalers, info)
+    if settings.upscale_first:
+        result = _with_restored_faces(result, settings, restorers, info)
     text = ", ".join(key if key == value else f"{key}: {quote(value)}" for key, value in info.items())
     carried = {key: value for key, value in items.items() if isinstance(value, str)}
     return ExtrasResult(result, text, {**carried, "postprocessing": text})
@@ -74,13 +94,25 @@ def html_info(infotext: str) -> str:
     return "<p>" + "<br>\n".join(html.escape(line) for line in infotext.split("\n")) + "</p>"
 
 
-def _refuse_face_restoration(settings: ExtrasSettings) -> None:
-    for name in ("gfpgan_visibility", "codeformer_visibility"):
-        if getattr(settings, name) > 0:
-            raise BadRequest(
-                "this version restores no faces: weights in model_store/GFPGAN and model_store/Codeformer are not used",
-                field=name,
-            )
+def _face_restorers(settings: ExtrasSettings, faces: FaceRestorers | None) -> dict[str, RestoreFaces]:
+    """Those that the settings want, asked for before anything is done."""
+    wanted = {name: field for name, field in _VISIBILITY.items() if getattr(settings, field) > 0}
+    if wanted and faces is None:
+        raise BadRequest("no faces can be restored here", field=next(iter(wanted.values())))
+    return {name: faces.restorer(name, field) for name, field in wanted.items()} if faces is not None else {}
+
+
+def _with_restored_faces(
+    image: Image.Image, settings: ExtrasSettings, restorers: Mapping[str, RestoreFaces], info: dict[str, Any]
+) -> Image.Image:
+    for name, restore in restorers.items():
+        image, visibility = image.convert("RGB"), getattr(settings, _VISIBILITY[name])
+        restored = restore(image, settings.codeformer_weight)
+        image = restored if visibility >= 1 else Image.blend(image, restored, visibility)
+        info[f"{name} visibility"] = round(visibility, 3)
+        if name == "CodeFormer":
+            info["CodeFormer weight"] = round(settings.codeformer_weight, 3)
+    return image
 
 
 def _rgb_or_rgba(image: Image.Image) -> Image.Image:

@@ -32,7 +32,7 @@ def test_unknown_upscalers_name_the_field() -> None:
     assert caught.value.field == "upscaler_2" and "Lanczos" in caught.value.choices
 
 
-def test_face_restoration_is_refused_clearly() -> None:
+def test_face_restoration_without_restorers_names_the_field() -> None:
     with pytest.raises(BadRequest) as caught:
         run_extras(Image.new("RGB", (8, 8)), ExtrasSettings(codeformer_visibility=0.5))
     assert caught.value.field == "codeformer_visibility"

@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from sdwebui_api.api.services import Services
-from sdwebui_api.app import build_catalog
+from sdwebui_api.app import build_catalog, face_restorers
 from sdwebui_api.catalog.upscalers import HiresUpscalers
 from sdwebui_api.config.flags import Flags, parse_flags
 from sdwebui_api.config.options import OptionStore
@@ -27,6 +27,7 @@ from sdwebui_api.generation.training import TrainingOutcome
 from sdwebui_api.generation.training_request import NewEmbedding, NewHypernetwork, TrainingFiles, TrainingRequest
 from sdwebui_api.jobs.job import Job
 from sdwebui_api.jobs.runner import JobRunner
+from sdwebui_api.postprocess.faces import FaceLibrary
 from sdwebui_api.postprocess.interrogate import Interrogator
 from sdwebui_api.postprocess.upscalers import UpscalerLibrary
 from sdwebui_api.scripting.host import ScriptHost
@@ -154,6 +155,7 @@ def fake_services(data_dir: Path, *flags: str, max_queue: int = 256, concurrency
         generator=FakeGenerator(),
         upscalers=UpscalerLibrary(None, catalog.upscalers),
         interrogator=Interrogator(None, paths.interrogate_dir),
+        faces=FaceLibrary(None, face_restorers(read, paths)),
         scripts=ScriptHost(),
         control=ControlService(catalog.control_models, AnnotatorFolders(paths)),
         engine=FakeEngine(),
