@@ -36,7 +36,7 @@ def spandrel() -> Any:
         if "spandrel" not in sys.modules:
             if find_spec("spandrel") is None:
                 raise UnusableModel(
-                    "upscalers and face restorers need the package spandrel: pip install --no-deps -r requirements-no-deps.txt"
+                    "these networks need the package spandrel: pip install --no-deps -r requirements-no-deps.txt"
                 )
             for name in _LEFT_OUT:
                 sys.modules[f"spandrel.architectures.{name}"] = _module_without(name)
