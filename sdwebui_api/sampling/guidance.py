@@ -280,7 +280,9 @@ class GuidedDenoiser:
             return
         self.infotext.update(self._refiner.infotext)
         refined = self._refiner.load()
-        self._model, self._conditioning, self._refiner = refined.model, refined.conditioning, None
+        # What controls the pass goes on doing so: A1111 exchanges the weights under the ControlNet extension's hooks.
+        conditioning = replace(refined.conditioning, control=self._conditioning.control)
+        self._model, self._conditioning, self._refiner = refined.model, conditioning, None
 
     def _is_editing(self, parts: Parts) -> bool:
         """At image scale 1 an edit model gives the same as plain guidance, which then allows AND."""

@@ -212,6 +212,12 @@ def test_ip_adapters(studio: Studio) -> None:
     assert refused.value.field == "alwayson_scripts.controlnet.args[0].module"
 
 
+def test_the_refiner_is_controlled_too(studio: Studio) -> None:
+    refiner = {"refiner_checkpoint": "tiny-other", "refiner_switch_at": 0.3}
+    early, whole = run(studio, unit(guidance_end=0.2), **refiner), run(studio, unit(), **refiner)
+    assert (arrays(early)[0] != arrays(whole)[0]).any()
+
+
 def test_script_lists(studio: Studio) -> None:
     scripts = studio.services.scripts
     for kind in ("txt2img", "img2img"):
