@@ -13,6 +13,7 @@ NONE_MODULE, NONE_MODEL = "none", "None"
 MODEL_WORDS: dict[str, tuple[str, ...]] = {
     "Canny": ("canny",),
     "Depth": ("depth",),
+    "IP-Adapter": ("ip-adapter", "ip_adapter"),
     "Inpaint": ("inpaint",),
     "InstructP2P": ("ip2p",),
     "Lineart": ("lineart",),

@@ -28,7 +28,7 @@ class DepthNetwork:
     def __init__(self, model: Any, preparation: dict[str, Any], dtype: torch.dtype, device: Device) -> None:
         """preparation: the folder's `preprocessor_config.json`; MiDaS's habits where it is silent."""
         self._model = model
-        self._side = _side(preparation.get("size")) or 384
+        self._side = shorter_side(preparation.get("size")) or 384
         self._multiple = int(preparation.get("ensure_multiple_of") or 32)
         # DPT's own blocks take squares only.
         self._keeps_aspect = bool(preparation.get("keep_aspect_ratio", model.config.model_type != "dpt"))
@@ -84,7 +84,7 @@ def read_preparation(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _side(size: Any) -> int:
+def shorter_side(size: Any) -> int:
     """The shorter side: `{"height", "width"}`, `{"shortest_edge"}` or a number."""
     if isinstance(size, dict):
         sides = [size[name] for name in ("height", "width", "shortest_edge") if isinstance(size.get(name), int)]

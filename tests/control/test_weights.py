@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,15 @@ import pytest
 import torch
 
 from sdwebui_api.control.preprocessor import PreprocessorContext, PreprocessorResult
-from sdwebui_api.control.preprocessors import depth, edges
+from sdwebui_api.control.preprocessors import depth, edges, segmentation
 from sdwebui_api.control.preprocessors.depth import depth_map
+from sdwebui_api.control.preprocessors.palette import ADE20K
 from sdwebui_api.control.preprocessors.table import find_preprocessor
 from sdwebui_api.engine.devices import Device, DevicePlan
 from sdwebui_api.engine.line_networks import Hed, LineDrawing
 from sdwebui_api.errors import NotFound, UnusableModel
 
-WITH_WEIGHTS = [one.name for one in (*edges.PREPROCESSORS, *depth.PREPROCESSORS)]
+WITH_WEIGHTS = [one.name for one in (*edges.PREPROCESSORS, *depth.PREPROCESSORS, *segmentation.PREPROCESSORS)]
 
 
 class LoadsAtOnce:
@@ -44,8 +46,9 @@ def image() -> np.ndarray:
     return np.random.default_rng(2).integers(0, 256, (70, 96, 3), dtype=np.uint8)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tmp_path = tmp_path_factory.mktemp("annotators")
     torch.manual_seed(0)
     for sub in ("hed", "lineart"):
         (tmp_path / sub).mkdir()
@@ -53,6 +56,7 @@ def folder(tmp_path: Path) -> Path:
     for name in ("sk_model.pth", "sk_model2.pth"):
         torch.save(LineDrawing(4, 3).state_dict(), tmp_path / "lineart" / name)
     make_depth_networks(tmp_path)
+    make_segmentation_networks(tmp_path)
     return tmp_path
 
 
@@ -85,7 +89,56 @@ def make_depth_networks(folder: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("name", [name for name in WITH_WEIGHTS if name != "depth_zoe"])
+def make_segmentation_networks(folder: Path) -> None:
+    from transformers import (
+        ConvNextConfig,
+        OneFormerConfig,
+        OneFormerForUniversalSegmentation,
+        SwinConfig,
+        UperNetConfig,
+        UperNetForSemanticSegmentation,
+    )
+
+    convnext = ConvNextConfig(
+        hidden_sizes=[4, 4, 4, 4], depths=[1, 1, 1, 1], out_features=["stage1", "stage2", "stage3", "stage4"]
+    )
+    upernet = UperNetConfig(
+        backbone_config=convnext, hidden_size=8, pool_scales=[1, 2], num_labels=5, auxiliary_channels=4,
+        auxiliary_in_channels=4,
+    )  # fmt: skip
+    UperNetForSemanticSegmentation(upernet).save_pretrained(folder / "upernet")
+    swin = SwinConfig(
+        embed_dim=4, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1], window_size=4, image_size=64,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )  # fmt: skip
+    oneformer = OneFormerConfig(
+        backbone_config=swin, num_labels=5, num_queries=4, hidden_dim=32, conv_dim=32, mask_dim=32,
+        encoder_feedforward_dim=16, dim_feedforward=16, num_attention_heads=2, encoder_layers=1, decoder_layers=2,
+        is_training=False, task_seq_len=8, text_encoder_width=16, text_encoder_num_layers=1, text_encoder_vocab_size=32,
+        text_encoder_context_length=8, query_dec_layers=1, strides=[4, 8, 16, 32],
+    )  # fmt: skip
+    OneFormerForUniversalSegmentation(oneformer).save_pretrained(folder / "oneformer_ade20k")
+    words = ["a</w>", "the</w>", "<|startoftext|>", "<|endoftext|>"]
+    (folder / "oneformer_ade20k" / "vocab.json").write_text(json.dumps({word: n for n, word in enumerate(words)}))
+    (folder / "oneformer_ade20k" / "merges.txt").write_text("#version: 0.2\n")
+
+
+@pytest.mark.parametrize("name", [one.name for one in segmentation.PREPROCESSORS])
+def test_segments_have_the_colours_of_ade20k(name: str, folder: Path, image: np.ndarray) -> None:
+    found = run(name, folder, image)
+    assert found.shape == (64, 88, 3) and np.array_equal(found, run(name, folder, image))
+    assert {tuple(colour) for colour in found.reshape(-1, 3)} <= {tuple(colour) for colour in ADE20K[:5]}
+
+
+def test_the_palette() -> None:
+    assert ADE20K.shape == (150, 3)
+    assert tuple(ADE20K[12]) == (150, 5, 61)  # person
+    assert not segmentation.painted(np.array([[150]])).any()
+
+
+@pytest.mark.parametrize(
+    "name", [one.name for one in (*edges.PREPROCESSORS, *depth.PREPROCESSORS) if one.name != "depth_zoe"]
+)
 def test_maps_have_the_pictures_shape(name: str, folder: Path, image: np.ndarray) -> None:
     found = run(name, folder, image)
     assert found.shape == (64, 88, 3) and found.dtype == np.uint8

@@ -19,5 +19,12 @@ PREPROCESSORS = (
     Preprocessor(
         "ip-adapter-auto", "ip-adapter-auto", picture, tags=("IP-Adapter",), returns_image=False, sort_priority=1000
     ),
-    Preprocessor("ip-adapter_clip_sd15", "ip-adapter_clip_h", picture, tags=("IP-Adapter",), returns_image=False),
+    Preprocessor(
+        "ip-adapter_clip_sd15",
+        "ip-adapter_clip_h",
+        picture,
+        tags=("IP-Adapter",),
+        returns_image=False,
+        sort_priority=100,
+    ),
 )

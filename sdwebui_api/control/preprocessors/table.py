@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from sdwebui_api.control.preprocessor import Preprocessor
-from sdwebui_api.control.preprocessors import colour, depth, edges, filters, inpaint, ip_adapter, reference, simple
+from sdwebui_api.control.preprocessors import (
+    colour,
+    depth,
+    edges,
+    filters,
+    inpaint,
+    ip_adapter,
+    reference,
+    segmentation,
+    simple,
+)
 from sdwebui_api.errors import BadRequest, nearest
 
 PREPROCESSORS: tuple[Preprocessor, ...] = (
@@ -15,6 +25,7 @@ PREPROCESSORS: tuple[Preprocessor, ...] = (
     *ip_adapter.PREPROCESSORS,
     *edges.PREPROCESSORS,
     *depth.PREPROCESSORS,
+    *segmentation.PREPROCESSORS,
 )
 
 
