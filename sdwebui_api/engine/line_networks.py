@@ -7,7 +7,7 @@ and semantics" (Chan et al. 2022, arXiv 2203.12691), CycleGAN's with three resid
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sdwebui_api.engine.devices import Device, DevicePlan
+from sdwebui_api.engine.pidinet import load_pidinet
 from sdwebui_api.engine.reading import Tensors, read_tensors
 from sdwebui_api.errors import UnusableModel
 
@@ -117,18 +118,24 @@ class LineNetwork:
 
 
 def load_line_network(path: Path, plan: DevicePlan, device: Device) -> LineNetwork:
-    """HED or a line drawing generator, told by its keys. Raises UnusableModel."""
+    """HED, PiDiNet or a line drawing generator, told by its keys. Raises UnusableModel."""
     tensors = {name.removeprefix("netNetwork."): tensor.float() for name, tensor in read_tensors(path).items()}
     try:
         network = _network_for(tensors)
-        network.load_state_dict(dict(tensors))
     except (KeyError, RuntimeError, ValueError) as error:
-        raise UnusableModel(f"{path.name} is neither HED nor a line drawing network: {error}"[:300]) from error
+        raise UnusableModel(f"{path.name} is no network for edges or line drawings: {error}"[:300]) from error
     return LineNetwork(network.requires_grad_(False).eval().to(plan.storage), device)
 
 
-def _network_for(tensors: Tensors | Mapping[str, Tensor]) -> nn.Module:
+def _network_for(tensors: Tensors) -> nn.Module:
+    """With its weights. Raises KeyError, RuntimeError, ValueError when they do not fit."""
+    if any(name.endswith("init_block.weight") for name in tensors):
+        return load_pidinet(tensors)
+    network: nn.Module
     if "block1.convs.0.weight" in tensors:
-        return Hed([len(tensors[f"block{number}.convs.0.weight"]) for number in range(1, len(HED_DEPTHS) + 1)])
-    blocks = {name.split(".")[1] for name in tensors if name.startswith("model2.")}
-    return LineDrawing(len(tensors["model0.1.weight"]), len(blocks))
+        network = Hed([len(tensors[f"block{number}.convs.0.weight"]) for number in range(1, len(HED_DEPTHS) + 1)])
+    else:
+        blocks = {name.split(".")[1] for name in tensors if name.startswith("model2.")}
+        network = LineDrawing(len(tensors["model0.1.weight"]), len(blocks))
+    network.load_state_dict(tensors)
+    return network

@@ -18,6 +18,7 @@ from sdwebui_api.control.preprocessors.palette import ADE20K
 from sdwebui_api.control.preprocessors.table import find_preprocessor
 from sdwebui_api.engine.devices import Device, DevicePlan
 from sdwebui_api.engine.line_networks import Hed, LineDrawing
+from sdwebui_api.engine.pidinet import PiDiNet, kind_of, plain_kernel
 from sdwebui_api.errors import NotFound, UnusableModel
 
 WITH_WEIGHTS = [one.name for one in (*edges.PREPROCESSORS, *depth.PREPROCESSORS, *segmentation.PREPROCESSORS)]
@@ -50,14 +51,52 @@ def image() -> np.ndarray:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tmp_path = tmp_path_factory.mktemp("annotators")
     torch.manual_seed(0)
-    for sub in ("hed", "lineart"):
+    for sub in ("hed", "lineart", "pidinet"):
         (tmp_path / sub).mkdir()
     torch.save(Hed([4, 4, 4, 4, 4]).state_dict(), tmp_path / "hed" / "ControlNetHED.pth")
+    torch.save(pidinet_weights(4, 4), tmp_path / "pidinet" / "table5_pidinet.pth")
     for name in ("sk_model.pth", "sk_model2.pth"):
         torch.save(LineDrawing(4, 3).state_dict(), tmp_path / "lineart" / name)
     make_depth_networks(tmp_path)
     make_segmentation_networks(tmp_path)
     return tmp_path
+
+
+def pidinet_weights(width: int, seen_width: int) -> dict[str, Any]:
+    """As in the authors' file: kernels of differences, 3x3 all of them, names as of DataParallel."""
+    state = PiDiNet(width, seen_width).state_dict()
+    small = {name: value[:, :, 1:4, 1:4].clone() if value.shape[-1] == 5 else value for name, value in state.items()}
+    return {"state_dict": {f"module.{name}": value for name, value in small.items()}, "epoch": 1}
+
+
+RASTER = [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]
+CLOCKWISE = [(-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1)]
+
+
+def differences(x: torch.Tensor, weight: torch.Tensor, kind: str) -> float:
+    """The paper's definition (figure 2) at the middle of a 5x5 picture: weights times differences of pixels."""
+    if kind == "central":
+        return sum(float(weight[1 + i, 1 + j] * (x[2 + i, 2 + j] - x[2, 2])) for i, j in RASTER)
+    if kind == "radial":
+        # In the authors' files the eight weights are the last eight of the kernel, row by row.
+        weights = zip(weight.flatten()[1:], RASTER, strict=True)
+        return sum(float(one * (x[2 + 2 * i, 2 + 2 * j] - x[2 + i, 2 + j])) for one, (i, j) in weights)
+    pairs = zip(CLOCKWISE, [*CLOCKWISE[1:], CLOCKWISE[0]], strict=True)
+    return sum(float(weight[1 + i, 1 + j] * (x[2 + i, 2 + j] - x[2 + k, 2 + m])) for (i, j), (k, m) in pairs)
+
+
+@pytest.mark.parametrize("kind", ["central", "angular", "radial"])
+def test_plain_kernels_weigh_differences(kind: str) -> None:
+    torch.manual_seed(3)
+    x, weight = torch.randn(5, 5), torch.randn(3, 3)
+    kernel = plain_kernel(weight[None, None], kind)
+    found = torch.nn.functional.conv2d(x[None, None], kernel, padding=kernel.shape[-1] // 2)[0, 0, 2, 2]
+    assert float(found) == pytest.approx(differences(x, weight, kind), abs=1e-4)
+
+
+def test_kinds_take_turns() -> None:
+    assert [kind_of(f"block{stage}_1.conv1") for stage in (1, 2, 3, 4)] == ["angular", "central", "central", "central"]
+    assert kind_of("init_block") == "central" and kind_of("block1_2.conv1") == "radial"
 
 
 def make_depth_networks(folder: Path) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     Lines = NDArray[np.float32]
 
 HED = WeightFile("hed", "ControlNetHED.pth", "lllyasviel/Annotators")
+PIDINET = WeightFile("pidinet", "table5_pidinet.pth", "lllyasviel/Annotators")
 DRAWING = WeightFile("lineart", "sk_model.pth", "lllyasviel/Annotators")
 COARSE_DRAWING = WeightFile("lineart", "sk_model2.pth", "lllyasviel/Annotators")
 
@@ -33,6 +34,10 @@ def _grey(lines: Lines) -> Picture:
 def _safe(lines: Lines) -> Picture:
     """In three tones, so that no picture can hide in faint edges."""
     return _grey((lines * 3.0).astype(np.int32).astype(np.float32) / 2.0)
+
+
+def _sketch(lines: Lines) -> Picture:
+    return _grey((lines > 0.5).astype(np.float32))
 
 
 def _scribble(lines: Lines) -> Picture:
@@ -55,15 +60,19 @@ def _runner(name: str, file: WeightFile, finish: Callable[[Lines], Picture]) -> 
 
 
 def _preprocessor(
-    name: str, label: str, file: WeightFile, finish: Callable[[Lines], Picture], *tags: str
+    name: str, label: str, file: WeightFile, finish: Callable[[Lines], Picture], *tags: str, priority: int = 0
 ) -> Preprocessor:
-    return Preprocessor(name, label, _runner(name, file, finish), tags=tags)
+    return Preprocessor(name, label, _runner(name, file, finish), tags=tags, sort_priority=priority)
 
 
 PREPROCESSORS = (
     _preprocessor("hed", "softedge_hed", HED, _grey, "SoftEdge"),
     _preprocessor("hed_safe", "softedge_hedsafe", HED, _safe, "SoftEdge"),
     _preprocessor("scribble_hed", "scribble_hed", HED, _scribble, "Scribble", "SparseCtrl"),
+    _preprocessor("pidinet", "softedge_pidinet", PIDINET, _grey, "SoftEdge", priority=100),
+    _preprocessor("pidinet_safe", "softedge_pidisafe", PIDINET, _safe, "SoftEdge"),
+    _preprocessor("pidinet_sketch", "t2ia_sketch_pidi", PIDINET, _sketch, "T2I-Adapter"),
+    _preprocessor("pidinet_scribble", "scribble_pidinet", PIDINET, _scribble, "Scribble", "SparseCtrl", priority=100),
     _preprocessor("lineart", "lineart_realistic", DRAWING, _grey, "Lineart"),
     _preprocessor("lineart_coarse", "lineart_coarse", COARSE_DRAWING, _grey, "Lineart"),
 )
