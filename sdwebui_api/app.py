@@ -204,8 +204,8 @@ def face_restorers(flags: Flags, paths: Paths) -> FaceRestorerCatalog:
 
 
 def _extension_models(paths: Paths) -> list[Path]:
-    """Where the ControlNet extension keeps its models, when its folder is here."""
-    return sorted(paths.data_dir.glob("extensions/*controlnet*/models"))
+    """Where extensions (the ControlNet extension, say) keep models of their own."""
+    return sorted(paths.data_dir.glob("extensions/*/models"))
 
 
 def _option_store(flags: Flags, paths: Paths) -> OptionStore:
