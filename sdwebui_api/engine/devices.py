@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -193,6 +193,23 @@ class Device:
         self._visitor = None
         module.to(self.plan.device)
         self._visitor = module
+
+    @contextmanager
+    def beside(self, modules: Iterable[nn.Module]) -> Iterator[None]:
+        """`modules` on the device too, beside the one that runs; call while running. With offloading they go back."""
+        if not self.plan.offload:
+            yield
+            return
+        guests = list(dict.fromkeys(modules))
+        try:
+            with torch.inference_mode(False):
+                for module in guests:
+                    module.to(self.plan.device)
+            yield
+        finally:
+            with torch.inference_mode(False):
+                for module in guests:
+                    module.to("cpu")
 
     def forget(self) -> None:
         """Send the visiting module home and give cached device memory back."""

@@ -65,14 +65,15 @@ class UNet:
         place = self._device.plan.device
         x = evaluation.x if evaluation.concat is None else torch.cat([evaluation.x, evaluation.concat], dim=1)
         x, t, context = x.to(place, self._dtype), evaluation.t.to(place), evaluation.context.to(place, self._dtype)
-        residuals = sum_residuals(evaluation.control, x[:, : evaluation.x.shape[1]], t, context)
-        with (
-            wrapped_edges(self._module, evaluation.tiling),
-            reading_references(self._module, evaluation.control, t, context),
-            attending_pictures(self._module, evaluation.control),
-            adding(self._module, residuals) as arguments,
-        ):
-            prediction = self._module(x, t, encoder_hidden_states=context, return_dict=False, **arguments)[0]
+        with self._device.beside(one.network.module for one in evaluation.control):
+            residuals = sum_residuals(evaluation.control, x[:, : evaluation.x.shape[1]], t, context)
+            with (
+                wrapped_edges(self._module, evaluation.tiling),
+                reading_references(self._module, evaluation.control, t, context),
+                attending_pictures(self._module, evaluation.control),
+                adding(self._module, residuals) as arguments,
+            ):
+                prediction = self._module(x, t, encoder_hidden_states=context, return_dict=False, **arguments)[0]
         return prediction.float()
 
 

@@ -97,3 +97,16 @@ def test_offloading_keeps_one_module_on_the_device() -> None:
     device.forget()
     assert first.places == ["cuda:0", "cpu", "cuda:0", "cpu"]
     assert second.places == ["cuda:0", "cpu"]
+
+
+def test_offloading_takes_guests_along_for_one_run() -> None:
+    device = Device(DevicePlan(torch.device("cuda", 0), offload=True))
+    host, guest = Moves(), Moves()
+    for _ in range(2):
+        with device.running(host), device.beside([guest, guest]):
+            assert guest.places[-1] == "cuda:0"
+    assert host.places == ["cuda:0"]
+    assert guest.places == ["cuda:0", "cpu"] * 2
+    resident = Device(DevicePlan(torch.device("cuda", 0)))
+    with resident.running(host), resident.beside([guest]):
+        assert len(guest.places) == 4
