@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sdwebui_api.engine.anime_lines import load_anime_lines
 from sdwebui_api.engine.devices import Device, DevicePlan
 from sdwebui_api.engine.pidinet import load_pidinet
 from sdwebui_api.engine.reading import Tensors, read_tensors
@@ -118,7 +119,7 @@ class LineNetwork:
 
 
 def load_line_network(path: Path, plan: DevicePlan, device: Device) -> LineNetwork:
-    """HED, PiDiNet or a line drawing generator, told by its keys. Raises UnusableModel."""
+    """HED, PiDiNet, a line drawing generator or the one for anime, told by its keys. Raises UnusableModel."""
     tensors = {name.removeprefix("netNetwork."): tensor.float() for name, tensor in read_tensors(path).items()}
     try:
         network = _network_for(tensors)
@@ -131,6 +132,8 @@ def _network_for(tensors: Tensors) -> nn.Module:
     """With its weights. Raises KeyError, RuntimeError, ValueError when they do not fit."""
     if any(name.endswith("init_block.weight") for name in tensors):
         return load_pidinet(tensors)
+    if any(name.endswith("model.model.0.weight") for name in tensors):
+        return load_anime_lines(tensors)
     network: nn.Module
     if "block1.convs.0.weight" in tensors:
         network = Hed([len(tensors[f"block{number}.convs.0.weight"]) for number in range(1, len(HED_DEPTHS) + 1)])

@@ -16,6 +16,7 @@ from sdwebui_api.control.preprocessors import depth, edges, segmentation
 from sdwebui_api.control.preprocessors.depth import depth_map
 from sdwebui_api.control.preprocessors.palette import ADE20K
 from sdwebui_api.control.preprocessors.table import find_preprocessor
+from sdwebui_api.engine.anime_lines import AnimeLines
 from sdwebui_api.engine.devices import Device, DevicePlan
 from sdwebui_api.engine.line_networks import Hed, LineDrawing
 from sdwebui_api.engine.pidinet import PiDiNet, kind_of, plain_kernel
@@ -51,10 +52,12 @@ def image() -> np.ndarray:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tmp_path = tmp_path_factory.mktemp("annotators")
     torch.manual_seed(0)
-    for sub in ("hed", "lineart", "pidinet"):
+    for sub in ("hed", "lineart", "pidinet", "lineart_anime"):
         (tmp_path / sub).mkdir()
     torch.save(Hed([4, 4, 4, 4, 4]).state_dict(), tmp_path / "hed" / "ControlNetHED.pth")
     torch.save(pidinet_weights(4, 4), tmp_path / "pidinet" / "table5_pidinet.pth")
+    anime = {f"module.{name}": value for name, value in AnimeLines([2, 2, 4, 4, 4, 4, 4, 4]).state_dict().items()}
+    torch.save(anime, tmp_path / "lineart_anime" / "netG.pth")
     for name in ("sk_model.pth", "sk_model2.pth"):
         torch.save(LineDrawing(4, 3).state_dict(), tmp_path / "lineart" / name)
     make_depth_networks(tmp_path)
@@ -92,6 +95,13 @@ def test_plain_kernels_weigh_differences(kind: str) -> None:
     kernel = plain_kernel(weight[None, None], kind)
     found = torch.nn.functional.conv2d(x[None, None], kernel, padding=kernel.shape[-1] // 2)[0, 0, 2, 2]
     assert float(found) == pytest.approx(differences(x, weight, kind), abs=1e-4)
+
+
+def test_anime_lines_have_the_authors_names() -> None:
+    names = AnimeLines([2, 2, 4, 4, 4, 4, 4, 4]).state_dict().keys()
+    innermost = "model.model.1" + ".model.3" * 6
+    assert {f"{innermost}.model.1.weight", f"{innermost}.model.3.weight", "model.model.3.bias"} <= names
+    assert len(names) == 2 * 16
 
 
 def test_kinds_take_turns() -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 HED = WeightFile("hed", "ControlNetHED.pth", "lllyasviel/Annotators")
 PIDINET = WeightFile("pidinet", "table5_pidinet.pth", "lllyasviel/Annotators")
 DRAWING = WeightFile("lineart", "sk_model.pth", "lllyasviel/Annotators")
+ANIME = WeightFile("lineart_anime", "netG.pth", "lllyasviel/Annotators")
 COARSE_DRAWING = WeightFile("lineart", "sk_model2.pth", "lllyasviel/Annotators")
 
 
@@ -75,4 +76,5 @@ PREPROCESSORS = (
     _preprocessor("pidinet_scribble", "scribble_pidinet", PIDINET, _scribble, "Scribble", "SparseCtrl", priority=100),
     _preprocessor("lineart", "lineart_realistic", DRAWING, _grey, "Lineart"),
     _preprocessor("lineart_coarse", "lineart_coarse", COARSE_DRAWING, _grey, "Lineart"),
+    _preprocessor("lineart_anime", "lineart_anime", ANIME, _grey, "Lineart"),
 )
