@@ -21,6 +21,8 @@ from sdwebui_api.errors import UnusableModel
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+MAX_ASPECT = 4
+
 
 class DepthNetwork:
     """Thread-safe; the device is held for one picture."""
@@ -57,7 +59,7 @@ class DepthNetwork:
     def _input_size(self, width: int, height: int) -> tuple[int, int]:
         if not self._keeps_aspect:
             return self._fitting(self._side), self._fitting(self._side)
-        scale = self._side / min(height, width)
+        scale = fitting_scale(width, height, self._side)
         return self._fitting(width * scale), self._fitting(height * scale)
 
     def _fitting(self, length: float) -> int:
@@ -82,6 +84,11 @@ def read_preparation(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UnusableModel(f"{path} cannot be read: {error}") from error
     return found if isinstance(found, dict) else {}
+
+
+def fitting_scale(width: int, height: int, side: int) -> float:
+    """Brings the shorter side to `side`, but no picture's longer side beyond four times as much."""
+    return min(side / min(height, width), MAX_ASPECT * side / max(height, width))
 
 
 def shorter_side(size: Any) -> int:

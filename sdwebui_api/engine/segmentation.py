@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from sdwebui_api.engine.depth import read_preparation, shorter_side
+from sdwebui_api.engine.depth import fitting_scale, read_preparation, shorter_side
 from sdwebui_api.engine.devices import Device, DevicePlan
 from sdwebui_api.engine.pictures import normalised, picture_dtype, pretrained
 from sdwebui_api.errors import UnusableModel
@@ -42,7 +42,7 @@ class SegmentationNetwork:
     def classes(self, rgb: NDArray[np.uint8]) -> NDArray[np.int64]:
         """uint8 `[H, W, 3]` → the class of each pixel `[H, W]`. Raises OutOfMemory."""
         height, width = rgb.shape[:2]
-        scale = self._side / min(height, width)
+        scale = fitting_scale(width, height, self._side)
         size = tuple(max(round(side * scale / MULTIPLE), 1) * MULTIPLE for side in (width, height))
         pixels = normalised(Image.fromarray(rgb), (size[0], size[1]), self._mean, self._std)
         plan = self._device.plan

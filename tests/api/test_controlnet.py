@@ -106,6 +106,7 @@ def test_detect_shows_a_mask(client):
         ({}, "controlnet_input_images"),
         ({"controlnet_module": "canny", "controlnet_images": []}, "controlnet_input_images"),
         ({"controlnet_module": "no such module", "controlnet_input_images": [png()]}, "controlnet_module"),
+        ({"controlnet_module": "ip-adapter-auto", "controlnet_input_images": [png()]}, "controlnet_module"),
         ({"controlnet_module": "canny", "controlnet_input_images": ["zzz"]}, "controlnet_input_images.0"),
         ({"controlnet_module": "canny", "controlnet_images": [png(), "zzz"]}, "controlnet_images.1"),
         ({"controlnet_module": "canny", "controlnet_input_images": png()}, "controlnet_input_images"),

@@ -195,6 +195,12 @@ def test_maps_have_the_pictures_shape(name: str, folder: Path, image: np.ndarray
     assert np.array_equal(found, run(name, folder, image))
 
 
+@pytest.mark.parametrize("name", ["depth_anything", "segmentation"])
+def test_long_pictures_stay_affordable(name: str, folder: Path) -> None:
+    image = np.zeros((2, 200, 3), dtype=np.uint8)
+    assert run(name, folder, image).shape == (64, 6400, 3)
+
+
 @pytest.mark.parametrize("name", WITH_WEIGHTS)
 def test_missing_weights_name_file_and_folder(name: str, tmp_path: Path, image: np.ndarray) -> None:
     with pytest.raises(NotFound) as refused:
