@@ -88,8 +88,9 @@ class _UnitState:
         return [torch.from_numpy(np.ascontiguousarray(one)).permute(0, 3, 1, 2).float() / 255.0 for one in found]
 
 
-def _joined(hints: Sequence[Hint]) -> Hint:
-    return tuple(torch.cat(tensors) for tensors in zip(*hints, strict=True))
+def _average(hints: Sequence[Hint]) -> Hint:
+    """Of several pictures, one hint (the extension's `ImageEmbed.average_of`)."""
+    return tuple(torch.cat(tensors).mean(dim=0, keepdim=True) for tensors in zip(*hints, strict=True))
 
 
 class ControlHooks(Hooks):
@@ -108,6 +109,12 @@ class ControlHooks(Hooks):
         run.warnings.extend(self._warnings)
         for index, unit in enumerate(self._units):
             run.infotext[f"ControlNet {index}"] = unit.infotext
+            averages = unit.module.name.startswith("ip-adapter")
+            if len(unit.images) > draft.request.batch_size and not averages:
+                run.warnings.append(
+                    f"{unit.field}.image: {len(unit.images)} pictures for a batch of {draft.request.batch_size}; "
+                    "the others had no effect"
+                )
         return draft
 
     def before_sampling(self, start: SamplingStart, run: Running) -> SamplingStart:
@@ -167,7 +174,7 @@ class ControlHooks(Hooks):
             return ActiveUnit(unit, network, network.embed(model.encode(hints[:, :3] * 2.0 - 1.0, None)))
         network = self._network(unit, model, run)
         if isinstance(network, IPAdapter):
-            return ActiveUnit(unit, network, _joined([network.embed(one) for one in state.pictures()]))
+            return ActiveUnit(unit, network, _average([network.embed(one) for one in state.pictures()]))
         if unit.module.name.startswith("ip-adapter"):
             raise BadRequest("This preprocessor is for IP-Adapters, the model is none", field=f"{unit.field}.module")
         region = None

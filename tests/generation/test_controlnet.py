@@ -124,8 +124,15 @@ def test_hires_passes(studio: Studio) -> None:
 def test_pictures_of_a_list_belong_to_the_pictures_of_the_batch(studio: Studio) -> None:
     both = run(studio, unit(image=[{"image": encoded(picture(1))}, {"image": encoded(picture(2))}]), batch_size=2)
     assert len(arrays(both, "detected_map")) == 2
+    assert not both.info["warnings"]
     second = run(studio, unit(image=encoded(picture(2))), seed=SMALL["seed"] + 1)
     assert np.abs(arrays(both)[1] - arrays(second)[0]).max() <= 2
+
+
+def test_pictures_that_no_picture_of_the_batch_belongs_to(studio: Studio) -> None:
+    result = run(studio, unit(image=[{"image": encoded(picture(1))}, {"image": encoded(picture(2))}]))
+    assert np.abs(arrays(result)[0] - arrays(run(studio, unit()))[0]).max() <= 1
+    assert any("2 pictures for a batch of 1" in warning for warning in result.info["warnings"])
 
 
 def test_jobs_side_by_side_get_what_they_get_alone(studio: Studio) -> None:
@@ -207,6 +214,8 @@ def test_ip_adapters(studio: Studio) -> None:
     found = arrays(run(studio, one))[0]
     assert (found != arrays(run(studio))[0]).any()
     assert (found != arrays(run(studio, {**one, "image": encoded(picture(2))}))[0]).any()
+    twice = {**one, "image": [{"image": encoded(picture(1))}, {"image": encoded(picture(1))}]}
+    assert np.abs(found - arrays(run(studio, twice))[0]).max() <= 1
     with pytest.raises(BadRequest) as refused:
         run(studio, unit(module="ip-adapter-auto"))
     assert refused.value.field == "alwayson_scripts.controlnet.args[0].module"
