@@ -28,6 +28,8 @@ DIFFERENT = {
     "unknown scheduler": 400,
     "infotext with unknown sampler": 400,
     "override_settings: unknown key": 200,
+    # it is built in here
+    "without the ControlNet extension": 200,
     # A1111 answers the caption "<error>".
     "model files absent and no internet": 404,
     "override_settings: unknown checkpoint": 404,
