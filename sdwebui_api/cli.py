@@ -31,9 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(flags: Flags) -> int:
-    # OpenMP's threads spin while they wait for each other. On cores that others use too, that made pictures
-    # take 23 s instead of 1.5 s. It is read when torch is imported; who sets it by hand keeps what they set.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # How long OpenMP's threads spin while they wait for each other; read when torch is imported. The default of
+    # about 300,000 turns made a picture of 0.6 s take 23 s on cores that others used too; not spinning at all made
+    # it take 1.3 s on idle ones. This costs 10 % there. Who sets either variable by hand keeps what they set.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     from sdwebui_api.app import serve  # seconds of imports, which --help and a taken port need not wait for
 
     return int(serve(flags) or 0)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 # As `cli` does for the server: test processes and the servers they start share the machine's cores.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 GOLDEN = Path(__file__).parent / "golden"
 
