@@ -203,9 +203,10 @@ def main() -> None:
     with running_server("batching") as batching, running_server("single", "--max-step-batch", "1") as single:
         for server in (batching, single):
             server.generate(workload.body(0))
-        rows = measure_batching(batching, single, arguments.requests, workload)
-        # one step: what HTTP costs does not depend on the work, but the noise of the work would hide it
+        # First, while each server has run on one thread only. One step, since what HTTP costs does not depend on the
+        # work, but the noise of the work would hide it.
         overhead = measure_overhead(single, Workload(1, workload.size), 60)
+        rows = measure_batching(batching, single, arguments.requests, workload)
     text = report(rows, overhead, workload)
     print(text)
     if arguments.write:
