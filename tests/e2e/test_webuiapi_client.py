@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -10,7 +11,12 @@ from PIL import Image, ImageChops, ImageDraw
 
 from tests.support.server import RunningServer
 
-SMALL = {"width": 128, "height": 128, "steps": 6, "cfg_scale": 7}
+
+def small() -> dict[str, Any]:
+    """Quick settings. The client adds to its default `alwayson_scripts` in place, so that units of an earlier call
+    (another test's) would come back in later ones; a new object keeps them away.
+    """
+    return {"width": 128, "height": 128, "steps": 6, "cfg_scale": 7, "alwayson_scripts": {}}
 
 
 @pytest.fixture(scope="module")
@@ -21,12 +27,12 @@ def client(server: RunningServer) -> webuiapi.WebUIApi:
 
 @pytest.fixture(scope="module")
 def apple(client: webuiapi.WebUIApi) -> Image.Image:
-    return client.txt2img(prompt="a red apple", seed=100, sampler_name="Euler", **SMALL).image
+    return client.txt2img(prompt="a red apple", seed=100, sampler_name="Euler", **small()).image
 
 
 def test_txt2img_returns_the_picture_and_its_seed(client: webuiapi.WebUIApi) -> None:
     result = client.txt2img(
-        prompt="a red apple", negative_prompt="blurry", seed=7, sampler_name="Euler a", batch_size=2, **SMALL
+        prompt="a red apple", negative_prompt="blurry", seed=7, sampler_name="Euler a", batch_size=2, **small()
     )
     assert [image.size for image in result.images] == [(128, 128), (128, 128)]
     assert result.info["all_seeds"] == [7, 8]
@@ -35,13 +41,13 @@ def test_txt2img_returns_the_picture_and_its_seed(client: webuiapi.WebUIApi) -> 
 
 def test_txt2img_with_hires_fix(client: webuiapi.WebUIApi) -> None:
     result = client.txt2img(
-        prompt="a banana", seed=1, enable_hr=True, hr_scale=1.5, hr_upscaler=webuiapi.HiResUpscaler.Latent, **SMALL
+        prompt="a banana", seed=1, enable_hr=True, hr_scale=1.5, hr_upscaler=webuiapi.HiResUpscaler.Latent, **small()
     )
     assert result.image.size == (192, 192)
 
 
 def test_img2img_follows_the_init_image(client: webuiapi.WebUIApi, apple: Image.Image) -> None:
-    result = client.img2img(images=[apple], prompt="a red apple", seed=3, denoising_strength=0.3, **SMALL)
+    result = client.img2img(images=[apple], prompt="a red apple", seed=3, denoising_strength=0.3, **small())
     change = ImageChops.difference(result.image.convert("L"), apple.convert("L"))
     assert result.image.size == (128, 128)
     assert sum(change.resize((1, 1), Image.Resampling.BOX).getdata()) < 60
@@ -51,7 +57,7 @@ def test_inpainting_leaves_the_rest_alone(client: webuiapi.WebUIApi, apple: Imag
     mask = Image.new("L", apple.size, 0)
     ImageDraw.Draw(mask).rectangle((40, 40, 90, 90), fill=255)
     result = client.img2img(
-        images=[apple], mask_image=mask, prompt="a yellow star", seed=3, inpainting_fill=1, mask_blur=2, **SMALL
+        images=[apple], mask_image=mask, prompt="a yellow star", seed=3, inpainting_fill=1, mask_blur=2, **small()
     )
     corner = (0, 0, 20, 20)
     assert result.image.crop(corner).tobytes() == apple.convert("RGB").crop(corner).tobytes()
@@ -97,7 +103,7 @@ def test_progress_is_idle_between_requests(client: webuiapi.WebUIApi) -> None:
 
 
 def test_png_info_reads_what_generation_wrote(client: webuiapi.WebUIApi, server: RunningServer) -> None:
-    result = client.txt2img(prompt="a banana", seed=11, sampler_name="Euler", **SMALL)
+    result = client.txt2img(prompt="a banana", seed=11, sampler_name="Euler", **small())
     assert "Seed: 11" in client.png_info(result.image).info
 
 
