@@ -27,7 +27,10 @@ at 2 s an image the last one waits for more than eight minutes: longer than clie
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 SECRET_FLAGS = ("token", "api_auth", "gradio_auth", "ngrok")
-GROUPS = ("start", "server", "models", "precision and memory", "queue", "page", "accepted, without effect")
+GROUPS = (
+    "start", "server", "models", "precision and memory", "queue", "results and links", "page",
+    "accepted, without effect",
+)  # fmt: skip
 
 
 def _row(group: str, help: str, default: Any, **argument: Any) -> Any:
@@ -71,6 +74,23 @@ def _at_least(smallest: int) -> Callable[[str], int]:
     return whole_number
 
 
+def _within(smallest: int, largest: int) -> Callable[[str], int]:
+    def whole_number(text: str) -> int:
+        value = int(text)
+        if not smallest <= value <= largest:
+            raise argparse.ArgumentTypeError(f"{value} is not within {smallest} to {largest}")
+        return value
+
+    return whole_number
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
 def _port(text: str) -> int:
     value = int(text)
     if not 0 <= value <= 65535:
@@ -84,7 +104,7 @@ def default_data_dir() -> str:
     return str(checkout if (checkout / "launch.py").exists() else Path.cwd())
 
 
-START, SERVER, MODELS, MEMORY, QUEUE, PAGE, IDLE = GROUPS
+START, SERVER, MODELS, MEMORY, QUEUE, RESULTS, PAGE, IDLE = GROUPS
 
 
 @dataclass(frozen=True)
@@ -96,7 +116,8 @@ class Flags:
     loglevel: str | None = _text(
         START, "how much to log, default INFO", metavar="|".join(LOG_LEVELS), type=str.upper, choices=LOG_LEVELS
     )
-    api_log: bool = _switch(START, "log every API request")
+    api_log: bool = _switch(START, "log every API request, one structured line each")
+    api_log_prompts: bool = _switch(START, "the same with prompts, which are left out otherwise")
     time_log: bool = _switch(START, "log how long every request took")
     skip_load_model_at_start: bool = _switch(START, "load the checkpoint with the first request, not at the start")
     # server
@@ -106,7 +127,8 @@ class Flags:
     api: bool = _switch(SERVER, "serve the API (always on; accepted for A1111 start scripts)")
     nowebui: bool = _switch(SERVER, "serve the API only, no page")
     api_auth: str | None = _text(SERVER, "HTTP basic authentication", metavar="USER:PASSWORD[,USER:PASSWORD]")
-    token: str | None = _text(SERVER, "bearer token every request must carry", metavar="TOKEN")
+    token: str | None = _text(SERVER, "token every request must carry, bare or as Bearer", metavar="TOKEN")
+    token_file: str | None = _path(SERVER, "file of several such tokens, a line each: TOKEN or USER:TOKEN")
     cors_allow_origins: str | None = _text(SERVER, "origins browsers may call from", metavar="ORIGIN[,ORIGIN]")
     cors_allow_origins_regex: str | None = _text(SERVER, "the same as a regular expression", metavar="REGEX")
     tls_keyfile: str | None = _path(SERVER, "private key, to serve https")
@@ -173,6 +195,58 @@ class Flags:
     max_queue: int = _number(
         QUEUE, f"waiting jobs before 429, default {DEFAULT_MAX_QUEUE}", DEFAULT_MAX_QUEUE, _at_least(1)
     )
+    service_name: str = _text(QUEUE, "name of the queue service, default sd_async", "sd_async", metavar="NAME")
+    queue_url: str | None = _text(
+        QUEUE,
+        "where requests are kept: redis://HOST:PORT/DB, or sqlite:///FILE (default: DATA_DIR/queue.sqlite3)",
+        metavar="URL",
+    )
+    queue_config: str | None = _path(QUEUE, "EAS service description (JSON); the flags below win over it")
+    queue_max_payload: int = _number(
+        QUEUE, "largest message in bytes, default and at most 1048576; 8192 is advised", 2**20, _within(1, 2**20)
+    )
+    queue_max_length: int = _number(
+        QUEUE, "messages a queue may hold before 429, default 100000", 100_000, _at_least(1)
+    )
+    queue_retention: float = _number(
+        QUEUE, "seconds unread results are kept, default 86400", 86_400.0, _positive, "SECONDS"
+    )
+    queue_lease: float = _number(
+        QUEUE, "seconds after which the work of a silent worker goes to another, default 30", 30.0, _positive, "SECONDS"
+    )
+    max_delivery: int | None = _number(
+        QUEUE, "how often a request is tried when workers die over it, default 1", None, _at_least(1)
+    )
+    worker_threads: int | None = _number(
+        QUEUE, "requests a worker runs side by side, default: the room of the step batch; 0: no worker here",
+        None, _at_least(0),
+    )  # fmt: skip
+    drain_seconds: float = _number(
+        QUEUE, "how long SIGTERM waits for running work, default 120", 120.0, _positive, "SECONDS"
+    )
+    metrics_port: int | None = _number(
+        QUEUE, "`launch.py worker`: port of /metrics and /health, default none", None, _port, "PORT"
+    )
+    callback_secret_file: str | None = _path(QUEUE, "file of the secret that signs callbacks (or CALLBACK_SECRET)")
+    # results and links
+    allow_save_dir: tuple[str, ...] = _repeated(RESULTS, "folder outside DATA_DIR that save_dir may name; repeatable")
+    oss_endpoint: str | None = _text(RESULTS, "Alibaba Cloud OSS endpoint", metavar="URL")
+    oss_bucket: str | None = _text(RESULTS, "bucket results are uploaded to", metavar="NAME")
+    oss_prefix: str = _text(RESULTS, "prefix of every key in the bucket", "", metavar="PREFIX")
+    oss_mount: str | None = _path(RESULTS, "folder that stands for the bucket: a save_dir below it is uploaded")
+    oss_url_style: str = _row(
+        RESULTS, "form of image_url: the mount's path, oss://, public or signed URL, default oss", "oss",
+        choices=("mount", "oss", "public", "signed"),
+    )  # fmt: skip
+    oss_url_expires: int = _number(RESULTS, "seconds a signed URL is good for, default 86400", 86_400, _at_least(1))
+    s3_endpoint: str | None = _text(RESULTS, "S3-compatible endpoint (needs boto3), for s3://", metavar="URL")
+    s3_bucket: str | None = _text(RESULTS, "its bucket", metavar="NAME")
+    s3_prefix: str = _text(RESULTS, "prefix of every key in it", "", metavar="PREFIX")
+    image_link_allow: tuple[str, ...] = _repeated(
+        RESULTS, "internal hosts, .suffixes, or CIDRs that image_link and callback_url may reach; repeatable", "HOST"
+    )
+    image_link_max_mb: float = _number(RESULTS, "largest picture fetched by URL, default 32", 32.0, _positive, "MB")
+    image_link_timeout: float = _number(RESULTS, "seconds for fetching one, default 30", 30.0, _positive, "SECONDS")
     # page
     filebrowser: bool = _switch(PAGE, "show the file browser tab")
     enable_nsfw_censor: bool = _switch(PAGE, "blacken pictures that are not safe for work")
