@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sdwebui_api.api.errors import error_body
+from sdwebui_api.queueing.call import queued_call
 
 OPEN_PREFIX = "/health/"
 
@@ -81,6 +82,9 @@ class AuthMiddleware:
 
     @staticmethod
     def _open(scope: Scope) -> bool:
+        """Health, and the worker's own calls: who put the request has been asked then."""
+        if queued_call(scope) is not None:
+            return True
         path: str = scope["path"]
         root: str = scope.get("root_path", "")
         return path.removeprefix(root).startswith(OPEN_PREFIX)
