@@ -35,7 +35,11 @@ class StoreUnavailable(Unavailable):
 
 
 class QueueStore(Protocol):
-    """Queues by name; a queue exists from the first time it is named. Times are seconds."""
+    """Queues by name; a queue exists from the first time it is named. Times are seconds.
+
+    Tags are compared as whole strings; `requestId` is one of them. `remember`, an option of every store's constructor:
+    for how many seconds consumers who are gone, and groups of nobody else, are remembered (300).
+    """
 
     async def open(self) -> None:
         """Connects, makes what is missing. Raises StoreUnavailable."""
@@ -49,7 +53,7 @@ class QueueStore(Protocol):
 
     async def put(self, queue: str, item: NewItem, *, max_length: int | None = None) -> Receipt:
         """Appends `item`. Idempotent by request id for as long as the store remembers it (the retention, at least
-        while the item or its result exists): a second put answers the first one's index.
+        while the item or its result exists): a second put answers the first one's index, whatever the limits say.
 
         Raises QueueFull when `max_length` items are there already, StreamEnded, StoreUnavailable.
         """
@@ -75,12 +79,12 @@ class QueueStore(Protocol):
         False: the item had been finished already (by another worker, or deleted by a user); nothing was written.
         A consumer that lost its lease or was replaced may still finish first; then the other one's call returns
         False. `result` None: nothing is written to the sink. Raises QueueFull when the sink is full; the item stays
-        with the consumer then.
+        with the consumer then. An ended sink takes the results of what was accepted.
         """
         ...
 
     async def end(self, queue: str, *, force: bool = False) -> None:
-        """No more puts. With `force`, what was not delivered is dropped."""
+        """No more puts. With `force`, what nobody holds is dropped; its tasks are remembered as failed."""
         ...
 
     # -- consuming -----------------------------------------------------------------------------------
@@ -91,7 +95,8 @@ class QueueStore(Protocol):
         ...
 
     async def leave(self, queue: str, consumer: Consumer) -> None:
-        """What it holds goes back to the group, deliverable at once. No effect if it was replaced."""
+        """What it holds goes back to the group, deliverable at once; the delivery counts. It must join again before it
+        takes. No effect if it was replaced."""
         ...
 
     async def take(
@@ -102,28 +107,32 @@ class QueueStore(Protocol):
         Each is held for `lease` seconds (renewable) and invisible to the rest of the group meanwhile; after that it
         is deliverable again, with a higher `count`. With `consumer.auto_commit` they are committed in the same
         transaction. `index_only`: items come without data. The caller keeps count of its window. Raises Replaced,
-        also when the consumer never joined or was forgotten; StreamEnded when the stream has ended and holds nothing
-        more for this group.
+        also when the consumer never joined, left or was forgotten; StreamEnded when the stream has ended and holds
+        nothing more for this consumer, not even something that is held now and may come back.
         """
         ...
 
     async def renew(self, queue: str, consumer: Consumer, indexes: Sequence[int], *, lease: float) -> list[int]:
-        """Extends the leases and the consumer's registration (also with no indexes). The indexes still held; the
-        others were lost to somebody else or finished. Raises Replaced."""
+        """Sets the leases to end `lease` seconds from now (later or sooner than before) and extends the consumer's
+        registration (also with no indexes). The indexes still held; the others were lost to somebody else, given
+        back or finished. A lease that ran out is held still while nobody else took the item. Raises Replaced."""
         ...
 
     async def commit(self, queue: str, group: str, indexes: Sequence[int]) -> None:
         """The group is done with these; an item leaves the queue when every group that has a registered consumer is
-        done with it. Idempotent, any user of the group, also items that were never delivered."""
+        done with it; its task is done then, without a result. Idempotent, any user of the group, also items that
+        were never delivered."""
         ...
 
     async def release(self, queue: str, consumer: Consumer, indexes: Sequence[int], *, counts: bool = False) -> None:
-        """Gives back: deliverable at once to the whole group. Without `counts` the delivery counts as not made."""
+        """Gives back: deliverable at once to the whole group. Without `counts` the delivery counts as not made.
+        What this connection does not hold is left alone."""
         ...
 
     async def reject(self, queue: str, group: str, indexes: Sequence[int], *, counts: bool) -> list[Delivery]:
-        """Negative commit by any user of the group: as `release`. Returns what was given back with its count, so that
-        the caller can give up what was tried too often (`delete`, `put` to the rear queue)."""
+        """Negative commit by any user of the group: as `release`, whoever holds them. Returns what was given back,
+        with data, and how often it was delivered (with `counts` this time included), so that the caller can give up
+        what was tried too often (`delete`, `put` to the rear queue)."""
         ...
 
     # -- reading and removing ------------------------------------------------------------------------
@@ -139,10 +148,11 @@ class QueueStore(Protocol):
         delete: bool = False,
         group: str | None = None,
     ) -> list[Item]:
-        """Items from index `start` on (0: the head; -1: the newest alone), in order of priority then index; never
-        waits. Outside of groups: nothing becomes pending. `delete` removes them for every group, and two calls never
-        get the same item then. Items that are pending in `group` are left out unless asked for by `request_id` or
-        by the exact index (`start` > 0 and `length` 1)."""
+        """At most `length` items; never waits. `start` 0: from the head, in order of priority then index. `start` N:
+        from index N on, by index alone. -1: the newest alone. Outside of groups: nothing becomes pending. `delete`
+        removes them for every group (a task is done then, without a result), and two calls never get the same item.
+        Items that are pending in `group` are left out unless asked for by `request_id` or by the exact index
+        (`start` > 0 and `length` 1)."""
         ...
 
     async def delete(self, queue: str, indexes: Sequence[int]) -> list[Item]:
@@ -151,12 +161,12 @@ class QueueStore(Protocol):
         ...
 
     async def truncate(self, queue: str, below: int) -> int:
-        """Removes every index < `below`; how many they were."""
+        """Removes every index < `below`, as `delete` does; how many they were. Not one transaction when many."""
         ...
 
     async def search(self, queue: str, index: int, *, group: str, service_group: str) -> ItemState | None:
-        """None: finished, deleted or never there. Pending counts in `group` when it has consumers here, else in
-        `service_group` (the workers')."""
+        """None: finished, deleted or never there. Pending and ahead count in `group` when it has consumers here, else
+        in `service_group` (the workers')."""
         ...
 
     async def count(self, queue: str, *, priority: int | None = None, tags: Mapping[str, str] | None = None) -> int: ...
@@ -166,7 +176,8 @@ class QueueStore(Protocol):
         ...
 
     async def task(self, queue: str, request_id: str) -> TaskRecord | None:
-        """What became of a request that was put to `queue`."""
+        """What became of a request that was put to `queue`; running while any group holds it. None: never put, or
+        forgotten."""
         ...
 
     # -- waiting and housekeeping --------------------------------------------------------------------
@@ -184,5 +195,6 @@ class QueueStore(Protocol):
         """Once every few seconds by any process: forgets results (sinks, rear queues), task records and request ids
         older than `retention`; never requests that wait. Forgets consumers gone for 5 minutes and groups without
         consumers, so that an abandoned group keeps nothing in the queue. A consumer that was not renewed for `lease`
-        counts as gone."""
+        counts as gone, until it is heard again; what it holds stays with it until the items' own leases end, and it is
+        not forgotten before."""
         ...
