@@ -132,6 +132,7 @@ def build(flags: Flags) -> Services:
     from sdwebui_api.generation.training_request import TrainingFiles
     from sdwebui_api.scripting.build import build_host
     from sdwebui_api.scripting.controlnet import ControlNetScript
+    from sdwebui_api.storage.links import link_fetcher
     from sdwebui_api.storage.local import LocalStorage
 
     paths = Paths.from_flags(flags)
@@ -174,6 +175,7 @@ def build(flags: Flags) -> Services:
         schedule_rows=schedule_rows(),
         merge_folder=paths.checkpoint_dirs[0],
         trainer=Trainer(engine, TrainingFiles(paths, storage), generator_on, lambda: runner.draining),
+        links=link_fetcher(flags),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Body, Request
@@ -12,6 +13,7 @@ from starlette.responses import Response
 from sdwebui_api.api import response_schema as schema
 from sdwebui_api.api.errors import to_json
 from sdwebui_api.api.generation import result_unless_gone
+from sdwebui_api.api.linked import Picture, Swap, linked
 from sdwebui_api.api.services import Services, job_header, services_of, user_of
 from sdwebui_api.api.wire import Float, Name, Text, WireModel
 from sdwebui_api.errors import BadRequest
@@ -83,21 +85,41 @@ async def detect(request: Request, body: DetectRequest | None = None) -> Respons
     services = services_of(request)
     body = body or DetectRequest()
     preprocessor = services.control.preprocessor(body.controlnet_module, "controlnet_module")
-    job = services.runner.submit(
-        lambda job: _detect(services, job, preprocessor, body),
-        kind="detect",
-        user=user_of(request),
-        summary=preprocessor.name,
-    )
-    request.state.job_id = job.id
-    answer = await result_unless_gone(services, job, request)
+    async with linked(services, lambda swap: _Pictures.of(body, swap)) as pictures:
+        job = services.runner.submit(
+            lambda job: _detect(services, job, preprocessor, body, pictures),
+            kind="detect",
+            user=user_of(request),
+            summary=preprocessor.name,
+        )
+        request.state.job_id = job.id
+        answer = await result_unless_gone(services, job, request)
     content = await services.off_loop(to_json, answer)
     return Response(content, media_type="application/json", headers=job_header(job))
 
 
-def _detect(services: Services, job: Job, preprocessor: Preprocessor, body: DetectRequest) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Pictures:
+    """Each with the field it came from."""
+
+    images: list[tuple[Picture, str]]
+    masks: list[tuple[Picture, str]]
+
+    @staticmethod
+    def of(body: DetectRequest, swap: Swap) -> _Pictures:
+        def swapped(name: str) -> list[tuple[Picture, str]]:
+            fields = ((text, f"{name}[{index}]") for index, text in enumerate(getattr(body, name)))
+            return [(swap(text, field), field) for text, field in fields]
+
+        images = "controlnet_input_images" if body.controlnet_input_images else "controlnet_images"
+        return _Pictures(swapped(images), swapped("controlnet_masks"))
+
+
+def _detect(
+    services: Services, job: Job, preprocessor: Preprocessor, body: DetectRequest, pictures: _Pictures
+) -> dict[str, Any]:
     """The answer, in a worker thread."""
-    sources = _sources(preprocessor, body)
+    sources = _sources(preprocessor, pictures)
     job.set_total(1)
     found = services.control.detect(
         preprocessor,
@@ -114,20 +136,17 @@ def _detect(services: Services, job: Job, preprocessor: Preprocessor, body: Dete
     return answer
 
 
-def _sources(preprocessor: Preprocessor, body: DetectRequest) -> Sources:
+def _sources(preprocessor: Preprocessor, pictures: _Pictures) -> Sources:
     from sdwebui_api.imaging.codec import decode_image
 
-    name = "controlnet_input_images" if body.controlnet_input_images else "controlnet_images"
-    texts: list[str] = getattr(body, name)
-    if not texts:
+    if not pictures.images:
         raise BadRequest("No image selected", field="controlnet_input_images")
-    masks = body.controlnet_masks
-    if preprocessor.requires_mask and len(masks) < len(texts):
+    if preprocessor.requires_mask and len(pictures.masks) < len(pictures.images):
         raise BadRequest(f"Preprocessor {preprocessor.name} requires a mask of each image", field="controlnet_masks")
-    if len(masks) > len(texts):
+    if len(pictures.masks) > len(pictures.images):
         raise BadRequest("There are more masks than images", field="controlnet_masks")
-    images = [decode_image(text, f"{name}[{index}]") for index, text in enumerate(texts)]
-    areas = [decode_image(text, f"controlnet_masks[{index}]") for index, text in enumerate(masks)]
+    images = [decode_image(picture, field) for picture, field in pictures.images]
+    areas = [decode_image(picture, field) for picture, field in pictures.masks]
     return list(zip(images, [*areas, *[None] * (len(images) - len(areas))], strict=True))
 
 

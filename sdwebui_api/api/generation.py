@@ -14,6 +14,7 @@ from starlette.responses import Response
 from sdwebui_api.api.errors import to_json
 from sdwebui_api.api.generation_schema import GenerationBody, Img2ImgBody, Txt2ImgBody
 from sdwebui_api.api.infotext import read_infotext
+from sdwebui_api.api.linked import generation_pictures, linked
 from sdwebui_api.api.options import store_options
 from sdwebui_api.api.response_schema import ImageToImageResponse, TextToImageResponse, answers
 from sdwebui_api.api.script_args import read_sections, without_sections
@@ -55,7 +56,8 @@ class _Prepared:
 async def _generate(kind: Kind, body: GenerationBody, request: Request) -> Response:
     services = services_of(request)
     services.runner.check_admission()
-    prepared = await services.off_loop(_prepare, services, kind, body)
+    async with linked(services, lambda swap: generation_pictures(kind, dict(body), swap)) as pictures:
+        prepared = await services.off_loop(_prepare, services, kind, body, pictures)
     job = _submit(services, kind, body, prepared, user_of(request))
     request.state.job_id = job.id
     result: GenerationResult = await result_unless_gone(services, job, request)
@@ -64,15 +66,16 @@ async def _generate(kind: Kind, body: GenerationBody, request: Request) -> Respo
     return Response(content, media_type="application/json", headers=job_header(job))
 
 
-def _prepare(services: Services, kind: Kind, body: GenerationBody) -> _Prepared:
+def _prepare(services: Services, kind: Kind, body: GenerationBody, pictures: dict[str, Any]) -> _Prepared:
+    """`pictures`: the fields that hold pictures, fetched; the echo keeps their URLs."""
     stored = services.options.snapshot()
     if body.infotext:
         body = _with_infotext(services, kind, body, stored)
     values = body.model_dump()
-    scripts, alwayson = services.scripts, body.alwayson_scripts
+    scripts, alwayson = services.scripts, pictures["alwayson_scripts"]
     replaced = read_sections(scripts, kind, alwayson)
     named = scripts.read(kind, services.catalog, body.script_name, body.script_args, without_sections(alwayson))
-    resolved = services.resolver(kind, {**values, **replaced}, body.model_fields_set, stored)
+    resolved = services.resolver(kind, {**values, **pictures, **replaced}, body.model_fields_set, stored)
     resolved = replace(resolved, script=named.script, always_on=named.always_on)
     for side in ("width", "height"):
         if side not in body.model_fields_set:

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from sdwebui_api.api.errors import to_json
 from sdwebui_api.api.generation import result_unless_gone
 from sdwebui_api.api.infotext import read_infotext
+from sdwebui_api.api.linked import Picture, linked
 from sdwebui_api.api.response_schema import (
     ExtrasBatchImagesResponse,
     ExtrasSingleImageResponse,
@@ -99,11 +100,15 @@ class InterrogateRequest(WireModel):
 async def interrogate(body: InterrogateRequest, request: Request) -> Response:
     """What a picture shows: a caption (`clip`) or booru tags (`deepdanbooru`). Answers `{"caption"}`."""
     services = services_of(request)
-    job = services.runner.submit(
-        lambda job: _describe(services, job, body), kind="interrogate", user=user_of(request), summary=body.model[:200]
-    )
-    request.state.job_id = job.id
-    caption = await result_unless_gone(services, job, request)
+    async with linked(services, lambda swap: swap(body.image, "image")) as picture:
+        job = services.runner.submit(
+            lambda job: _describe(services, job, picture, body.model),
+            kind="interrogate",
+            user=user_of(request),
+            summary=body.model[:200],
+        )
+        request.state.job_id = job.id
+        caption = await result_unless_gone(services, job, request)
     return Response(to_json({"caption": caption}), media_type="application/json", headers=job_header(job))
 
 
@@ -111,24 +116,29 @@ async def interrogate(body: InterrogateRequest, request: Request) -> Response:
 async def png_info(body: PNGInfoRequest, request: Request) -> dict[str, Any]:
     """The infotext in a picture, the file's other texts, and the infotext read."""
     services = services_of(request)
-    return await services.off_loop(_read_png_info, services, body.image)
+    async with linked(services, lambda swap: swap(body.image, "image")) as picture:
+        return await services.off_loop(_read_png_info, services, picture)
 
 
 async def _extras(images: list[tuple[str, str]], body: ExtrasFields, request: Request, *, single: bool) -> Response:
     """A job of its own kind: upscaling waits in the line and can be cancelled like generation."""
     services = services_of(request)
-    job = services.runner.submit(
-        lambda job: _enlarge_all(services, job, images, body), kind="extras", user=user_of(request), summary="extras"
-    )
-    request.state.job_id = job.id
-    encoded, html_info = await result_unless_gone(services, job, request)
+    async with linked(services, lambda swap: [(swap(text, field), field) for text, field in images]) as pictures:
+        job = services.runner.submit(
+            lambda job: _enlarge_all(services, job, pictures, body),
+            kind="extras",
+            user=user_of(request),
+            summary="extras",
+        )
+        request.state.job_id = job.id
+        encoded, html_info = await result_unless_gone(services, job, request)
     answer = {"html_info": html_info, "image": encoded[0]} if single else {"html_info": html_info, "images": encoded}
     content = await services.off_loop(to_json, answer)
     return Response(content, media_type="application/json", headers=job_header(job))
 
 
 def _enlarge_all(
-    services: Services, job: Job, images: list[tuple[str, str]], body: ExtrasFields
+    services: Services, job: Job, images: list[tuple[Picture, str]], body: ExtrasFields
 ) -> tuple[list[str], str]:
     """(base64 pictures, html_info of the last one), in a worker thread."""
     from sdwebui_api.imaging.codec import decode_image, encode_image, to_base64
@@ -140,9 +150,9 @@ def _enlarge_all(
     faces = services.faces.for_job(job)
     job.set_total(len(images))
     encoded, infotext = [], ""
-    for text, field in images:
+    for picture, field in images:
         job.start_batch(None, 1)
-        result = run_extras(decode_image(text, field), settings, upscalers, faces)
+        result = run_extras(decode_image(picture, field), settings, upscalers, faces)
         data = encode_image(
             result.image,
             options.samples_format,
@@ -158,19 +168,19 @@ def _enlarge_all(
     return encoded, html_info(infotext)
 
 
-def _describe(services: Services, job: Job, body: InterrogateRequest) -> str:
+def _describe(services: Services, job: Job, picture: Picture, model: str) -> str:
     from sdwebui_api.imaging.codec import decode_image
 
-    image = decode_image(body.image, "image")
-    return services.interrogator.describe(image, body.model, services.options.snapshot(), job)
+    image = decode_image(picture, "image")
+    return services.interrogator.describe(image, model, services.options.snapshot(), job)
 
 
-def _read_png_info(services: Services, text: str) -> dict[str, Any]:
+def _read_png_info(services: Services, picture: Picture) -> dict[str, Any]:
     from sdwebui_api.generation.networks import with_names_of_this_server
     from sdwebui_api.imaging.codec import decode_image
     from sdwebui_api.imaging.metadata import read_info_from_image
 
-    infotext, items = read_info_from_image(decode_image(text, "image"))
+    infotext, items = read_info_from_image(decode_image(picture, "image"))
     options = services.options.snapshot()
     parameters = read_infotext(services, infotext or "", options)
     parameters = with_names_of_this_server(parameters, options, services.catalog)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sdwebui_api.catalog.vaes import VaeCatalog, VaeFile
     from sdwebui_api.control.service import ControlService
     from sdwebui_api.scripting.host import ScriptHost
+    from sdwebui_api.storage.links import LinkFetcher
 
 T = TypeVar("T")
 
@@ -149,6 +150,8 @@ class Services:
     """Where merged checkpoints are written."""
     trainer: Trains | None = None
     """None: this server cannot train (tests)."""
+    links: LinkFetcher | None = None
+    """None: this server fetches no pictures by URL (tests)."""
     stop_server: Callable[[StopKind], None] | None = None
     """None: there is no server to stop (tests)."""
 

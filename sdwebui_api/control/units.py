@@ -174,8 +174,6 @@ class _UnitReader:
                 self.warnings.append(f"{self._field(str(name)[:100])} is unknown and was ignored")
 
     def _refuse_unsupported(self) -> None:
-        if self.values.get("image_link"):
-            raise BadRequest("Pictures by URL (image_link) are not supported yet", field=self._field("image_link"))
         if self.values.get("ipadapter_input"):
             raise BadRequest(
                 "Prepared embeddings are not supported: give the unit a picture", field=self._field("ipadapter_input")
@@ -272,7 +270,8 @@ class _UnitReader:
     # -- pictures --------------------------------------------------------------------------------------------------
 
     def _images(self) -> tuple[UnitImage, ...]:
-        images = self._image_list(self._given("image"))
+        link = self._given("image_link")
+        images = self._image_list(self._given("image")) if link in (None, "") else self._linked(link)
         mask_text = self._given("mask")
         if mask_text not in (None, ""):
             mask = self._decode(mask_text, "mask")
@@ -283,16 +282,20 @@ class _UnitReader:
             raise BadRequest("The unit is enabled but has no picture", field=self._field("image"))
         return images
 
+    def _linked(self, value: Any) -> tuple[UnitImage, ...]:
+        """The picture that the door has fetched from `image_link`, in place of the unit's `image`."""
+        return (UnitImage(np.array(self._decode(value, "image_link").convert("RGB"))),)
+
     def _image_list(self, value: Any) -> tuple[UnitImage, ...]:
         """A text, `{"image", "mask"}`, `[image, mask]`, or a list of any of them."""
         if value is None or value == "" or value == []:
             return ()
-        if isinstance(value, (str, Mapping)):
+        if isinstance(value, (str, bytes, Mapping)):
             one = self._image(value)
             return () if one is None else (one,)
         if not isinstance(value, (list, tuple)):
             raise BadRequest("An image is a text, an object or a list", field=self._field("image"))
-        if len(value) == 2 and all(item is None or isinstance(item, str) for item in value):
+        if len(value) == 2 and all(item is None or isinstance(item, (str, bytes)) for item in value):
             one = self._image({"image": value[0], "mask": value[1]})
             return () if one is None else (one,)
         lists = (self._image_list(item) if isinstance(item, (list, tuple)) else (self._image(item),) for item in value)
@@ -317,8 +320,8 @@ class _UnitReader:
         return np.array(self._decode(value, "effective_region_mask").convert("RGB"))[:, :, 0]
 
     def _decode(self, value: Any, name: str) -> Image.Image:
-        if not isinstance(value, str):
-            raise BadRequest("An image is a text: base64 or a data URI", field=self._field(name))
+        if not isinstance(value, (str, bytes)):
+            raise BadRequest("An image is a text: base64, a data URI or a URL", field=self._field(name))
         return decode_image(value, self._field(name))
 
 

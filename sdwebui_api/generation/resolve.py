@@ -362,8 +362,8 @@ def _decode_all(texts: Sequence[Any]) -> tuple[Image.Image, ...]:
 def _decode(text: Any, field: str) -> Image.Image:
     from sdwebui_api.imaging.codec import decode_image
 
-    if not isinstance(text, str):
-        raise BadRequest("An image is a text: base64 or a data URI", field=field)
+    if not isinstance(text, (str, bytes)):
+        raise BadRequest("An image is a text: base64, a data URI or a URL", field=field)
     return decode_image(text, field)
 
 

@@ -37,13 +37,13 @@ _BROKEN = (
 """Everything Pillow's plugins raise for a damaged file; AVIF's raises RuntimeError."""
 
 
-def decode_image(text: str, field: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The picture in `text`: base64, bare or as a data URI, white space allowed anywhere.
+def decode_image(text: str | bytes, field: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The picture in `text`: base64, bare or as a data URI, white space allowed anywhere; or the file itself.
 
     EXIF orientation is applied, 16-bit and CMYK pictures become 8-bit; `info` keeps the file's text.
     Raises BadRequest naming `field` for what is no picture, PayloadTooLarge above `max_pixels`.
     """
-    return read_image(decode_base64(text, field), field, max_pixels)
+    return read_image(text if isinstance(text, bytes) else decode_base64(text, field), field, max_pixels)
 
 
 def decode_base64(text: str, field: str) -> bytes:
@@ -52,7 +52,7 @@ def decode_base64(text: str, field: str) -> bytes:
         raise BadRequest("no image given: expected base64 text", field=field)
     text = text.strip()
     if text[:8].lower().startswith(("http://", "https://")):
-        raise BadRequest("this server does not fetch images from URLs: send the image as base64", field=field)
+        raise BadRequest("this picture is not fetched by its address: send it as base64", field=field)
     if text[:5].lower() == "data:":
         header, comma, text = text.partition(",")
         if not comma or not header.lower().rstrip().endswith(";base64"):

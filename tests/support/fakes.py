@@ -31,6 +31,7 @@ from sdwebui_api.postprocess.faces import FaceLibrary
 from sdwebui_api.postprocess.interrogate import Interrogator
 from sdwebui_api.postprocess.upscalers import UpscalerLibrary
 from sdwebui_api.scripting.host import ScriptHost
+from sdwebui_api.storage.links import link_fetcher
 from sdwebui_api.storage.local import LocalStorage
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -166,4 +167,5 @@ def fake_services(data_dir: Path, *flags: str, max_queue: int = 256, concurrency
         schedule_rows=schedule_rows(),
         merge_folder=data_dir / "merged",
         trainer=FakeTrainer(TrainingFiles(paths, LocalStorage(data_dir))),
+        links=link_fetcher(read),
     )
