@@ -12,6 +12,8 @@ from typing import Any
 
 CALLBACK_URL = "_callback_url_"
 """The tag in which a put keeps the address its result is sent to. Tags that begin with `_` are never shown."""
+USER = "_user_"
+"""The tag with the user who put the item, where users log in."""
 _KEY = "queued"
 
 
@@ -21,6 +23,8 @@ class QueuedCall:
 
     request_id: str
     tags: Mapping[str, str] = field(default_factory=dict)
+    user: str | None = None
+    """Who put it, where users log in."""
 
 
 def queued_call(scope: Mapping[str, Any]) -> QueuedCall | None:

@@ -1,0 +1,95 @@
+"""From an answer of the application to what is written: the result, the dead letter, the callback. No I/O."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sdwebui_api.queueing.call import CALLBACK_URL, public_tags
+from sdwebui_api.queueing.inprocess import Answer
+from sdwebui_api.queueing.model import LAST_CODE, Delivery, Item, NewItem
+
+DEAD_REASON = "deadReason"
+BODY_KEY = "callback_url"
+OK = 200
+NOT_ALLOWED = 405
+TOO_LARGE = 413
+FAILED = 500
+
+FailureBody = Callable[[int, str], bytes]
+"""(HTTP status, message) → the body of a failure in the EAS form."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What `store.finish` writes for an item."""
+
+    result: NewItem | None
+    """None: the application answered with an empty body, which is not passed on."""
+    failed: bool = False
+    dead: NewItem | None = None
+    callback: NewItem | None = None
+
+
+def without_callback(item: Item) -> tuple[bytes, str]:
+    """The body for the application, and where its result is to be sent: the put's `_callback_url_`, or the body's
+    top-level `callback_url`, which is taken out. Empty: nowhere."""
+    given = item.tags.get(CALLBACK_URL, "")
+    if b'"callback_url"' not in item.data:
+        return item.data, given
+    try:
+        body = json.loads(item.data)
+    except ValueError:
+        return item.data, given  # the application will say what is wrong with it
+    if not isinstance(body, dict) or not isinstance(body.get(BODY_KEY), str):
+        return item.data, given
+    found = body.pop(BODY_KEY)
+    return json.dumps(body).encode(), given or found
+
+
+def outcome_of(item: Item, answer: Answer, callback_url: str, failure: FailureBody) -> Outcome:
+    """A status other than 200 is a failure; one of the server's own (5xx) leaves the request among the dead letters."""
+    if answer.too_large:
+        text = "The result is too large for the queue; give save_dir (and no send_images), then it holds URLs"
+        return _failed(item, TOO_LARGE, failure(TOO_LARGE, text), callback_url)
+    if answer.status != OK:
+        body = answer.body or failure(answer.status, f"The request failed with status {answer.status}")
+        dead = _dead(item, f"status {answer.status}") if answer.status >= FAILED else None
+        return _failed(item, answer.status, body, callback_url, dead)
+    if not answer.body:
+        return Outcome(None)
+    result = NewItem(answer.body, public_tags(item.tags), item.priority)
+    return Outcome(result, callback=_callback(result, callback_url))
+
+
+def is_queue(path: str) -> bool:
+    """Whether the worker would put the request into the queue again."""
+    return path.startswith("api/predict/")
+
+
+def refused(item: Item, failure: FailureBody) -> Outcome:
+    text = "/api/predict/… is the queue itself and cannot be queued"
+    return _failed(item, NOT_ALLOWED, failure(NOT_ALLOWED, text), "")
+
+
+def given_up(delivery: Delivery, max_delivery: int, failure: FailureBody) -> Outcome:
+    """For an item that was tried often enough: its workers died or vanished."""
+    item = delivery.item
+    times = "once" if max_delivery == 1 else f"{max_delivery} times"
+    reason = f"The request was tried {times}; its worker ended before there was a result"
+    _, callback_url = without_callback(item)
+    return _failed(item, FAILED, failure(FAILED, reason), callback_url, _dead(item, reason))
+
+
+def _failed(item: Item, status: int, body: bytes, callback_url: str, dead: NewItem | None = None) -> Outcome:
+    result = NewItem(body, {**public_tags(item.tags), LAST_CODE: str(status)}, item.priority)
+    return Outcome(result, True, dead, _callback(result, callback_url))
+
+
+def _dead(item: Item, reason: str) -> NewItem:
+    return NewItem(item.data, {**public_tags(item.tags), DEAD_REASON: reason}, item.priority, item.path)
+
+
+def _callback(result: NewItem, url: str) -> NewItem | None:
+    return NewItem(result.data, {**result.tags, CALLBACK_URL: url}, result.priority) if url else None
