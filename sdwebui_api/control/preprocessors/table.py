@@ -10,6 +10,7 @@ from sdwebui_api.control.preprocessors import (
     filters,
     inpaint,
     ip_adapter,
+    openpose,
     reference,
     segmentation,
     simple,
@@ -26,6 +27,7 @@ PREPROCESSORS: tuple[Preprocessor, ...] = (
     *edges.PREPROCESSORS,
     *depth.PREPROCESSORS,
     *segmentation.PREPROCESSORS,
+    *openpose.PREPROCESSORS,
 )
 
 

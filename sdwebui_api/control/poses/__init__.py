@@ -1,0 +1,1 @@
+"""Finding people in heat maps and boxes, and drawing them."""
