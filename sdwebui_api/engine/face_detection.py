@@ -16,6 +16,7 @@ from sdwebui_api.engine.devices import Device, DevicePlan
 from sdwebui_api.engine.networks.retinaface import RetinaFace, decode
 from sdwebui_api.engine.reading import read_tensors
 from sdwebui_api.errors import UnusableModel
+from sdwebui_api.imaging.boxes import without_overlaps
 from sdwebui_api.imaging.faces import Landmarks
 
 SEARCHED_SIDE, LONGEST_SIDE = 640, 2560
@@ -84,19 +85,6 @@ class RetinaFaceDetector(FaceDetector):
         likely = likely[scores[likely].argsort(descending=True)]
         kept = without_overlaps(boxes[likely].numpy(), self.OVERLAP)
         return np.asarray(landmarks[likely][kept].numpy(), dtype=np.float32)
-
-
-def without_overlaps(boxes: NDArray[np.float32], limit: float) -> list[int]:
-    """Indices of the boxes [n, 4] (left, top, right, bottom) that no earlier one covers by more than `limit`."""
-    kept: list[int] = []
-    areas = np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1)
-    for index, box in enumerate(boxes):
-        others = boxes[kept]
-        sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
-        shared = np.prod(np.maximum(sides, 0), axis=1)
-        if not (shared > limit * (areas[index] + areas[kept] - shared)).any():
-            kept.append(index)
-    return kept
 
 
 def load_face_detector(path: Path, plan: DevicePlan, device: Device) -> FaceDetector:

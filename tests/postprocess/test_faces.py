@@ -15,11 +15,12 @@ from starlette.testclient import TestClient
 from sdwebui_api.api.factory import create_app
 from sdwebui_api.catalog.face_restorers import FaceRestorerCatalog
 from sdwebui_api.engine.devices import Device, DevicePlan
-from sdwebui_api.engine.face_detection import load_face_detector, without_overlaps
+from sdwebui_api.engine.face_detection import load_face_detector
 from sdwebui_api.engine.face_restorer import load_face_restorer
 from sdwebui_api.engine.networks.retinaface import RetinaFace
 from sdwebui_api.engine.spandrel_package import spandrel
 from sdwebui_api.errors import BadRequest, Cancelled, UnusableModel
+from sdwebui_api.imaging.boxes import without_overlaps
 from sdwebui_api.imaging.codec import encode_image, to_base64
 from sdwebui_api.imaging.faces import SIDE, TEMPLATE, cut_out, lay_back
 from sdwebui_api.jobs.job import Job

@@ -94,10 +94,11 @@ def smoothed(likely: Map) -> NDArray[np.float64]:
 def resized(array: Any, size: tuple[int, int]) -> Any:
     """`[H, W, C]` to `size` (width, height): by area when it shrinks, by Lanczos's window when it grows."""
     shrinks = sum(size) < array.shape[0] + array.shape[1]
-    found = cv2.resize(
-        np.ascontiguousarray(array), size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LANCZOS4
-    )
-    return found.reshape(size[1], size[0], array.shape[2])
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LANCZOS4
+    # OpenCV takes at most four channels at once here.
+    parts = (np.ascontiguousarray(array[:, :, first : first + 4]) for first in range(0, array.shape[2], 4))
+    enlarged = [cv2.resize(part, size, interpolation=how).reshape(size[1], size[0], -1) for part in parts]
+    return enlarged[0] if len(enlarged) == 1 else np.concatenate(enlarged, axis=2)
 
 
 def _padded(image: Picture) -> Picture:

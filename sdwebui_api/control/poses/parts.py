@@ -87,7 +87,8 @@ def hand_points(average: Map, width: int, height: int) -> tuple[Point, ...]:
         strengths = [float(likely[labels == label].sum()) for label in range(1, count)]
         strongest = np.where(labels == 1 + int(np.argmax(strengths)), likely, 0.0)
         row, column = np.unravel_index(int(strongest.argmax()), strongest.shape)
-        found.append((column * width // likely.shape[1], row * height // likely.shape[0]))
+        place = column * width // likely.shape[1], row * height // likely.shape[0]
+        found.append((float(place[0]), float(place[1])))
     return tuple(found)
 
 

@@ -1,4 +1,4 @@
-"""People as skeletons, by OpenPose's networks (`engine/pose_networks.py`)."""
+"""People as skeletons, by OpenPose's networks (`engine/annotators/openpose.py`)."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class OpenPose:
 @contextmanager
 def _maps_of(context: PreprocessorContext, path: Path, kind: str) -> Iterator[Network]:
     """The network in `path`. Raises UnusableModel when it is for something else."""
-    from sdwebui_api.engine.pose_networks import PoseNetwork, load_pose_network
+    from sdwebui_api.engine.annotators.openpose import PoseNetwork, load_pose_network
 
     with network(context, path, load_pose_network, PoseNetwork) as found:
         if found.kind != kind:

@@ -6,6 +6,7 @@ from sdwebui_api.control.preprocessor import Preprocessor
 from sdwebui_api.control.preprocessors import (
     colour,
     depth,
+    dwpose,
     edges,
     filters,
     inpaint,
@@ -28,6 +29,7 @@ PREPROCESSORS: tuple[Preprocessor, ...] = (
     *depth.PREPROCESSORS,
     *segmentation.PREPROCESSORS,
     *openpose.PREPROCESSORS,
+    *dwpose.PREPROCESSORS,
 )
 
 
