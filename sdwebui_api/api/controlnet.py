@@ -14,7 +14,7 @@ from sdwebui_api.api import response_schema as schema
 from sdwebui_api.api.errors import to_json
 from sdwebui_api.api.generation import result_unless_gone
 from sdwebui_api.api.linked import Picture, Swap, linked
-from sdwebui_api.api.services import Services, job_header, services_of, user_of
+from sdwebui_api.api.services import Services, job_header, job_id_of, services_of, user_of
 from sdwebui_api.api.wire import Float, Name, Text, WireModel
 from sdwebui_api.errors import BadRequest
 from sdwebui_api.jobs.job import Job
@@ -89,6 +89,7 @@ async def detect(request: Request, body: DetectRequest | None = None) -> Respons
         job = services.runner.submit(
             lambda job: _detect(services, job, preprocessor, body, pictures),
             kind="detect",
+            id=job_id_of(request),
             user=user_of(request),
             summary=preprocessor.name,
         )

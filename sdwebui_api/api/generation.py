@@ -18,7 +18,7 @@ from sdwebui_api.api.linked import generation_pictures, linked
 from sdwebui_api.api.options import store_options
 from sdwebui_api.api.response_schema import ImageToImageResponse, TextToImageResponse, answers
 from sdwebui_api.api.script_args import read_sections, without_sections
-from sdwebui_api.api.services import Services, job_header, services_of, user_of
+from sdwebui_api.api.services import Services, job_header, job_id_of, services_of, user_of
 from sdwebui_api.config.options import Options
 from sdwebui_api.errors import BadRequest, SdWebUIError
 from sdwebui_api.generation.infotext_request import fields_of_infotext
@@ -58,7 +58,7 @@ async def _generate(kind: Kind, body: GenerationBody, request: Request) -> Respo
     services.runner.check_admission()
     async with linked(services, lambda swap: generation_pictures(kind, dict(body), swap)) as pictures:
         prepared = await services.off_loop(_prepare, services, kind, body, pictures)
-    job = _submit(services, kind, body, prepared, user_of(request))
+    job = _submit(services, kind, prepared, user_of(request), job_id_of(request, body.force_task_id))
     request.state.job_id = job.id
     result: GenerationResult = await result_unless_gone(services, job, request)
     warnings = [] if body.override_settings_restore_afterwards else await services.off_loop(_persist, services, body)
@@ -110,12 +110,12 @@ def _persist(services: Services, body: GenerationBody) -> list[str]:
     return []
 
 
-def _submit(services: Services, kind: Kind, body: GenerationBody, prepared: _Prepared, user: str | None) -> Job:
+def _submit(services: Services, kind: Kind, prepared: _Prepared, user: str | None, id: str | None) -> Job:
     options, resolved, generator = prepared.request.options, prepared.request, services.generator
     return services.runner.submit(
         lambda job: generator.run(resolved, job),
         kind=kind,
-        id=body.force_task_id or None,
+        id=id,
         user=user,
         summary=resolved.prompt[:200],
         preview=PreviewSettings(

@@ -19,7 +19,7 @@ from sdwebui_api.api.response_schema import (
     PNGInfoResponse,
     answers,
 )
-from sdwebui_api.api.services import Services, job_header, services_of, user_of
+from sdwebui_api.api.services import Services, job_header, job_id_of, services_of, user_of
 from sdwebui_api.api.wire import Float, Fraction, Int, Name, Text, WireModel
 from sdwebui_api.jobs.job import Job
 
@@ -104,6 +104,7 @@ async def interrogate(body: InterrogateRequest, request: Request) -> Response:
         job = services.runner.submit(
             lambda job: _describe(services, job, picture, body.model),
             kind="interrogate",
+            id=job_id_of(request),
             user=user_of(request),
             summary=body.model[:200],
         )
@@ -127,6 +128,7 @@ async def _extras(images: list[tuple[str, str]], body: ExtrasFields, request: Re
         job = services.runner.submit(
             lambda job: _enlarge_all(services, job, pictures, body),
             kind="extras",
+            id=job_id_of(request),
             user=user_of(request),
             summary="extras",
         )

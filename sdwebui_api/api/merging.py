@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse
 
 from sdwebui_api.api.generation import result_unless_gone
-from sdwebui_api.api.services import Services, job_header, services_of, user_of
+from sdwebui_api.api.services import Services, job_header, job_id_of, services_of, user_of
 from sdwebui_api.api.wire import Float, Name, WireModel
 from sdwebui_api.catalog.merging import InterpMethod, MergeRecipe
 from sdwebui_api.errors import NotFound
@@ -65,7 +65,7 @@ async def merge_checkpoints(body: MergeBody, request: Request) -> JSONResponse:
     job = services.runner.submit(
         lambda job: _merge(services, job, recipe),
         kind="merge",
-        id=body.force_task_id or None,
+        id=job_id_of(request, body.force_task_id),
         user=user_of(request),
         summary=", ".join(source.name for source in recipe.sources)[:200],
     )

@@ -21,6 +21,7 @@ from sdwebui_api.jobs.runner import JobRunner
 from sdwebui_api.postprocess.faces import FaceLibrary
 from sdwebui_api.postprocess.interrogate import Interrogator
 from sdwebui_api.postprocess.upscalers import UpscalerLibrary
+from sdwebui_api.queueing.call import queued_call
 
 if TYPE_CHECKING:
     from sdwebui_api.catalog.checkpoints import CheckpointCatalog, CheckpointFile
@@ -180,6 +181,12 @@ def services_of(request: Request) -> Services:
 def job_header(job: Job) -> dict[str, str]:
     """`X-Job-Id` of the answer. Clients choose ids freely; what a header cannot hold is percent-encoded."""
     return {"X-Job-Id": quote(job.id, safe="()[]:;,@!$&'*+=~/ ")}
+
+
+def job_id_of(request: Request, wanted: str | None = None) -> str | None:
+    """The id of the request's job: that of the queued request, else what the client `wanted`. None: any."""
+    queued = queued_call(request.scope)
+    return queued.request_id if queued else wanted or None
 
 
 def user_of(request: Request) -> str | None:

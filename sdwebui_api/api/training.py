@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from sdwebui_api.api.generation_schema import Txt2ImgBody
 from sdwebui_api.api.response_schema import CreateResponse, TrainResponse
-from sdwebui_api.api.services import Services, Trains, job_header, services_of, user_of
+from sdwebui_api.api.services import Services, Trains, job_header, job_id_of, services_of, user_of
 from sdwebui_api.api.training_schema import (
     CreateEmbeddingBody,
     CreateHypernetworkBody,
@@ -58,6 +58,7 @@ async def create_embedding(
     job = services.runner.submit(
         lambda job: trainer.create_embedding(new, checkpoint, vae, job),
         kind="create-embedding",
+        id=job_id_of(request),
         user=user_of(request),
         summary=new.name,
     )
@@ -75,6 +76,7 @@ async def create_hypernetwork(
     job = services.runner.submit(
         lambda job: trainer.create_hypernetwork(new, job),
         kind="create-hypernetwork",
+        id=job_id_of(request),
         user=user_of(request),
         summary=new.name,
     )
@@ -108,7 +110,7 @@ async def _train(kind: Kind, body: TrainBody, request: Request, response: Respon
     job = services.runner.submit(
         lambda job: trainer.train(task, job),
         kind=f"train-{kind}",
-        id=body.id_task or None,
+        id=job_id_of(request, body.id_task),
         user=user_of(request),
         summary=task.name[:200],
         preview=PreviewSettings(

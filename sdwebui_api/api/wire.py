@@ -14,6 +14,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from pydantic_core import PydanticCustomError
 
 MAX_PROMPT_CHARACTERS = 100_000
+SYNCHRONOUS = (
+    "callback_url is for queued requests (POST /api/predict/<service>/<path>); this one is answered on its connection"
+)
 
 
 def _cut_fraction(value: Any) -> Any:
@@ -84,4 +87,7 @@ class WireModel(BaseModel):
     def _null_is_default(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
+        if values.get("callback_url") is not None:
+            # The worker has taken it out of what comes by the queue.
+            raise PydanticCustomError("callback_url", SYNCHRONOUS)
         return {key: value for key, value in values.items() if value is not None or key in cls.never_null}

@@ -19,10 +19,9 @@ import httpx
 
 from sdwebui_api.errors import SdWebUIError
 from sdwebui_api.queueing.call import CALLBACK_URL, public_tags
-from sdwebui_api.queueing.consuming import ConsumerLoop
+from sdwebui_api.queueing.consuming import ConsumerLoop, FindStore
 from sdwebui_api.queueing.model import Delivery, Item, NewItem, callbacks_of, rear_of
 from sdwebui_api.queueing.outcome import DEAD_REASON
-from sdwebui_api.queueing.store import QueueStore
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +58,7 @@ class CallbackRules:
 class CallbackDispatcher(ConsumerLoop):
     """Any number may run, in any number of processes."""
 
-    def __init__(self, store: QueueStore, sender: Sends, rules: CallbackRules) -> None:
+    def __init__(self, store: FindStore, sender: Sends, rules: CallbackRules) -> None:
         super().__init__(store, callbacks_of(rules.service), GROUP, window=rules.room, lease=rules.lease)
         self.rules = rules
         self._sender = sender

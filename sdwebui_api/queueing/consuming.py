@@ -11,9 +11,13 @@ from collections.abc import Awaitable, Callable
 
 from sdwebui_api.errors import SdWebUIError
 from sdwebui_api.queueing.model import Consumer
-from sdwebui_api.queueing.store import QueueStore, Replaced, StoreUnavailable
+from sdwebui_api.queueing.store import QueueStore, Replaced, StoreUnavailable, StreamEnded
 
 log = logging.getLogger(__name__)
+
+ENDED_SECONDS = 5.0
+FindStore = Callable[[], QueueStore]
+"""The store, once it could be opened; raises StoreUnavailable before."""
 
 
 def consumer_name() -> str:
@@ -28,12 +32,17 @@ class ConsumerLoop:
     and survived.
     """
 
-    def __init__(self, store: QueueStore, queue: str, group: str, *, window: int, lease: float) -> None:
-        self._store = store
+    def __init__(self, store: FindStore, queue: str, group: str, *, window: int, lease: float) -> None:
+        self._find_store = store
         self._queue = queue
         self._lease = lease
         self._stopping = asyncio.Event()
         self._consumer = Consumer(group, consumer_name(), uuid.uuid4().hex, window=window)
+
+    @property
+    def _store(self) -> QueueStore:
+        """Raises StoreUnavailable while there is none."""
+        return self._find_store()
 
     @property
     def consumer(self) -> Consumer:
@@ -87,6 +96,8 @@ class ConsumerLoop:
         except Replaced:
             # Forgotten by the store after a long silence: nobody else has this name.
             return False
+        except StreamEnded:
+            await self._sleep(ENDED_SECONDS)
         except StoreUnavailable as error:
             log.warning("%s cannot be reached: %s", self._queue, error.message)
             await self._sleep(0.5)

@@ -15,11 +15,11 @@ from typing import Protocol
 
 from sdwebui_api.errors import SdWebUIError
 from sdwebui_api.queueing.call import USER, QueuedCall, public_tags
-from sdwebui_api.queueing.consuming import ConsumerLoop
+from sdwebui_api.queueing.consuming import ConsumerLoop, FindStore
 from sdwebui_api.queueing.inprocess import Answer
 from sdwebui_api.queueing.model import Delivery, sink_of
 from sdwebui_api.queueing.outcome import FailureBody, Outcome, given_up, is_queue, outcome_of, refused, without_callback
-from sdwebui_api.queueing.store import QueueFull, QueueStore, StoreUnavailable
+from sdwebui_api.queueing.store import QueueFull, StoreUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class Worker(ConsumerLoop):
 
     def __init__(
         self,
-        store: QueueStore,
+        store: FindStore,
         application: Calls,
         rules: WorkerRules,
         failure: FailureBody,
