@@ -54,10 +54,12 @@ async def linked(services: Services, walk: Callable[[Swap], T]) -> AsyncIterator
 def generation_pictures(kind: str, values: Mapping[str, Any], swap: Swap) -> dict[str, Any]:
     """Of a txt2img or img2img body: what of it names pictures, rebuilt. `values`: the body as a dictionary.
 
-    `alwayson_scripts.image_link` takes the place of img2img's `init_images`. Raises BadRequest when it is no URL.
+    `alwayson_scripts.image_link` takes the place of img2img's `init_images`, and is left out here. Raises BadRequest
+    when it is no URL.
     """
-    alwayson: Mapping[str, Any] = values["alwayson_scripts"]
-    filled: dict[str, Any] = {"alwayson_scripts": {name: _entry(name, alwayson[name], swap) for name in alwayson}}
+    entries: Mapping[str, Any] = values["alwayson_scripts"]
+    left = {name: _entry(name, entry, swap) for name, entry in entries.items() if name != IMAGE_LINK}
+    filled: dict[str, Any] = {"alwayson_scripts": left}
     if kind == "img2img":
         for name in ("mask", "latent_mask"):
             filled[name] = _swapped(values[name], name, swap)

@@ -230,7 +230,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         try:
             addresses = await self._guard.addresses(host, port, self._field)
         except OSError as error:
-            raise httpcore.ConnectError(f"its name is not known ({error})") from None
+            raise httpcore.ConnectError(f"its name is not known ({error.strerror or error})") from None
         share = None if timeout is None else timeout / len(addresses)
         last: Exception = httpcore.ConnectError("no address")
         for address in addresses:
