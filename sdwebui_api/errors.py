@@ -10,6 +10,7 @@ SdWebUIError (500)
 ├── Busy (429)               the queue is full; `retry_after` seconds
 ├── Unavailable (503)        cannot serve yet, or shutting down
 ├── OutOfMemory (507)        the job failed for lack of memory; the server lives
+├── NotStored (507; 502)     the pictures exist, but neither disk nor bucket (502) took them
 └── Cancelled (499)          the job was cancelled before it had a result
 """
 
@@ -91,6 +92,16 @@ class Unavailable(SdWebUIError):
 
 class OutOfMemory(SdWebUIError):
     status = 507
+
+
+class NotStored(SdWebUIError):
+    """What was made could not be written where it belongs: a full disk, or (`status=502`) a store that fails."""
+
+    status = 507
+
+    def __init__(self, message: str, *, status: int = 507) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Cancelled(SdWebUIError):

@@ -234,8 +234,8 @@ class Flags:
     oss_bucket: str | None = _text(RESULTS, "bucket results are uploaded to", metavar="NAME")
     oss_prefix: str = _text(RESULTS, "prefix of every key in the bucket", "", metavar="PREFIX")
     oss_mount: str | None = _path(RESULTS, "folder that stands for the bucket: a save_dir below it is uploaded")
-    oss_url_style: str = _row(
-        RESULTS, "form of image_url: the mount's path, oss://, public or signed URL, default oss", "oss",
+    oss_url_style: str | None = _row(
+        RESULTS, "form of image_url: the mount's path, oss://, public or signed URL, default: as save_dir", None,
         choices=("mount", "oss", "public", "signed"),
     )  # fmt: skip
     oss_url_expires: int = _number(RESULTS, "seconds a signed URL is good for, default 86400", 86_400, _at_least(1))

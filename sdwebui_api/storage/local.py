@@ -1,7 +1,12 @@
-"""Pictures on the local disk: folders that cannot be left, and files that appear whole or not at all."""
+"""Pictures on the local disk: folders that cannot be left, and files that appear whole or not at all.
+
+A path that is returned is on the disk, its name included: a power cut after that loses nothing.
+"""
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import re
 import tempfile
@@ -9,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sdwebui_api.errors import BadRequest
+
+log = logging.getLogger(__name__)
 
 OUTPUT_FOLDERS = ("outputs", "log")
 """Folders of the data directory that pictures may be written to; `log/images` is A1111's "save" button."""
@@ -64,27 +71,39 @@ class LocalStorage:
 
         An existing file is never overwritten, however many threads and processes save at once.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         temporary = _write_temporary(folder, data)
         try:
-            for number in range(first, first + _ATTEMPTS):
-                path = folder / fitting_name(name(number))
-                if _publish(temporary, path):
-                    return path
-            raise OSError(f"no free file name in {folder} after {_ATTEMPTS} attempts")
+            path = _publish_first_free(temporary, folder, name, first)
         finally:
             temporary.unlink(missing_ok=True)
+        _sync_folder(folder)
+        return path
 
     def save(self, path: Path, data: bytes) -> Path:
         """Write `data` to `path`, replacing what is there in one step."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path = path.with_name(fitting_name(path.name))
-        temporary = _write_temporary(path.parent, data)
-        try:
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        return path
+        return write_file(path.with_name(fitting_name(path.name)), data)
+
+
+def write_file(path: Path, data: bytes) -> Path:
+    """Write `data` to `path`, replacing what is there in one step; on the disk before this returns. Raises OSError."""
+    make_folder(path.parent)
+    temporary = _write_temporary(path.parent, data)
+    try:
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+    return path
+
+
+def make_folder(folder: Path) -> None:
+    """With its parents, their names on the disk too."""
+    missing = [folder, *folder.parents]
+    missing = missing[: next(index for index, parent in enumerate(missing) if parent.exists())]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in missing:
+        _sync_folder(made.parent)
 
 
 def next_sequence_number(folder: Path, basename: str = "") -> int:
@@ -122,11 +141,30 @@ def _shortened(text: str, longest: int) -> str:
 
 def _write_temporary(folder: Path, data: bytes) -> Path:
     descriptor, name = tempfile.mkstemp(dir=folder, prefix=".saving-", suffix=".tmp")
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-    # mkstemp makes private files; pictures get what the user's umask allows.
-    os.chmod(name, 0o666 & ~_umask())
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes private files; pictures get what the user's umask allows.
+        os.chmod(name, 0o666 & ~_umask())
+    except OSError:
+        os.unlink(name)
+        raise
     return Path(name)
+
+
+def _sync_folder(folder: Path) -> None:
+    """New names in `folder` are on the disk after this, where the file system can promise that."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES):
+            raise
+        log.debug("%s: folders cannot be synced here: %s", folder, error)  # some network and FUSE file systems
+    finally:
+        os.close(descriptor)
 
 
 def _umask() -> int:
@@ -136,6 +174,14 @@ def _umask() -> int:
         return int(status.split("Umask:")[1].split()[0], 8)
     except (OSError, IndexError, ValueError):
         return 0o022
+
+
+def _publish_first_free(temporary: Path, folder: Path, name: Callable[[int], str], first: int) -> Path:
+    for number in range(first, first + _ATTEMPTS):
+        path = folder / fitting_name(name(number))
+        if _publish(temporary, path):
+            return path
+    raise OSError(f"no free file name in {folder} after {_ATTEMPTS} attempts")
 
 
 def _publish(temporary: Path, path: Path) -> bool:
