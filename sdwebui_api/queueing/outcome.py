@@ -82,6 +82,13 @@ def given_up(delivery: Delivery, max_delivery: int, failure: FailureBody) -> Out
     return _failed(item, FAILED, failure(FAILED, reason), callback_url, _dead(item, reason))
 
 
+def rejected(item: Item, reason: str, failure: FailureBody) -> Outcome:
+    """For an item that its consumer gave back (negative commit) as often as it may be tried."""
+    _, callback_url = without_callback(item)
+    text = f"The request was rejected by its consumer: {reason}"
+    return _failed(item, FAILED, failure(FAILED, text), callback_url, _dead(item, reason))
+
+
 def _failed(item: Item, status: int, body: bytes, callback_url: str, dead: NewItem | None = None) -> Outcome:
     result = NewItem(body, {**public_tags(item.tags), LAST_CODE: str(status)}, item.priority)
     return Outcome(result, True, dead, _callback(result, callback_url))

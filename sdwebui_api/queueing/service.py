@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from sdwebui_api.errors import SdWebUIError
 from sdwebui_api.queueing.model import NewItem, Receipt, TaskRecord, rear_of, sink_of
@@ -55,6 +56,7 @@ class QueueService:
         self._store = store
         self._open = False
         self._full: dict[str, float] = {}
+        self._farewells: set[asyncio.Task[None]] = set()
 
     @property
     def name(self) -> str:
@@ -84,6 +86,7 @@ class QueueService:
             housekeeping.cancel()
             with suppress(asyncio.CancelledError):
                 await housekeeping
+            await asyncio.gather(*self._farewells, return_exceptions=True)
             if self._open:
                 self._open = False
                 await self._store.close()
@@ -129,6 +132,13 @@ class QueueService:
     async def truncate(self, queue: str, below: int) -> None:
         await self.store.truncate(queue, below)
         self.settled.tell(queue, None, lambda index: index < below)
+
+    async def see_off(self, farewell: Coroutine[Any, Any, None]) -> None:
+        """Awaits what must be done to the end even when the caller is cancelled; the store stays open for it."""
+        task = asyncio.create_task(farewell)
+        self._farewells.add(task)
+        task.add_done_callback(self._farewells.discard)
+        await asyncio.shield(task)
 
     async def _try_to_open(self) -> None:
         try:
