@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 from urllib.parse import quote
 
 from starlette.requests import Request
+from starlette.types import ASGIApp
 
 from sdwebui_api.config.flags import Flags
 from sdwebui_api.config.options import Options, OptionStore
@@ -30,8 +32,10 @@ if TYPE_CHECKING:
     from sdwebui_api.catalog.upscalers import UpscalerCatalog
     from sdwebui_api.catalog.vaes import VaeCatalog, VaeFile
     from sdwebui_api.control.service import ControlService
+    from sdwebui_api.queueing.service import QueueService
     from sdwebui_api.scripting.host import ScriptHost
     from sdwebui_api.storage.links import LinkFetcher
+    from sdwebui_api.storage.results import ResultStore
 
 T = TypeVar("T")
 
@@ -153,6 +157,13 @@ class Services:
     """None: this server cannot train (tests)."""
     links: LinkFetcher | None = None
     """None: this server fetches no pictures by URL (tests)."""
+    results: ResultStore | None = None
+    """Where results by address are written. None: this server writes none (tests)."""
+    queue: QueueService | None = None
+    """None: requests are answered at once only."""
+    companions: list[Callable[[ASGIApp], AbstractAsyncContextManager[Any]]] = field(default_factory=list)
+    """What works beside the routes of the application that it is called with, while that is served; entered in order,
+    once the queue runs."""
     stop_server: Callable[[StopKind], None] | None = None
     """None: there is no server to stop (tests)."""
 
