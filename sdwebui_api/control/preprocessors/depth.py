@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sdwebui_api.control.preprocessor import Picture, PreprocessorContext
 
 CONFIG = "config.json"
+MIDAS = WeightFile("midas", CONFIG, "with the other files of Intel/dpt-hybrid-midas")
 NEAREST_PERCENT, FARTHEST_PERCENT = 2, 85
 """What metric depths are cut to: beyond, everything is equally near or far (ZoeDepth's own habit)."""
 

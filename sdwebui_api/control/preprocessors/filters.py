@@ -26,10 +26,10 @@ def blur_gaussian(image: Picture, *, resolution: int, slider_1: float, **_: Any)
 
 def lineart_standard(image: Picture, *, resolution: int, **_: Any) -> PreprocessorResult:
     """What is darker than its surroundings, brightened until half of it is at least grey."""
-    return PreprocessorResult(detect_at(image, resolution, _dark_lines))
+    return PreprocessorResult(detect_at(image, resolution, dark_lines))
 
 
-def _dark_lines(rgb: Picture) -> Picture:
+def dark_lines(rgb: Picture) -> Picture:
     darkness = _surroundings(rgb, 6.0) - rgb
     strength = darkness.min(axis=2).clip(0, 255)
     lines = strength[strength > 8]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdwebui_api.control.preprocessor import Preprocessor, PreprocessorResult
+from sdwebui_api.control.preprocessor import Preprocessor, PreprocessorResult, RunPreprocessor
 
 if TYPE_CHECKING:
     from sdwebui_api.control.preprocessor import Picture
@@ -19,11 +19,11 @@ def inpaint(image: Picture, *, mask: Picture | None, **_: Any) -> PreprocessorRe
     return PreprocessorResult(np.dstack([image, mask]))
 
 
-def _preprocessor(name: str, label: str, priority: int = 0) -> Preprocessor:
+def inpaint_preprocessor(name: str, label: str, run: RunPreprocessor, priority: int = 0) -> Preprocessor:
     return Preprocessor(
         name,
         label,
-        inpaint,
+        run,
         resolution=None,
         tags=("Inpaint",),
         accepts_mask=True,
@@ -33,6 +33,6 @@ def _preprocessor(name: str, label: str, priority: int = 0) -> Preprocessor:
 
 
 PREPROCESSORS = (
-    _preprocessor("inpaint_only", "inpaint_only", 100),
-    _preprocessor("inpaint", "inpaint_global_harmonious"),
+    inpaint_preprocessor("inpaint_only", "inpaint_only", inpaint, 100),
+    inpaint_preprocessor("inpaint", "inpaint_global_harmonious", inpaint),
 )

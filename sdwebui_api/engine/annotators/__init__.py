@@ -1,0 +1,1 @@
+"""Networks of preprocessors, read from their authors' own files; dimensions come from the tensors inside."""
