@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
+from sdwebui_api import serving
 from sdwebui_api.api.factory import create_app
 from sdwebui_api.api.services import Services, StopKind
 from sdwebui_api.catalog.checkpoints import CheckpointCatalog, CheckpointFile
@@ -134,6 +134,8 @@ def build(flags: Flags) -> Services:
     from sdwebui_api.scripting.controlnet import ControlNetScript
     from sdwebui_api.storage.links import link_fetcher
     from sdwebui_api.storage.local import LocalStorage
+    from sdwebui_api.storage.results import ResultStore
+    from sdwebui_api.storage.roots import save_roots
 
     paths = Paths.from_flags(flags)
     options = _option_store(flags, paths)
@@ -148,6 +150,7 @@ def build(flags: Flags) -> Services:
     scripts.add(ControlNetScript(catalog.control_models, annotators.context_for))
     resolver = Resolver(catalog, SamplingNames(lenient=flags.lenient), HiresUpscalers(catalog.upscalers))
     storage = LocalStorage(paths.data_dir)
+    results = ResultStore(save_roots(flags, paths.data_dir))
     censor = Censor(engine, paths.nsfw_dir) if flags.enable_nsfw_censor else None
     # As many jobs side by side as may share a forward pass (two even when none do: loading and decoding overlap).
     runner = JobRunner(flags.max_queue, max(2, engine.batcher.max_step_batch))
@@ -175,7 +178,8 @@ def build(flags: Flags) -> Services:
         schedule_rows=schedule_rows(),
         merge_folder=paths.checkpoint_dirs[0],
         trainer=Trainer(engine, TrainingFiles(paths, storage), generator_on, lambda: runner.draining),
-        links=link_fetcher(flags),
+        links=link_fetcher(flags, results.fetchers()),
+        results=results,
     )
 
 
@@ -235,24 +239,24 @@ def warm_in_background(services: Services) -> threading.Thread:
     return thread
 
 
-class Server(uvicorn.Server):
-    """uvicorn that finishes the admitted jobs before it closes its doors.
+class Server(serving.Server):
+    """Finishes the admitted jobs before it closes its doors.
 
     On SIGTERM (or the first Ctrl-C) new requests for pictures get 503 while control requests are still answered;
     a second signal ends everything at once.
     """
 
-    def __init__(self, config: uvicorn.Config, runner: JobRunner, on_open: Callable[[], None]) -> None:
-        super().__init__(config)
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        runner: JobRunner,
+        on_open: Callable[[], None],
+        on_closing: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(config, on_open, on_closing)
         self._runner = runner
-        self._on_open = on_open
         self._stopping = False
         self.restart = False
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
-        if self.started:
-            self._on_open()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._stopping:
@@ -280,19 +284,14 @@ def serve(flags: Flags) -> int:
     except SdWebUIError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return 1
-    config = uvicorn.Config(
-        create_app(services),
-        host=flags.host,
-        port=flags.port,
-        ssl_keyfile=flags.tls_keyfile,
-        ssl_certfile=flags.tls_certfile,
-        timeout_keep_alive=flags.timeout_keep_alive,
-        timeout_graceful_shutdown=10,
-        log_config=None,
-        access_log=False,
-        server_header=False,
+    config = serving.server_config(create_app(services), flags)
+    queue = services.queue
+    server = Server(
+        config,
+        services.runner,
+        lambda: serving.announce(flags, server, "API documentation: /docs"),
+        queue.closing.set if queue is not None else lambda: None,
     )
-    server = Server(config, services.runner, lambda: _announce(flags, server))
     services.stop_server = lambda kind: _stop(server, kind)
     if not flags.skip_load_model_at_start:
         warm_in_background(services)
@@ -310,11 +309,3 @@ def _stop(server: Server, kind: StopKind) -> None:
         threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGKILL)).start()
     else:
         server.stop(restart=kind == "restart")
-
-
-def _announce(flags: Flags, server: Server) -> None:
-    scheme = "https" if flags.tls_certfile else "http"
-    port = server.servers[0].sockets[0].getsockname()[1] if server.servers else flags.port
-    subpath = f"/{flags.subpath.strip('/')}" if flags.subpath else ""
-    host = "127.0.0.1" if flags.host in ("0.0.0.0", "::") else flags.host
-    print(f"Running on {scheme}://{host}:{port}{subpath} (API documentation: /docs)", flush=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -18,6 +18,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from sdwebui_api.api.eas_answer import failure_of
+from sdwebui_api.api.json_hints import json_problem
 from sdwebui_api.errors import Busy, SdWebUIError, Unavailable
 from sdwebui_api.scripting.arguments import UnknownScript
 
@@ -44,10 +46,10 @@ def error_body(error: str, detail: Any, errors: str = "") -> dict[str, Any]:
     return {"error": error, "detail": detail, "body": "", "errors": errors}
 
 
-def error_response(error: SdWebUIError) -> ErrorResponse:
-    """The answer to one of our own errors; middleware that refuses a request uses it too."""
-    name = type(error).__name__
-    return ErrorResponse(error_body(name, _detail(error), _errors_text(error)), error.status, headers=_headers(error))
+def error_response(error: SdWebUIError, more: Mapping[str, Any] | None = None) -> ErrorResponse:
+    """The answer to one of our own errors, with `more` keys; middleware that refuses a request uses it too."""
+    body = error_body(type(error).__name__, _detail(error), _errors_text(error))
+    return ErrorResponse({**body, **(more or {})}, error.status, headers=_headers(error))
 
 
 def _detail(error: SdWebUIError) -> Any:
@@ -81,33 +83,42 @@ def _headers(error: SdWebUIError) -> dict[str, str] | None:
 
 async def _own(request: Request, error: SdWebUIError) -> ErrorResponse:
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        log.warning("%s %s: %s", request.method, request.url.path, error.message)
-    return error_response(error)
+        # A refused WebSocket comes here too; it has no method.
+        log.warning("%s %s: %s", request.scope.get("method", "WebSocket"), request.url.path, error.message)
+    return error_response(error, failure_of(request, error.status, _errors_text(error)))
 
 
 async def _validation(request: Request, error: RequestValidationError) -> ErrorResponse:
-    problems = [_problem(problem) for problem in error.errors()]
+    problems = [_problem(problem, error.body) for problem in error.errors()]
     text = "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in problems[:20])
-    return ErrorResponse(error_body("RequestValidationError", problems, text), HTTPStatus.UNPROCESSABLE_ENTITY)
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    more = failure_of(request, status, text, error.body)
+    return ErrorResponse({**error_body("RequestValidationError", problems, text), **more}, status)
 
 
-def _problem(problem: Mapping[str, Any]) -> dict[str, Any]:
+def _problem(problem: Mapping[str, Any], sent: Any) -> dict[str, Any]:
     """Without pydantic's `input`, which would send a client's megabytes back to it, and `url`."""
-    loc: Iterable[Any] = problem["loc"]
+    loc: Sequence[Any] = problem["loc"]
+    message = problem["msg"]
+    if problem["type"] == "json_invalid" and isinstance(sent, str):
+        message = json_problem(sent, int(loc[-1]), problem["ctx"]["error"])
     return {
         "loc": [part if isinstance(part, int) else str(part) for part in loc],
-        "msg": problem["msg"],
+        "msg": message,
         "type": problem["type"],
     }
 
 
 async def _http(request: Request, error: HTTPException) -> ErrorResponse:
-    return ErrorResponse(error_body("HTTPException", error.detail), error.status_code, headers=error.headers)
+    more = failure_of(request, error.status_code, str(error.detail))
+    body = error_body("HTTPException", error.detail) | more
+    return ErrorResponse(body, error.status_code, headers=error.headers)
 
 
 async def _unexpected(request: Request, error: Exception) -> ErrorResponse:
     """A bug. The server's log has the traceback (Starlette raises it again); the client gets no paths."""
-    return ErrorResponse(error_body(type(error).__name__, "Internal Server Error"), 500)
+    text = "Internal Server Error"
+    return ErrorResponse(error_body(type(error).__name__, text) | failure_of(request, 500, text), 500)
 
 
 def not_found() -> ErrorResponse:

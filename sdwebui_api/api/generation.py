@@ -11,6 +11,9 @@ from fastapi import APIRouter, Request
 from pydantic import ValidationError
 from starlette.responses import Response
 
+from sdwebui_api.api.eas_answer import EasCall, begin
+from sdwebui_api.api.eas_extras import read_extras, without_extras
+from sdwebui_api.api.eas_results import Delivery, delivery
 from sdwebui_api.api.errors import to_json
 from sdwebui_api.api.generation_schema import GenerationBody, Img2ImgBody, Txt2ImgBody
 from sdwebui_api.api.infotext import read_infotext
@@ -51,38 +54,57 @@ class _Prepared:
     """The answer's `parameters`."""
     stored: Options
     """The server's options at admission: the answer's file format follows them, not the overrides (A1111)."""
+    delivery: Delivery | None
+    """None: the pictures are in the answer."""
+
+    def info(self, result: GenerationResult, job_id: str, more_warnings: list[str]) -> dict[str, Any]:
+        """What of `info` is ours."""
+        warnings = [*self.request.warnings, *result.info.get("warnings", ()), *more_warnings]
+        return {"job_id": job_id, "warnings": list(dict.fromkeys(warnings))}
 
 
 async def _generate(kind: Kind, body: GenerationBody, request: Request) -> Response:
     services = services_of(request)
+    call = begin(request, dict(body), nowebui=services.flags.nowebui)
     services.runner.check_admission()
     async with linked(services, lambda swap: generation_pictures(kind, dict(body), swap)) as pictures:
-        prepared = await services.off_loop(_prepare, services, kind, body, pictures)
+        prepared = await services.off_loop(_prepare, services, kind, body, pictures, call)
     job = _submit(services, kind, prepared, user_of(request), job_id_of(request, body.force_task_id))
     request.state.job_id = job.id
     result: GenerationResult = await result_unless_gone(services, job, request)
     warnings = [] if body.override_settings_restore_afterwards else await services.off_loop(_persist, services, body)
-    content = await services.off_loop(_render, prepared, result, job.id, body.send_images, warnings)
+    info = prepared.info(result, job.id, warnings)
+    content = await _content(services, prepared, result, info, send_images=body.send_images)
     return Response(content, media_type="application/json", headers=job_header(job))
 
 
-def _prepare(services: Services, kind: Kind, body: GenerationBody, pictures: dict[str, Any]) -> _Prepared:
+def _prepare(
+    services: Services, kind: Kind, body: GenerationBody, pictures: dict[str, Any], call: EasCall | None
+) -> _Prepared:
     """`pictures`: the fields that hold pictures, fetched; the echo keeps their URLs."""
     stored = services.options.snapshot()
+    extras = read_extras(body.alwayson_scripts)
+    goes = delivery(services, call, extras, save_images=body.save_images)
     if body.infotext:
         body = _with_infotext(services, kind, body, stored)
     values = body.model_dump()
-    scripts, alwayson = services.scripts, pictures["alwayson_scripts"]
+    scripts, alwayson = services.scripts, without_extras(pictures["alwayson_scripts"])
     replaced = read_sections(scripts, kind, alwayson)
+    replaced["override_settings"] = {**(values["override_settings"] or {}), **extras.overrides(services.catalog)}
     named = scripts.read(kind, services.catalog, body.script_name, body.script_args, without_sections(alwayson))
     resolved = services.resolver(kind, {**values, **pictures, **replaced}, body.model_fields_set, stored)
     resolved = replace(resolved, script=named.script, always_on=named.always_on)
+    if goes is not None:
+        resolved = goes.wanted(resolved, grid=not body.do_not_save_grid)
+    if extras.image_link and kind == "txt2img":
+        warning = "alwayson_scripts.image_link: txt2img starts from no picture, it had no effect"
+        resolved = replace(resolved, warnings=(*resolved.warnings, warning))
     for side in ("width", "height"):
         if side not in body.model_fields_set:
             values[side] = getattr(resolved, side)
     if kind == "img2img" and not values["include_init_images"]:
         values["init_images"] = values["mask"] = None
-    return _Prepared(resolved, values, stored)
+    return _Prepared(resolved, values, stored, goes)
 
 
 def _with_infotext(services: Services, kind: Kind, body: GenerationBody, stored: Options) -> GenerationBody:
@@ -150,9 +172,18 @@ async def _hang_up(request: Request) -> None:
         pass
 
 
-def _render(
-    prepared: _Prepared, result: GenerationResult, job_id: str, send_images: bool, more_warnings: list[str]
+async def _content(
+    services: Services, prepared: _Prepared, result: GenerationResult, info: dict[str, Any], *, send_images: bool
 ) -> bytes:
+    """The answer's body. Raises NotStored where pictures could not be written."""
+    if prepared.delivery is not None:
+        answer = await prepared.delivery.answer(services, prepared.request, result, info)
+        if answer is not None:
+            return to_json(answer)
+    return await services.off_loop(_render, prepared, result, info, send_images)
+
+
+def _render(prepared: _Prepared, result: GenerationResult, info: dict[str, Any], send_images: bool) -> bytes:
     from sdwebui_api.imaging.codec import encode_image, to_base64
 
     stored, with_text = prepared.stored, prepared.request.options.enable_pnginfo
@@ -167,7 +198,6 @@ def _render(
         )
         return to_base64(data)
 
-    warnings = [*prepared.request.warnings, *result.info.get("warnings", ()), *more_warnings]
-    info = {**result.info, "job_id": job_id, "warnings": list(dict.fromkeys(warnings))}
     images = [encode(image) for image in result.images] if send_images else []
-    return to_json({"images": images, "parameters": prepared.echo, "info": to_json(info).decode()})
+    whole_info = to_json({**result.info, **info}).decode()
+    return to_json({"images": images, "parameters": prepared.echo, "info": whole_info})

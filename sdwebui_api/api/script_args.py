@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from sdwebui_api.api.eas_extras import EXTRA_KEYS
 from sdwebui_api.errors import BadRequest
 from sdwebui_api.scripting.arguments import unknown_script
 
@@ -34,7 +35,7 @@ def read_sections(scripts: ScriptHost, kind: Kind, alwayson: Mapping[str, Any]) 
         title = name.strip().lower()
         if title not in SECTIONS:
             if scripts.find(kind, title) is None:
-                choices = [*scripts.titles(kind, always_on=True), *SECTIONS]
+                choices = [*scripts.titles(kind, always_on=True), *SECTIONS, *EXTRA_KEYS]
                 raise unknown_script(name, "alwayson_scripts", choices)
             continue
         # As there: an entry that is no object, or has no arguments, is as good as none.

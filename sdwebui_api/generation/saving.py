@@ -62,8 +62,7 @@ def save_image(
     if options["grid_save_to_dirs" if grid else "save_to_dirs"] and forced_name is None:
         path = apply_pattern(options["directories_filename_pattern"] or "[prompt_words]", facts, image)
         folder = storage.subfolder(folder, path, "directories_filename_pattern")
-    extension = _extension(image, options["grid_format" if grid else "samples_format"])
-    data = _encode(image, extension, options, infotext, items)
+    data, extension = encode_file(image, options, infotext, grid=grid, items=items)
     if forced_name is not None:
         saved = storage.save(folder / f"{_name(forced_name)}.{extension}", data)
     else:
@@ -71,6 +70,19 @@ def save_image(
         saved = _save_numbered(storage, folder, decoration, data, extension, options, grid)
     text = _save_text(storage, saved, options, infotext)
     return SavedImage(saved, text, _save_small(storage, saved, image, options, infotext))
+
+
+def encode_file(
+    image: Image.Image,
+    options: Mapping[str, Any],
+    infotext: str | None,
+    *,
+    grid: bool = False,
+    items: Mapping[str, str] | None = None,
+) -> tuple[bytes, str]:
+    """(the file, its name's ending) in the format that the options want for pictures or grids."""
+    extension = _extension(image, options["grid_format" if grid else "samples_format"])
+    return _encode(image, extension, options, infotext, items), extension
 
 
 def output_folder(storage: LocalStorage, options: Mapping[str, Any], purpose: Purpose, grid: bool = False) -> Path:

@@ -33,6 +33,8 @@ from sdwebui_api.postprocess.upscalers import UpscalerLibrary
 from sdwebui_api.scripting.host import ScriptHost
 from sdwebui_api.storage.links import link_fetcher
 from sdwebui_api.storage.local import LocalStorage
+from sdwebui_api.storage.results import ResultStore
+from sdwebui_api.storage.roots import save_roots
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -146,6 +148,7 @@ def fake_services(data_dir: Path, *flags: str, max_queue: int = 256, concurrency
     read = golden_flags(data_dir, *flags)
     paths = replace(Paths.from_flags(read), cache_dir=_hash_cache_folder())
     catalog = build_catalog(read, paths)
+    results = ResultStore(save_roots(read, paths.data_dir))
     for file in catalog.checkpoints.all(compute_hashes=True):
         assert file.known_title
     return Services(
@@ -167,5 +170,6 @@ def fake_services(data_dir: Path, *flags: str, max_queue: int = 256, concurrency
         schedule_rows=schedule_rows(),
         merge_folder=data_dir / "merged",
         trainer=FakeTrainer(TrainingFiles(paths, LocalStorage(data_dir))),
-        links=link_fetcher(read),
+        links=link_fetcher(read, results.fetchers()),
+        results=results,
     )
