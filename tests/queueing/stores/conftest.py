@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from sdwebui_api.queueing.store import QueueStore
+from sdwebui_api.queueing.stores.sqlite import SqliteStore
 
 MakeStore = Callable[..., QueueStore]
 StoreFactory = Callable[..., Awaitable[QueueStore]]
@@ -20,8 +21,6 @@ StoreFactory = Callable[..., Awaitable[QueueStore]]
 
 @contextmanager
 def sqlite_backend(folder: Path) -> Iterator[MakeStore]:
-    from sdwebui_api.queueing.stores.sqlite import SqliteStore
-
     yield lambda **options: SqliteStore(folder / "queue.sqlite3", **options)
 
 
