@@ -19,7 +19,9 @@ PACKAGE = ROOT / "sdwebui_api"
 LEVELS = (
     ("__main__",),
     ("cli",),
-    ("app",),
+    ("worker_main",),
+    ("app", "frontend"),
+    ("serving", "staffing"),
     ("api", "webui"),
     ("queueing",),
     ("generation",),
