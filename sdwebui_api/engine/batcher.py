@@ -102,6 +102,8 @@ class BatchStatistics:
     forwards: int = 0
     evaluations: int = 0
     largest: int = 0
+    sizes: dict[int, int] = field(default_factory=dict)
+    """Evaluations per forward pass, and how often there were that many."""
 
 
 @dataclass
@@ -295,6 +297,7 @@ class StepBatcher:
             self.statistics.forwards += 1
             self.statistics.evaluations += len(group)
             self.statistics.largest = max(self.statistics.largest, len(group))
+            self.statistics.sizes[len(group)] = self.statistics.sizes.get(len(group), 0) + 1
 
 
 def _forward(evaluations: Sequence[Evaluation], network: Network) -> Sequence[Tensor]:

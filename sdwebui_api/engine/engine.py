@@ -260,6 +260,11 @@ class Engine:
         """The parts in memory, last used last."""
         return self._weights.loaded()
 
+    @property
+    def cache_use(self) -> tuple[int, int]:
+        """(hits, misses) of the weights in memory."""
+        return self._weights.hits, self._weights.misses
+
     def memory(self) -> dict[str, Any]:
         """RAM and GPU memory in bytes, in the shape of A1111's GET /memory."""
         return memory.report(self.plan.device)

@@ -68,6 +68,8 @@ class WeightsCache:
         self._on_evict = on_evict
         self._mutex = threading.Lock()
         self._slots: dict[Hashable, _Slot] = {}
+        self.hits = self.misses = 0
+        """Leases that found their part in memory (or on its way), and those that loaded it."""
 
     @contextmanager
     def lease(self, key: Hashable, load: Load, kind: type[T], *, base: Hashable | None = None) -> Iterator[T]:
@@ -92,6 +94,8 @@ class WeightsCache:
                 if slot.base is not None:
                     slot.base.sharers += 1
             slot.holders += 1
+            self.hits += not mine
+            self.misses += mine
         if mine:
             self._fill(key, slot, load)
         else:

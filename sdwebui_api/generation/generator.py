@@ -59,7 +59,7 @@ class Generator:
         self._censor = censor
         self._interrogator = interrogator
         self._faces = faces
-        self._encodings = EncodingCache()
+        self.encodings = EncodingCache()
 
     def run(self, request: GenerationRequest, job: Job) -> GenerationResult:
         """Generate all pictures of `request`, or whatever its script makes of it.
@@ -84,7 +84,7 @@ class Generator:
         self, request: GenerationRequest, job: Job, call: PipelineCall = PLAIN, *, counts: bool = True
     ) -> GenerationResult:
         """The plain generation, always-on scripts included. `counts`: it is all that the job does."""
-        run = Run(request, job, self._encodings, infotext=dict(call.infotext))
+        run = Run(request, job, self.encodings, infotext=dict(call.infotext))
         parts = self._scripts.parts(request, run) if call.parts is None else call.parts(request, run)
         run.hooks = HookChain(
             [*parts, *(Part(request.script.title if request.script else "", own) for own in call.hooks)], run
@@ -138,7 +138,10 @@ class Generator:
             title = f"Batch {index + 1} out of {request.n_iter}" if request.n_iter > 1 else None
             decoded = workflow.sample(batch, title)
             job.next_part()
-            images += finisher.batch(batch, decoded)
+            with job.stages.timing("finish"):
+                finished = finisher.batch(batch, decoded)
+            job.pictures += sum(image.role == "sample" for image in finished)
+            images += finished
         grid = finisher.grid(images)
         images = [grid, *images] if grid else images
         return run.hooks.postprocess(GenerationResult(images, describe.info(run, images)))

@@ -73,7 +73,7 @@ class ImageToImage:
         keep = None if repaint is None else 1.0 - repaint
         # The wire counts the steps that are run, which the denoising strength cuts short.
         run.job.start_batch(title, settings.img2img_steps()[1] + 1)
-        with run.model.participate():
+        with run.sampling(run.model):
             outcome = sample_from_latent(
                 start.settings,
                 RequestModel(run.model, request.tiling),
@@ -104,7 +104,8 @@ class ImageToImage:
         run, model = self._run, self._run.model
         shape = (model.latent_channels, *(side // model.latent_scale for side in pictures.shape[-2:]))
         noise = self._posterior_noise(batch, shape)
-        latent = encode_images(model, pictures, noise, tiling=run.request.tiling)
+        with run.job.stages.timing("encode"):
+            latent = encode_images(model, pictures, noise, tiling=run.request.tiling)
         if self._init.resize_mode == ResizeMode.LATENT:
             size = latent_shape(model, run.request.width, run.request.height)[1:]
             latent = torch.nn.functional.interpolate(latent, size=size, mode="bilinear")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -123,7 +124,8 @@ class Run:
 
     def borrow(self, checkpoint: CheckpointFile, vae: VaeFile | None) -> DiffusionModel:
         """Another checkpoint, with the networks of the current pass, until the run ends."""
-        model = self.models.get(checkpoint, vae, self.networks)
+        with self.job.stages.timing("load"):
+            model = self.models.get(checkpoint, vae, self.networks)
         self.job.set_text(None)
         self.warn(*model.problems)
         return model
@@ -137,7 +139,8 @@ class Run:
 
     def control_network(self, path: Path, model: DiffusionModel) -> ControlNetwork:
         """The control model in `path` for `model`, until the run ends."""
-        network = self.models.control_network(path, model)
+        with self.job.stages.timing("load"):
+            network = self.models.control_network(path, model)
         self.job.set_text(None)
         return network
 
@@ -200,8 +203,9 @@ class Run:
             emphasis=options.emphasis,
             comma_padding_backtrack=int(options.comma_padding_backtrack),
         )
-        uncond = build_uncond(batch.negative_prompts, timing, conditioner, settings)
-        cond = build_conditioning(batch.prompts, timing, conditioner, settings)
+        with self.job.stages.timing("text"):
+            uncond = build_uncond(batch.negative_prompts, timing, conditioner, settings)
+            cond = build_conditioning(batch.prompts, timing, conditioner, settings)
         if timing.use_old and any(
             timelines_differ(prompts, timing.steps, timing.hires_steps)
             for prompts in (batch.prompts, batch.negative_prompts)
@@ -256,7 +260,14 @@ class Run:
 
     def decode(self, model: DiffusionModel, latent: Tensor) -> Tensor:
         """Pictures of a pass that `model` began: decoded by the VAE of the model that ended it, as in A1111."""
-        return (self.refined or model).decode(latent, tiling=self.request.tiling)
+        with self.job.stages.timing("decode"):
+            return (self.refined or model).decode(latent, tiling=self.request.tiling)
+
+    @contextmanager
+    def sampling(self, model: DiffusionModel) -> Iterator[None]:
+        """The steps of a pass happen inside."""
+        with model.participate(), self.job.stages.timing("sample"):
+            yield
 
     # -- progress --------------------------------------------------------------------------------------------------
 

@@ -54,7 +54,7 @@ class TextToImage:
         noise = run.noise(batch, latent_shape(run.model, request.width, request.height))
         start = run.hooks.before_sampling(SamplingStart(noise.next(), None, conditioning, settings, batch))
         run.job.start_batch(title, start.settings.steps)
-        with run.model.participate():
+        with run.sampling(run.model):
             outcome = sample_from_noise(
                 start.settings,
                 RequestModel(run.model, request.tiling),
@@ -103,7 +103,7 @@ class _HiresWorkflow:
             SamplingStart(start_noise, latent, conditioning, settings, hires_batch, hires_pass=True)
         )
         run.job.start_batch(None, start.settings.steps)
-        with model.participate():
+        with run.sampling(model):
             outcome = sample_from_latent(
                 start.settings,
                 RequestModel(model, run.request.tiling),

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from sdwebui_api.errors import Cancelled, SdWebUIError
+from sdwebui_api.jobs.stages import StageClock
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -134,6 +135,9 @@ class Job:
         self.finished: float | None = None
         self.state: JobState = "queued"
         self.error: SdWebUIError | None = None
+        self.stages = StageClock()
+        self.pictures = 0
+        """Made so far, grids and masks not counted; only the job's own thread counts."""
         self._lock = threading.Lock()
         self._numbers = _Numbers(job=f"scripts_{kind}")
         self._previews = _PreviewSlot()

@@ -20,6 +20,7 @@ from sdwebui_api.jobs.job import Job, PreviewSettings
 log = logging.getLogger(__name__)
 
 Work = Callable[[Job], Any]
+Observer = Callable[[Job], None]
 
 
 class JobRunner:
@@ -46,6 +47,11 @@ class JobRunner:
         self._draining = False
         self._closed = False
         self._mean_seconds = 0.0
+        self._observers: list[Observer] = []
+
+    def observe(self, observer: Observer) -> None:
+        """`observer(job)` is called once for every job that has ended, in whichever thread ended it."""
+        self._observers.append(observer)
 
     # -- admission ---------------------------------------------------------------------------------
 
@@ -135,6 +141,7 @@ class JobRunner:
             if not self._remove_waiting(job):
                 return True
         job._finish("cancelled", error=Cancelled(f"Job {job.id} was cancelled"))
+        self._tell(job)
         return True
 
     def interrupt(self, job: Job) -> bool:
@@ -208,6 +215,14 @@ class JobRunner:
             job._finish("cancelled" if isinstance(error, Cancelled) else "failed", error=error)
         else:
             job._finish("done", value=value)
+        self._tell(job)
+
+    def _tell(self, job: Job) -> None:
+        for observer in self._observers:
+            try:
+                observer(job)
+            except Exception:
+                log.exception("job %s has ended, but %r failed", job.id, observer)
 
     def _measure(self, job: Job) -> None:
         seconds = time.time() - (job.started or time.time())

@@ -98,11 +98,15 @@ class EncodingCache:
         self._entries: OrderedDict[Hashable, Tensor] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
+        self.hits = self.misses = 0
 
     def get(self, key: Hashable) -> Tensor | None:
         with self._lock:
             if key in self._entries:
                 self._entries.move_to_end(key)
+                self.hits += 1
+            else:
+                self.misses += 1
             return self._entries.get(key)
 
     def put(self, key: Hashable, tensor: Tensor) -> None:
