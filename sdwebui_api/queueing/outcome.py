@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from sdwebui_api.queueing.call import CALLBACK_URL, public_tags
 from sdwebui_api.queueing.inprocess import Answer
@@ -15,10 +15,14 @@ BODY_KEY = "callback_url"
 OK = 200
 NOT_ALLOWED = 405
 TOO_LARGE = 413
+CANCELLED = 499
 FAILED = 500
 
-FailureBody = Callable[[int, str], bytes]
-"""(HTTP status, message) → the body of a failure in the EAS form."""
+
+class FailureBody(Protocol):
+    """Makes the body of a failure in the EAS form; `status` is the HTTP one."""
+
+    def __call__(self, status: int, message: str, *, id_task: str | None = None) -> bytes: ...
 
 
 @dataclass(frozen=True)
@@ -38,23 +42,36 @@ def without_callback(item: Item) -> tuple[bytes, str]:
     given = item.tags.get(CALLBACK_URL, "")
     if b'"callback_url"' not in item.data:
         return item.data, given
-    try:
-        body = json.loads(item.data)
-    except ValueError:
+    body = _fields(item)
+    if not isinstance(body.get(BODY_KEY), str):
         return item.data, given  # the application will say what is wrong with it
-    if not isinstance(body, dict) or not isinstance(body.get(BODY_KEY), str):
-        return item.data, given
     found = body.pop(BODY_KEY)
     return json.dumps(body).encode(), given or found
+
+
+def _fields(item: Item) -> dict[str, Any]:
+    """Of its body; none when that is no JSON object."""
+    try:
+        body = json.loads(item.data)
+    except (ValueError, RecursionError):
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _id_task(item: Item) -> str | None:
+    """The caller's own id in the body, which failures echo too."""
+    scripts = _fields(item).get("alwayson_scripts")
+    found = scripts.get("id_task") if isinstance(scripts, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def outcome_of(item: Item, answer: Answer, callback_url: str, failure: FailureBody) -> Outcome:
     """A status other than 200 is a failure; one of the server's own (5xx) leaves the request among the dead letters."""
     if answer.too_large:
         text = "The result is too large for the queue; give save_dir (and no send_images), then it holds URLs"
-        return _failed(item, TOO_LARGE, failure(TOO_LARGE, text), callback_url)
+        return _failed(item, TOO_LARGE, failure(TOO_LARGE, text, id_task=_id_task(item)), callback_url)
     if answer.status != OK:
-        body = answer.body or failure(answer.status, f"The request failed with status {answer.status}")
+        body = answer.body or _unexplained(item, answer, failure)
         dead = _dead(item, f"status {answer.status}") if answer.status >= FAILED else None
         return _failed(item, answer.status, body, callback_url, dead)
     if not answer.body:
@@ -70,7 +87,11 @@ def is_queue(path: str) -> bool:
 
 def refused(item: Item, failure: FailureBody) -> Outcome:
     text = "/api/predict/… is the queue itself and cannot be queued"
-    return _failed(item, NOT_ALLOWED, failure(NOT_ALLOWED, text), "")
+    return _failed(item, NOT_ALLOWED, failure(NOT_ALLOWED, text, id_task=_id_task(item)), "")
+
+
+def _unexplained(item: Item, answer: Answer, failure: FailureBody) -> bytes:
+    return failure(answer.status, f"The request failed with status {answer.status}", id_task=_id_task(item))
 
 
 def given_up(delivery: Delivery, max_delivery: int, failure: FailureBody) -> Outcome:
@@ -79,7 +100,7 @@ def given_up(delivery: Delivery, max_delivery: int, failure: FailureBody) -> Out
     times = "once" if max_delivery == 1 else f"{max_delivery} times"
     reason = f"The request was tried {times}; its worker ended before there was a result"
     _, callback_url = without_callback(item)
-    return _failed(item, FAILED, failure(FAILED, reason), callback_url, _dead(item, reason))
+    return _failed(item, FAILED, failure(FAILED, reason, id_task=_id_task(item)), callback_url, _dead(item, reason))
 
 
 def rejected(item: Item, reason: str, failure: FailureBody) -> Outcome:
@@ -87,6 +108,12 @@ def rejected(item: Item, reason: str, failure: FailureBody) -> Outcome:
     _, callback_url = without_callback(item)
     text = f"The request was rejected by its consumer: {reason}"
     return _failed(item, FAILED, failure(FAILED, text), callback_url, _dead(item, reason))
+
+
+def cancelled(item: Item, failure: FailureBody) -> Outcome:
+    """For an item that its sender took back."""
+    _, callback_url = without_callback(item)
+    return _failed(item, CANCELLED, failure(CANCELLED, "The request was cancelled"), callback_url)
 
 
 def _failed(item: Item, status: int, body: bytes, callback_url: str, dead: NewItem | None = None) -> Outcome:

@@ -35,8 +35,9 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         await opened.close()
 
 
-def failure(status: int, message: str) -> bytes:
-    return json.dumps({"images": [], "parameters": {"status": status, "error_msg": message}}).encode()
+def failure(status: int, message: str, *, id_task: str | None = None) -> bytes:
+    parameters = {"id_task": id_task, "status": status, "error_msg": message}
+    return json.dumps({"images": [], "parameters": parameters}).encode()
 
 
 def worker(store: QueueStore, stage: Stage, room: int = 1, foreign: int = 0, **rules: object) -> Worker:
@@ -146,7 +147,8 @@ async def test_the_callback_of_the_put_wins(store):
 
 
 async def test_what_was_tried_often_enough_is_not_run_again(store):
-    await store.put(QUEUE, item(b'{"callback_url": "https://me.example/"}', rid="r", task_id="t"))
+    body = b'{"callback_url": "https://me.example/", "alwayson_scripts": {"id_task": "i"}}'
+    await store.put(QUEUE, item(body, rid="r", task_id="t"))
     dead = await joined(store, "dead-worker")
     await one(store, dead)
     await store.leave(QUEUE, dead)
@@ -155,7 +157,7 @@ async def test_what_was_tried_often_enough_is_not_run_again(store):
         result = await result_of(store, "r", SINK)
     assert stage.calls == []
     assert (result.tags["task_id"], result.tags[LAST_CODE]) == ("t", "500")
-    assert parameters(result.data)["status"] == 500
+    assert (parameters(result.data)["status"], parameters(result.data)["id_task"]) == (500, "i")
     assert "once" in (await result_of(store, "r", REAR)).tags["deadReason"]
     assert (await result_of(store, "r", CALLBACKS)).data == result.data
 
