@@ -5,6 +5,7 @@ from __future__ import annotations
 from sdwebui_api.control.preprocessor import Preprocessor
 from sdwebui_api.control.preprocessors import (
     colour,
+    densepose,
     depth,
     dwpose,
     edges,
@@ -38,6 +39,7 @@ PREPROCESSORS: tuple[Preprocessor, ...] = (
     *lama.PREPROCESSORS,
     *openpose.PREPROCESSORS,
     *dwpose.PREPROCESSORS,
+    *densepose.PREPROCESSORS,
 )
 
 

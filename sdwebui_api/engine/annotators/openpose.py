@@ -120,7 +120,8 @@ class PoseNetwork:
 
 def load_pose_network(path: Path, plan: DevicePlan, device: Device) -> PoseNetwork:
     """For bodies, hands or faces, told by the file's layers. Raises UnusableModel."""
-    tensors = {name: tensor.float() for name, tensor in read_tensors(path).items()}
+    # Copies: the pages of the file must not change under a running network.
+    tensors = {name: tensor.to(torch.float32, copy=True) for name, tensor in read_tensors(path).items()}
     try:
         network, kind = _network_for(tensors)
     except (KeyError, RuntimeError, ValueError) as error:
