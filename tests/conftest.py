@@ -13,6 +13,10 @@ os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 GOLDEN = Path(__file__).parent / "golden"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="crash tests: 200 moments per row instead of 25 (an hour)")
+
+
 @pytest.fixture(scope="session")
 def golden_api() -> Path:
     """The recorded answers of A1111's endpoints."""
