@@ -5,6 +5,7 @@ stamp in it and go on at once.
 
     python launch.py --help                      every flag
     python launch.py --skip-prepare-environment  start in the current Python, install nothing
+    python launch.py frontend --queue-url URL    the queue's doors alone, for workers elsewhere
     python launch.py test [pytest arguments]     install requirements-dev.txt too and run the tests
 """
 
@@ -36,7 +37,7 @@ def main(argv: list[str]) -> int:
     code = _prepare("requirements.txt")
     if code:
         return code
-    return _become([str(_venv_python()), str(ROOT / "launch.py"), SKIP, *argv])
+    return _become([str(_venv_python()), str(ROOT / "launch.py"), *argv, SKIP])  # a command stays the first word
 
 
 def _start_here(argv: list[str]) -> int:

@@ -18,6 +18,7 @@ import uvicorn
 
 from sdwebui_api import serving
 from sdwebui_api.api.factory import create_app
+from sdwebui_api.api.queue import build_queue
 from sdwebui_api.api.services import Services, StopKind
 from sdwebui_api.catalog.checkpoints import CheckpointCatalog, CheckpointFile
 from sdwebui_api.catalog.controlnets import ControlModelCatalog
@@ -37,6 +38,7 @@ from sdwebui_api.postprocess.censor import Censor
 from sdwebui_api.postprocess.faces import FaceLibrary
 from sdwebui_api.postprocess.interrogate import Interrogator
 from sdwebui_api.postprocess.upscalers import UpscalerLibrary
+from sdwebui_api.queueing.settings import queue_is_on
 
 if TYPE_CHECKING:
     from sdwebui_api.engine.engine import Engine
@@ -180,6 +182,7 @@ def build(flags: Flags) -> Services:
         trainer=Trainer(engine, TrainingFiles(paths, storage), generator_on, lambda: runner.draining),
         links=link_fetcher(flags, results.fetchers()),
         results=results,
+        queue=build_queue(flags, paths.data_dir) if queue_is_on(flags) else None,
     )
 
 

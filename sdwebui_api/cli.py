@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from sdwebui_api.config.flags import Flags, parse_flags
 
@@ -16,21 +16,26 @@ ONLY_API = "The web page is not part of this version yet: only the API runs (--n
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serves until stopped; the exit code is 0 after an orderly stop and 1 when the server could not start."""
+    """Serves until stopped; the exit code is 0 after an orderly stop and 1 when the server could not start.
+
+    The first word may be a command: `frontend`, the queue's doors alone.
+    """
     _configure_logging()
-    flags = parse_flags(sys.argv[1:] if argv is None else argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    command = words.pop(0) if words[:1] and words[0] in COMMANDS else "serve"
+    flags = parse_flags(words)
     logging.getLogger().setLevel(flags.loglevel or logging.INFO)
     problem = _port_problem(flags.host, flags.port)
     if problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1
-    if not flags.nowebui:
-        print(ONLY_API, flush=True)
-        logger.info(ONLY_API)
-    return _serve(flags)
+    return COMMANDS[command](flags)
 
 
 def _serve(flags: Flags) -> int:
+    if not flags.nowebui:
+        print(ONLY_API, flush=True)
+        logger.info(ONLY_API)
     # How long OpenMP's threads spin while they wait for each other; read when torch is imported. The default of
     # about 300,000 turns made a picture of 0.6 s take 23 s on cores that others used too; not spinning at all made
     # it take 1.3 s on idle ones. This costs 10 % there. Who sets either variable by hand keeps what they set.
@@ -39,6 +44,15 @@ def _serve(flags: Flags) -> int:
     from sdwebui_api.app import serve  # seconds of imports, which --help and a taken port need not wait for
 
     return int(serve(flags) or 0)
+
+
+def _serve_frontend(flags: Flags) -> int:
+    from sdwebui_api.frontend import serve
+
+    return serve(flags)
+
+
+COMMANDS: Mapping[str, Callable[[Flags], int]] = {"serve": _serve, "frontend": _serve_frontend}
 
 
 def _configure_logging() -> None:

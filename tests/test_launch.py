@@ -66,7 +66,7 @@ MAKE = "python -m venv --clear .venv"
 INSTALL = ".venv/bin/python -m pip install -r requirements.txt"
 INSTALL_DEV = ".venv/bin/python -m pip install -r requirements-dev.txt"
 NO_DEPS = ".venv/bin/python -m pip install --no-deps -r requirements-no-deps.txt"
-START = ".venv/bin/python launch.py --skip-prepare-environment --port 8000"
+START = ".venv/bin/python launch.py --port 8000 --skip-prepare-environment"
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the expected commands are spelled for POSIX")
 

@@ -1,4 +1,4 @@
-"""Who may call: `--api-auth` (HTTP Basic) and `--token` (Bearer, or the bare token as EAS clients send it).
+"""Who may call: `--api-auth` (HTTP Basic) and `--token` (Bearer, bare as EAS clients send it, or as a signature).
 
 Every route asks, but for `/health/*`. Without either flag nobody is asked, and an empty or odd
 `Authorization` header (open-webui, SillyTavern) is tolerated.
@@ -14,6 +14,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sdwebui_api.api import eas_signature
 from sdwebui_api.api.errors import error_body
 from sdwebui_api.queueing.call import queued_call
 
@@ -26,11 +27,11 @@ class Credentials:
     def __init__(self, api_auth: str | None, token: str | None) -> None:
         pairs = (entry.partition(":") for entry in (api_auth or "").split(",") if entry.strip())
         self._users = [(name.strip(), f"{name.strip()}:{password.strip()}".encode()) for name, _, password in pairs]
-        self._token = token.encode() if token else None
+        self._tokens = [("token", token.encode())] if token else []
 
     @property
     def required(self) -> bool:
-        return bool(self._users or self._token)
+        return bool(self._users or self._tokens)
 
     @property
     def challenge(self) -> str:
@@ -41,11 +42,14 @@ class Credentials:
         scheme, _, value = header.strip().partition(" ")
         if scheme.lower() == "basic" and self._users:
             return self._check_basic(value.strip())
-        if self._token:
-            given = value.strip() if scheme.lower() == "bearer" else header.strip()
-            if hmac.compare_digest(given.encode(), self._token):
-                return "token", ""
-        return None, "Not authenticated"
+        given = (value.strip() if scheme.lower() == "bearer" else header.strip()).encode()
+        found = [user for user, token in self._tokens if hmac.compare_digest(given, token)]
+        return (found[0], "") if found else (None, "Not authenticated")
+
+    def check_signature(self, scope: Scope) -> str | None:
+        """The user whose token an `Authorization: EAS …` was made with. The body is still to be checked."""
+        found = [user for user, token in self._tokens if eas_signature.signed_by(token, scope)]
+        return found[0] if found else None
 
     def _check_basic(self, value: str) -> tuple[str | None, str]:
         try:
@@ -71,6 +75,8 @@ class AuthMiddleware:
             await self.app(scope, receive, send)
             return
         user, why = self.credentials.check(Headers(scope=scope).get("authorization", ""))
+        if user is None and scope["type"] == "http" and (signer := self.credentials.check_signature(scope)):
+            user, receive = signer, eas_signature.checked_body(scope, receive)
         if user is None:
             answer = JSONResponse(
                 error_body("HTTPException", why), 401, headers={"WWW-Authenticate": self.credentials.challenge}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+
 from fastapi import FastAPI
-from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 
 from sdwebui_api import __version__
 from sdwebui_api.api import (
@@ -19,12 +20,11 @@ from sdwebui_api.api import (
     progress,
     training,
 )
-from sdwebui_api.api.auth import AuthMiddleware, Credentials
 from sdwebui_api.api.errors import install_error_handlers
-from sdwebui_api.api.middleware import BodyLimit, RequestLog, Subpath
+from sdwebui_api.api.layers import MAX_BODY_BYTES, layers
+from sdwebui_api.api.queue import callback_check
 from sdwebui_api.api.services import Services
-
-MAX_BODY_BYTES = 100 * 2**20
+from sdwebui_api.queueing.routes import queue_routes
 
 
 def create_app(services: Services, *, max_body_bytes: int = MAX_BODY_BYTES) -> FastAPI:
@@ -35,7 +35,8 @@ def create_app(services: Services, *, max_body_bytes: int = MAX_BODY_BYTES) -> F
         description="A Stable Diffusion server that answers the clients of the A1111 WebUI.",
         # A1111 reads JSON also from clients that send no content type.
         strict_content_type=False,
-        middleware=_layers(services, max_body_bytes),
+        middleware=layers(services.flags, max_body_bytes, synchronous=services.queue is None),
+        lifespan=_lifespan(services),
     )
     app.state.services = services
     install_error_handlers(app)
@@ -44,28 +45,23 @@ def create_app(services: Services, *, max_body_bytes: int = MAX_BODY_BYTES) -> F
     app.include_router(control.health_router)
     if services.flags.api_server_stop:
         app.include_router(control.stop_router)
+    if services.queue is not None:
+        app.router.routes.extend(queue_routes(services.queue, callback_check(services.flags)))
     # Last, so that an extension's routes cannot take the place of ours.
     services.scripts.app_started(app)
     return app
 
 
-def _layers(services: Services, max_body_bytes: int) -> list[Middleware]:
-    """Outermost first. A preflight carries no credentials, so CORS stands outside of the log-in."""
-    flags = services.flags
-    origins = [origin.strip() for origin in (flags.cors_allow_origins or "").split(",") if origin.strip()]
-    subpath = (flags.subpath or "").strip("/")
-    return [
-        Middleware(Subpath, prefix=f"/{subpath}" if subpath else ""),
-        Middleware(RequestLog, log_all=flags.api_log, log_time=flags.time_log),
-        Middleware(
-            CORSMiddleware,
-            allow_origins=origins,
-            allow_origin_regex=flags.cors_allow_origins_regex,
-            allow_methods=["*"],
-            allow_headers=["*"],
-            allow_credentials=True,
-            expose_headers=["X-Job-Id", "X-Request-Id", "Retry-After"],
-        ),
-        Middleware(AuthMiddleware, credentials=Credentials(flags.api_auth, flags.token)),
-        Middleware(BodyLimit, limit=max_body_bytes),
-    ]
+def _lifespan(services: Services) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """The queue and its companions live as long as the application is served."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            if services.queue is not None:
+                await stack.enter_async_context(services.queue.running())
+            for companion in services.companions:
+                await stack.enter_async_context(companion(app))
+            yield
+
+    return lifespan

@@ -9,11 +9,14 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import StreamingResponse
 
+from sdwebui_api.api.queue import no_job, queued_task, task_extras, task_row
 from sdwebui_api.api.services import Services, services_of, user_of
-from sdwebui_api.errors import NotFound
 from sdwebui_api.jobs.events import changes
 from sdwebui_api.jobs.job import Job
+from sdwebui_api.queueing.model import TaskRecord
+from sdwebui_api.queueing.store import StoreUnavailable
 
+LIVE = ("queued", "running")
 router = APIRouter(prefix="/sdapi/v1/jobs", tags=["jobs"])
 
 
@@ -35,15 +38,27 @@ async def job_events(id: str, request: Request) -> StreamingResponse:
 
 @router.get("/{id:path}")
 async def get_job(id: str, request: Request) -> dict[str, Any]:
-    return _row(services_of(request), _own_job(id, request))
+    """A queued request is known by its request id from its put on, whichever machine works on it; its row holds the
+    `result` at the end."""
+    services, job = services_of(request), _found(id, request)
+    record = await _record(services, id, request, needed=job is None)
+    if services.queue is None or record is None:
+        return _row(services, _own_job(id, request))
+    if job is not None and job.state in LIVE:
+        return {**_row(services, job), **task_extras(record)}
+    return await task_row(services.queue, record)
 
 
 @router.delete("/{id:path}")
 async def cancel_job(id: str, request: Request) -> dict[str, Any]:
     """Cancels the job, waiting or running; its request is answered with status 499. Ended: no effect."""
-    services, job = services_of(request), _own_job(id, request)
-    services.runner.cancel(job)
-    return _row(services, job)
+    services, job = services_of(request), _found(id, request)
+    record = await _record(services, id, request, needed=job is None)
+    if services.queue is not None and record is not None and record.state in LIVE:
+        await services.queue.cancel(id)
+    if job is not None:
+        services.runner.cancel(job)
+    return await get_job(id, request)
 
 
 async def _events(services: Services, job: Job) -> AsyncIterator[str]:
@@ -52,15 +67,32 @@ async def _events(services: Services, job: Job) -> AsyncIterator[str]:
             yield ": still here\n\n"
             continue
         row = _row(services, job)
-        name = "progress" if row["state"] in ("queued", "running") else row["state"]
+        name = "progress" if row["state"] in LIVE else row["state"]
         yield f"event: {name}\ndata: {json.dumps(row)}\n\n"
 
 
-def _own_job(id: str, request: Request) -> Job:
+def _found(id: str, request: Request) -> Job | None:
     job = services_of(request).runner.get(id)
-    if job is None or job.user != user_of(request):
-        raise NotFound(f"There is no job {id[:100]!r}", field="id")
+    return job if job is not None and job.user == user_of(request) else None
+
+
+def _own_job(id: str, request: Request) -> Job:
+    job = _found(id, request)
+    if job is None:
+        raise no_job(id)
     return job
+
+
+async def _record(services: Services, id: str, request: Request, *, needed: bool) -> TaskRecord | None:
+    """Of a queued request. A store that is away matters only to those that are known there alone."""
+    if services.queue is None:
+        return None
+    try:
+        return await queued_task(services.queue, id, user_of(request))
+    except StoreUnavailable:
+        if needed:
+            raise
+        return None
 
 
 def _row(services: Services, job: Job) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from sdwebui_api.queueing.identity import (
     priority_of,
     request_id_of,
 )
-from sdwebui_api.queueing.model import REQUEST_ID, Consumer, Delivery, NewItem, sink_of
+from sdwebui_api.queueing.model import REQUEST_ID, NewItem, sink_of
 from sdwebui_api.queueing.outcome import rejected
 from sdwebui_api.queueing.query import Query
 from sdwebui_api.queueing.reading import GetOrder, answer, read_items
@@ -168,23 +168,9 @@ class QueueDoor:
         if counts and call.queue == self._service.name:
             for delivery in returned:
                 if delivery.count >= self._service.settings.max_delivery:
-                    await self._give_up(call, delivery, ": ".join(filter(None, (code, reason))) or "rejected")
+                    why = ": ".join(filter(None, (code, reason))) or "rejected"
+                    await self._service.give_up(delivery.item, rejected(delivery.item, why, self._service.failure))
         return _ok()
-
-    async def _give_up(self, call: Call, delivery: Delivery, reason: str) -> None:
-        """A failure result for who asked, the request itself for who runs this."""
-        outcome = rejected(delivery.item, reason, self._service.failure)
-        consumer = Consumer(call.identity.group, call.identity.user, "")
-        await self._service.store.finish(
-            call.queue,
-            delivery,
-            consumer,
-            outcome.result,
-            sink=sink_of(self._service.name),
-            failed=outcome.failed,
-            dead=outcome.dead,
-            callback=outcome.callback,
-        )
 
     async def _delete(self, call: Call) -> Response:
         await self._service.delete(call.queue, call.query.indexes())

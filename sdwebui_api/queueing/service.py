@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sdwebui_api.errors import SdWebUIError
-from sdwebui_api.queueing.model import NewItem, Receipt, TaskRecord, rear_of, sink_of
-from sdwebui_api.queueing.outcome import FailureBody
+from sdwebui_api.queueing.model import Consumer, Delivery, Item, NewItem, Receipt, TaskRecord, rear_of, sink_of
+from sdwebui_api.queueing.outcome import FailureBody, Outcome, cancelled
 from sdwebui_api.queueing.settings import QueueSettings
 from sdwebui_api.queueing.store import QueueFull, QueueStore, StoreUnavailable
 
@@ -108,6 +108,31 @@ class QueueService:
     async def task(self, request_id: str) -> TaskRecord | None:
         """What became of a queued request."""
         return await self.store.task(self.name, request_id)
+
+    async def cancel(self, request_id: str) -> bool:
+        """Ends a request that waits or runs, with a failure result. False: it had ended before, or is not known."""
+        record = await self.task(request_id)
+        items = await self.store.get(self.name, start=record.index, request_id=request_id) if record else []
+        if not items or items[0].request_id != request_id:
+            return False
+        return await self.give_up(items[0], cancelled(items[0], self.failure))
+
+    async def give_up(self, item: Item, outcome: Outcome) -> bool:
+        """Takes the item out of the input queue, whoever holds it, and leaves `outcome` in its place. False: somebody
+        else finished it first."""
+        nobody = Consumer(self.name, "", "")
+        done = await self.store.finish(
+            self.name,
+            Delivery(item, 0),
+            nobody,
+            outcome.result,
+            sink=sink_of(self.name),
+            failed=outcome.failed,
+            dead=outcome.dead,
+            callback=outcome.callback,
+        )
+        self.settled.tell(self.name, None, lambda index: index == item.index)
+        return done
 
     def queue_of(self, sub_path: str, *, rear: bool) -> str:
         """The queue that a path below the service's address names: only `sink` is another one than the input."""

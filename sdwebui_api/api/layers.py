@@ -1,0 +1,40 @@
+"""The layers around every application of this program, the API's and the front end's."""
+
+from __future__ import annotations
+
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+from sdwebui_api.api.auth import AuthMiddleware, Credentials
+from sdwebui_api.api.gateway import Gateway
+from sdwebui_api.api.middleware import BodyLimit, RequestLog, Subpath
+from sdwebui_api.config.flags import Flags
+from sdwebui_api.queueing.identity import REQUEST_ID_HEADER
+from sdwebui_api.queueing.settings import DEFAULT_PATH
+
+MAX_BODY_BYTES = 100 * 2**20
+
+
+def layers(flags: Flags, max_body_bytes: int = MAX_BODY_BYTES, *, synchronous: bool = False) -> list[Middleware]:
+    """Outermost first. A preflight carries no credentials, so CORS stands outside of the log-in.
+
+    `synchronous`: requests below `/api/predict/<service>` are answered at once, for there is no queue.
+    """
+    origins = [origin.strip() for origin in (flags.cors_allow_origins or "").split(",") if origin.strip()]
+    subpath = (flags.subpath or "").strip("/")
+    return [
+        Middleware(Subpath, prefix=f"/{subpath}" if subpath else ""),
+        Middleware(RequestLog, log_all=flags.api_log, log_time=flags.time_log),
+        Middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_origin_regex=flags.cors_allow_origins_regex,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            allow_credentials=True,
+            expose_headers=["X-Job-Id", "X-Request-Id", "Retry-After", REQUEST_ID_HEADER],
+        ),
+        Middleware(AuthMiddleware, credentials=Credentials(flags.api_auth, flags.token)),
+        Middleware(Gateway, synchronous=flags.service_name if synchronous else None, default_path=DEFAULT_PATH),
+        Middleware(BodyLimit, limit=max_body_bytes),
+    ]
