@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from sdwebui_api.queueing.store import QueueStore
+from sdwebui_api.queueing.stores.redis import RedisStore
 from sdwebui_api.queueing.stores.sqlite import SqliteStore
+from tests.support.redis_server import RedisServer
 
 MakeStore = Callable[..., QueueStore]
 StoreFactory = Callable[..., Awaitable[QueueStore]]
@@ -24,7 +26,14 @@ def sqlite_backend(folder: Path) -> Iterator[MakeStore]:
     yield lambda **options: SqliteStore(folder / "queue.sqlite3", **options)
 
 
+@contextmanager
+def redis_backend(folder: Path) -> Iterator[MakeStore]:
+    with RedisServer(folder / "redis") as server:
+        yield lambda **options: RedisStore(server.url, **options)
+
+
 BACKENDS: dict[str, Callable[[Path], AbstractContextManager[MakeStore]]] = {
+    "redis": redis_backend,
     "sqlite": sqlite_backend,
 }
 
