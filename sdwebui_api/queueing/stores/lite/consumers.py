@@ -70,8 +70,8 @@ def join(tx: Transaction, name: str, consumer: Consumer) -> None:
         },
     ).fetchone()
     freed = tx.db.execute(
-        "UPDATE entries SET state = ?, consumer = NULL WHERE consumer = ? AND state IN (?, ?)",
-        (FREE, number, FREE, HELD),
+        f"UPDATE entries SET state = {FREE}, consumer = NULL WHERE consumer = ? AND state IN ({FREE}, {HELD})",
+        (number,),
     ).rowcount
     if freed:
         wake(tx, queue.id)
@@ -117,7 +117,7 @@ def leave(tx: Transaction, name: str, consumer: Consumer) -> None:
         return
     assert queue is not None
     tx.db.execute("UPDATE consumers SET connection = '', gone_since = ? WHERE id = ?", (tx.now, me.id))
-    freed = tx.db.execute("UPDATE entries SET state = ? WHERE consumer = ? AND state = ?", (FREE, me.id, HELD)).rowcount
+    freed = tx.db.execute(f"UPDATE entries SET state = {FREE} WHERE consumer = ? AND state = {HELD}", (me.id,)).rowcount
     if freed:
         wake(tx, queue.id)
 
@@ -133,7 +133,8 @@ def _expire(tx: Transaction, group: int) -> bool:
     """The consumer stays noted in the entry: it may still renew."""
     return (
         tx.db.execute(
-            "UPDATE entries SET state = ? WHERE grp = ? AND state = ? AND lease <= ?", (FREE, group, HELD, tx.now)
+            f"UPDATE entries INDEXED BY entries_held SET state = {FREE} WHERE grp = ? AND state = {HELD} AND lease <= ?",
+            (group, tx.now),
         ).rowcount
         > 0
     )
@@ -201,8 +202,8 @@ def _returned(tx: Transaction, queue: Queue, me: Registered, priority: int, limi
     if me.wanted.impossible:
         return []
     rows = tx.db.execute(
-        "SELECT e.idx FROM entries e WHERE e.grp = :grp AND e.priority = :priority AND e.state = 0"
-        f" AND e.idx >= :start {me.wanted.matches('e')} ORDER BY e.idx LIMIT :limit",
+        "SELECT e.idx FROM entries e INDEXED BY entries_free WHERE e.grp = :grp AND e.priority = :priority"
+        f" AND e.state = {FREE} AND e.idx >= :start {me.wanted.matches('e')} ORDER BY e.idx LIMIT :limit",
         {
             "grp": me.group,
             "queue": queue.id,
@@ -232,10 +233,11 @@ def _hold(tx: Transaction, me: Registered, items: Iterable[Item], lease: float) 
     """How often each has been given to the group now."""
     return [
         tx.db.execute(
-            "INSERT INTO entries (grp, idx, priority, state, consumer, lease, count) VALUES (?, ?, ?, ?, ?, ?, 1)"
+            "INSERT INTO entries (grp, idx, priority, state, consumer, lease, count)"
+            f" VALUES (?, ?, ?, {HELD}, ?, ?, 1)"
             " ON CONFLICT (grp, idx) DO UPDATE SET state = excluded.state, consumer = excluded.consumer,"
             " lease = excluded.lease, count = count + 1 RETURNING count",
-            (me.group, item.index, item.priority, HELD, me.id, tx.now + lease),
+            (me.group, item.index, item.priority, me.id, tx.now + lease),
         ).fetchone()[0]
         for item in items
     ]
@@ -253,8 +255,8 @@ def _look_at_the_end(tx: Transaction, queue: Queue, me: Registered) -> None:
             priority,
             low=me.start,
             limit=1,
-            also="AND NOT EXISTS (SELECT 1 FROM entries e WHERE e.grp = :grp AND e.idx = k.idx AND e.state = :done)",
-            params={"grp": me.group, "done": DONE},
+            also=f"AND NOT EXISTS (SELECT 1 FROM entries e WHERE e.grp = :grp AND e.idx = k.idx AND e.state = {DONE})",
+            params={"grp": me.group},
         )
         if left:
             return
@@ -268,9 +270,9 @@ def renew(tx: Transaction, name: str, consumer: Consumer, indexes: Sequence[int]
     me = _registered(tx, find_queue(tx.db, name), consumer)
     _touch(tx, me)
     rows = tx.db.execute(
-        "UPDATE entries SET state = ?, lease = ? WHERE grp = ? AND consumer = ? AND state IN (?, ?)"
+        f"UPDATE entries SET state = {HELD}, lease = ? WHERE grp = ? AND +consumer = ? AND state IN ({FREE}, {HELD})"
         " AND idx IN (SELECT value FROM json_each(?)) RETURNING idx",
-        (HELD, tx.now + lease, me.group, me.id, FREE, HELD, as_list(indexes)),
+        (tx.now + lease, me.group, me.id, as_list(indexes)),
     )
     return sorted(index for (index,) in rows)
 
@@ -302,12 +304,10 @@ def _give_back(
 ) -> dict[int, int]:
     """Index → how often it was delivered, for those that were held (by `holder`, else by anybody)."""
     rows = tx.db.execute(
-        "UPDATE entries SET state = :free, consumer = NULL, count = max(0, count - :off) WHERE grp = :grp"
-        " AND state = :held AND (:holder IS NULL OR consumer = :holder)"
+        f"UPDATE entries SET state = {FREE}, consumer = NULL, count = max(0, count - :off) WHERE grp = :grp"
+        f" AND state = {HELD} AND (:holder IS NULL OR consumer = :holder)"
         " AND idx IN (SELECT value FROM json_each(:indexes)) RETURNING idx, count",
         {
-            "free": FREE,
-            "held": HELD,
             "grp": group,
             "holder": holder,
             "off": 0 if counts else 1,
@@ -350,8 +350,8 @@ def _is_done(tx: Transaction, group: int, index: int) -> bool:
 
 def _note_done(tx: Transaction, queue: Queue, group: int, item: Item) -> None:
     tx.db.execute(
-        "INSERT INTO entries (grp, idx, priority, state) VALUES (?, ?, ?, ?)"
+        f"INSERT INTO entries (grp, idx, priority, state) VALUES (?, ?, ?, {DONE})"
         " ON CONFLICT (grp, idx) DO UPDATE SET state = excluded.state, consumer = NULL",
-        (group, item.index, item.priority, DONE),
+        (group, item.index, item.priority),
     )
     tx.db.execute("UPDATE items SET committed = 1 WHERE queue = ? AND idx = ?", (queue.id, item.index))

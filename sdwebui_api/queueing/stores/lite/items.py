@@ -166,7 +166,7 @@ def drop_some_undelivered(tx: Transaction, name: str) -> int:
     rows = tx.db.execute(
         "SELECT i.idx FROM items i WHERE i.queue = :queue AND i.live = 1 AND NOT EXISTS ("
         "  SELECT 1 FROM groups g JOIN entries e ON e.grp = g.id AND e.idx = i.idx"
-        "  WHERE g.queue = :queue AND e.state = :held AND e.lease > :now) LIMIT :chunk",
-        {"queue": queue.id, "held": HELD, "now": tx.now, "chunk": CHUNK},
+        f"  WHERE g.queue = :queue AND e.state = {HELD} AND e.lease > :now) LIMIT :chunk",
+        {"queue": queue.id, "now": tx.now, "chunk": CHUNK},
     ).fetchall()
     return remove(tx, queue, [index for (index,) in rows], failed=True)

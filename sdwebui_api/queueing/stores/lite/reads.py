@@ -18,8 +18,8 @@ from sdwebui_api.queueing.model import (
     TaskRecord,
     TaskState,
 )
-from sdwebui_api.queueing.stores.lite.rows import PRIORITIES, Filter, Queue, clamp, find, find_queue, load
-from sdwebui_api.queueing.stores.lite.schema import FREE, HELD
+from sdwebui_api.queueing.stores.lite.rows import LARGEST, PRIORITIES, Filter, Queue, clamp, find, find_queue, load
+from sdwebui_api.queueing.stores.lite.schema import BUCKET, DONE, FREE, HELD
 
 LEAVING = 30.0
 """Seconds for which a consumer who left work behind is called "Leaving"; then "Exit"."""
@@ -67,18 +67,18 @@ def _not_pending(db: sqlite3.Connection, queue: Queue, wanted: Wanted, now: floa
         return "", {}
     condition = (
         "AND (k.idx = :exact OR NOT EXISTS (SELECT 1 FROM entries e WHERE e.grp = :grp AND e.idx = k.idx"
-        " AND e.state = :held AND e.lease > :now))"
+        f" AND e.state = {HELD} AND e.lease > :now))"
     )
     exact = clamp(wanted.start) if wanted.length == 1 else 0
-    return condition, {"exact": exact, "grp": row[0], "held": HELD, "now": now}
+    return condition, {"exact": exact, "grp": row[0], "now": now}
 
 
 def count(db: sqlite3.Connection, name: str, priority: int | None, tags: Mapping[str, str] | None) -> int:
     queue, wanted = find_queue(db, name), Filter(tags)
     if queue is None or wanted.impossible:
         return 0
-    if priority is None and wanted.any:
-        return queue.length
+    if wanted.any:
+        return queue.length if priority is None else _backlog(db, queue.id, priority)
     numbers = [
         db.execute(
             f"SELECT COUNT(*) FROM {wanted.tables} WHERE {wanted.where}"
@@ -100,8 +100,8 @@ def search(
     grp = _group_of(db, queue.id, group, service_group)
     holder = db.execute(
         "SELECT g.name, c.user FROM entries e JOIN groups g ON g.id = e.grp LEFT JOIN consumers c ON c.id = e.consumer"
-        " WHERE e.grp = ? AND e.idx = ? AND e.state = ? AND e.lease > ?",
-        (grp, index, HELD, now),
+        f" WHERE e.grp = ? AND e.idx = ? AND e.state = {HELD} AND e.lease > ?",
+        (grp, index, now),
     ).fetchone()
     if holder:
         return ItemState(True, f"{holder[0]}.{holder[1] or ''}", 0)
@@ -121,18 +121,26 @@ def _group_of(db: sqlite3.Connection, queue: int, group: str, service_group: str
 def _ahead(db: sqlite3.Connection, queue: int, item: Item, grp: int, now: float) -> int:
     """All that are in the queue before it, less those among them that somebody has or that are committed."""
     before = "k.priority = :priority AND k.idx < :idx"
-    params = {"queue": queue, "grp": grp, "idx": item.index, "priority": item.priority, "high": HIGH, "now": now}
     if item.priority != HIGH:
-        before = f"({before} OR k.priority = :high)"
-    (there,) = db.execute(
-        f"SELECT COUNT(*) FROM items k WHERE k.queue = :queue AND k.live = 1 AND {before}", params
-    ).fetchone()
+        before = f"({before} OR k.priority = {HIGH})"
     (taken,) = db.execute(
-        f"SELECT COUNT(*) FROM entries k WHERE k.grp = :grp AND (k.state = 2 OR k.state = 1 AND k.lease > :now)"
-        f" AND {before}",
-        params,
+        "SELECT COUNT(*) FROM entries k"
+        f" WHERE k.grp = :grp AND (k.state = {DONE} OR k.state = {HELD} AND k.lease > :now) AND {before}",
+        {"grp": grp, "idx": item.index, "priority": item.priority, "now": now},
     ).fetchone()
-    return int(there) - int(taken)
+    higher = _backlog(db, queue, HIGH) if item.priority != HIGH else 0
+    return higher + _backlog(db, queue, item.priority, item.index) - int(taken)
+
+
+def _backlog(db: sqlite3.Connection, queue: int, priority: int, below: int = LARGEST) -> int:
+    """How many items of this priority are in the queue, of indexes < `below`."""
+    bucket = below // BUCKET
+    (number,) = db.execute(
+        "SELECT (SELECT coalesce(sum(items), 0) FROM backlog WHERE queue = ?1 AND priority = ?2 AND bucket < ?3)"
+        " + (SELECT COUNT(*) FROM items WHERE queue = ?1 AND priority = ?2 AND live = 1 AND idx >= ?4 AND idx < ?5)",
+        (queue, priority, bucket, bucket * BUCKET, below),
+    ).fetchone()
+    return int(number)
 
 
 def task(db: sqlite3.Connection, name: str, request_id: str, kept: int, now: float) -> TaskRecord | None:
@@ -161,9 +169,9 @@ def task(db: sqlite3.Connection, name: str, request_id: str, kept: int, now: flo
 
 def _held(db: sqlite3.Connection, queue: int, index: int, now: float) -> bool:
     row = db.execute(
-        "SELECT 1 FROM groups g JOIN entries e ON e.grp = g.id AND e.idx = ? WHERE g.queue = ? AND e.state = ?"
-        " AND e.lease > ?",
-        (index, queue, HELD, now),
+        "SELECT 1 FROM groups g JOIN entries e ON e.grp = g.id AND e.idx = ?"
+        f" WHERE g.queue = ? AND e.state = {HELD} AND e.lease > ?",
+        (index, queue, now),
     ).fetchone()
     return row is not None
 
@@ -178,9 +186,9 @@ def stats(db: sqlite3.Connection, name: str, consumers: bool, now: float) -> Que
     firsts = [index for priority in PRIORITIES for index in find(db, queue.id, Filter(), priority, limit=1)]
     created = [item.created for item in load(db, queue.id, firsts, data=False)]
     (held,) = db.execute(
-        "SELECT COUNT(DISTINCT e.idx) FROM groups g JOIN entries e ON e.grp = g.id"
-        " WHERE g.queue = ? AND e.state = ? AND e.lease > ?",
-        (queue.id, HELD, now),
+        "SELECT COUNT(DISTINCT e.idx) FROM groups g CROSS JOIN entries e INDEXED BY entries_held ON e.grp = g.id"
+        f" WHERE g.queue = ? AND e.state = {HELD} AND e.lease > ?",
+        (queue.id, now),
     ).fetchone()
     groups = db.execute("SELECT name FROM groups WHERE queue = ? ORDER BY name", (queue.id,))
     return QueueStats(
@@ -198,10 +206,10 @@ def stats(db: sqlite3.Connection, name: str, consumers: bool, now: float) -> Que
 def _consumers(db: sqlite3.Connection, queue: int, now: float) -> tuple[ConsumerStats, ...]:
     rows = db.execute(
         "SELECT g.name, c.user, c.last_index, c.given, c.gone_since, c.window, c.auto_commit, c.tags,"
-        "  (SELECT COUNT(*) FROM entries e WHERE e.consumer = c.id AND e.state = :held AND e.lease > :now),"
-        "  EXISTS (SELECT 1 FROM entries e WHERE e.consumer = c.id AND e.state IN (:free, :held))"
+        f"  (SELECT COUNT(*) FROM entries e WHERE e.consumer = c.id AND e.state = {HELD} AND e.lease > :now),"
+        f"  EXISTS (SELECT 1 FROM entries e WHERE e.consumer = c.id AND e.state IN ({FREE}, {HELD}))"
         " FROM groups g JOIN consumers c ON c.grp = g.id WHERE g.queue = :queue ORDER BY g.name, c.user",
-        {"queue": queue, "held": HELD, "free": FREE, "now": now},
+        {"queue": queue, "now": now},
     ).fetchall()
     return tuple(
         ConsumerStats(
@@ -240,6 +248,8 @@ def numbers(db: sqlite3.Connection) -> dict[str, int]:
 def has_expired(db: sqlite3.Connection, now: float) -> bool:
     """Whether some lease has run out that still stands as held."""
     row = db.execute(
-        "SELECT 1 FROM groups g JOIN entries e ON e.grp = g.id WHERE e.state = ? AND e.lease <= ? LIMIT 1", (HELD, now)
+        "SELECT 1 FROM groups g CROSS JOIN entries e INDEXED BY entries_held ON e.grp = g.id"
+        f" WHERE e.state = {HELD} AND e.lease <= ? LIMIT 1",
+        (now,),
     ).fetchone()
     return row is not None

@@ -24,9 +24,14 @@ PATIENCE = 10.0
 """Seconds to wait for other processes that write."""
 
 FREE, HELD, DONE = 0, 1, 2
-"""States of an entry. Free: it was held and came back, or its lease ran out. Done: committed by the group."""
+"""States of an entry. Free: it was held and came back, or its lease ran out. Done: committed by the group.
 
-SCHEMA = """
+They stand in statements as literals: with a parameter in their place, an index of one state's rows cannot be used.
+"""
+BUCKET = 1024
+"""Indexes that are counted together in `backlog`."""
+
+SCHEMA = f"""
 CREATE TABLE queues (
     id INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
@@ -59,6 +64,15 @@ CREATE TABLE items (
 CREATE INDEX items_live ON items (queue, priority, idx) WHERE live = 1;
 CREATE INDEX items_committed ON items (queue, idx) WHERE live = 1 AND committed = 1;
 CREATE INDEX items_gone ON items (forget_from) WHERE live = 0;
+
+-- How many live items there are in each BUCKET of indexes: to know how many come before one without counting them.
+CREATE TABLE backlog (
+    queue INTEGER NOT NULL,
+    priority INTEGER NOT NULL,
+    bucket INTEGER NOT NULL,
+    items INTEGER NOT NULL,
+    PRIMARY KEY (queue, priority, bucket)
+) WITHOUT ROWID;
 
 CREATE TABLE payloads (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
 
@@ -114,14 +128,22 @@ CREATE TABLE entries (
     count INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (grp, idx)
 ) WITHOUT ROWID;
-CREATE INDEX entries_free ON entries (grp, priority, idx) WHERE state = 0;
-CREATE INDEX entries_held ON entries (grp, lease, idx) WHERE state = 1;
+CREATE INDEX entries_free ON entries (grp, priority, idx) WHERE state = {FREE};
+CREATE INDEX entries_held ON entries (grp, lease, idx) WHERE state = {HELD};
 CREATE INDEX entries_of ON entries (consumer, state, lease);
 
+CREATE TRIGGER item_comes AFTER INSERT ON items BEGIN
+    INSERT INTO backlog (queue, priority, bucket, items) VALUES (new.queue, new.priority, new.idx / {BUCKET}, 1)
+        ON CONFLICT DO UPDATE SET items = items + 1;
+END;
 CREATE TRIGGER item_leaves AFTER UPDATE OF live ON items WHEN old.live = 1 AND new.live = 0 BEGIN
     UPDATE queues SET length = length - 1 WHERE id = new.queue;
     DELETE FROM entries WHERE idx = new.idx AND grp IN (SELECT id FROM groups WHERE queue = new.queue);
     DELETE FROM item_tags WHERE queue = new.queue AND idx = new.idx;
+    UPDATE backlog SET items = items - 1
+        WHERE queue = new.queue AND priority = new.priority AND bucket = new.idx / {BUCKET};
+    DELETE FROM backlog
+        WHERE queue = new.queue AND priority = new.priority AND bucket = new.idx / {BUCKET} AND items = 0;
     DELETE FROM payloads WHERE id = new.id AND new.keep = 0;
 END;
 CREATE TRIGGER item_forgotten AFTER DELETE ON items BEGIN

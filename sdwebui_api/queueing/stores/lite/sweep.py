@@ -7,7 +7,7 @@ import json
 from sdwebui_api.queueing.model import rear_of, sink_of
 from sdwebui_api.queueing.stores.lite.items import CHUNK, LEAVE
 from sdwebui_api.queueing.stores.lite.rows import PRIORITIES
-from sdwebui_api.queueing.stores.lite.schema import HELD
+from sdwebui_api.queueing.stores.lite.schema import DONE, HELD
 from sdwebui_api.queueing.stores.lite.writer import Transaction
 
 # Groups that nobody has joined or committed for, for a while.
@@ -22,8 +22,8 @@ def consumers(tx: Transaction, lease: float, remember: float) -> None:
     )
     rows = tx.db.execute(
         "SELECT id FROM consumers c WHERE gone_since < ? AND NOT EXISTS"
-        " (SELECT 1 FROM entries e WHERE e.consumer = c.id AND e.state = ? AND e.lease > ?)",
-        (tx.now - remember, HELD, tx.now),
+        f" (SELECT 1 FROM entries e WHERE e.consumer = c.id AND e.state = {HELD} AND e.lease > ?)",
+        (tx.now - remember, tx.now),
     ).fetchall()
     gone = json.dumps([number for (number,) in rows])
     tx.db.execute(
@@ -42,7 +42,7 @@ def released_items(tx: Transaction, remember: float) -> int:
         f" AND i.queue IN (SELECT g.queue FROM groups g WHERE {_ABANDONED})"
         " AND NOT EXISTS (SELECT 1 FROM groups o WHERE o.queue = i.queue"
         "  AND EXISTS (SELECT 1 FROM consumers c WHERE c.grp = o.id)"
-        "  AND NOT EXISTS (SELECT 1 FROM entries e WHERE e.grp = o.id AND e.idx = i.idx AND e.state = 2))"
+        f"  AND NOT EXISTS (SELECT 1 FROM entries e WHERE e.grp = o.id AND e.idx = i.idx AND e.state = {DONE}))"
         " LIMIT :chunk)",
         {"now": tx.now, "before": tx.now - remember, "chunk": CHUNK},
     ).rowcount
