@@ -1,0 +1,256 @@
+"""Processes, a stream of puts, and kills at random moments."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from sdwebui_api.config.flags import parse_flags
+from sdwebui_api.queueing.model import Item, sink_of
+from sdwebui_api.queueing.settings import queue_settings
+from sdwebui_api.queueing.store import QueueStore, StoreUnavailable
+from sdwebui_api.queueing.stores.build import open_store
+from tests.queueing.crash.check import Put
+from tests.queueing.crash.zygote import Zygote
+
+SERVICE = "sd_async"
+BACKLOG = 40
+"""Waiting requests above which the client pauses: the queue is never empty, and soon empty after the last kill."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def kill(pid: int) -> None:
+    """SIGKILL; returns when the process is gone."""
+    os.kill(pid, signal.SIGKILL)
+    end = time.monotonic() + 10
+    while alive(pid):
+        assert time.monotonic() < end, f"process {pid} does not die"
+        time.sleep(0.001)
+
+
+class RedisServer:
+    """A real redis-server that acknowledges nothing before it is on disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        options = ["--port", str(self.port), "--dir", str(self._folder), "--appendonly", "yes"]
+        options += ["--appendfsync", "always", "--save", "", "--maxmemory-policy", "noeviction"]
+        with (self._folder / "redis.log").open("ab") as log:
+            process = subprocess.Popen(["redis-server", *options], stdout=log, stderr=log)
+        end = time.monotonic() + 20
+        while not self._answers():
+            assert process.poll() is None and time.monotonic() < end, (self._folder / "redis.log").read_text()[-2000:]
+            time.sleep(0.01)
+        return process
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1) as probe:
+                probe.sendall(b"PING\r\n")
+                return probe.recv(16).startswith(b"+PONG")
+        except OSError:
+            return False
+
+    def crash(self) -> None:
+        """kill -9, and a start on the same files."""
+        self._process.kill()
+        self._process.wait()
+        self._process = self._start()
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+class Looker:
+    """The test's own connection to the store, on an event loop of its own."""
+
+    def __init__(self, url: str, data_dir: Path) -> None:
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        flags = parse_flags(["--queue-url", url], environ={})
+        self._store: QueueStore = open_store(queue_settings(flags, data_dir))
+        self.run(self._store.open)
+
+    def run(self, act: Callable[..., Any], *args: Any, **more: Any) -> Any:
+        """Repeats while the store is away."""
+        end = time.monotonic() + 20
+        while True:
+            try:
+                return asyncio.run_coroutine_threadsafe(act(*args, **more), self._loop).result(20)
+            except StoreUnavailable:
+                assert time.monotonic() < end
+                time.sleep(0.05)
+
+    def length(self, queue: str = SERVICE) -> int:
+        return int(self.run(self._store.stats, queue, consumers=False).length)
+
+    def results(self) -> list[Item]:
+        found: list[Item] = self.run(self._store.get, sink_of(SERVICE), start=1, length=10**6)
+        return found
+
+    def close(self) -> None:
+        self.run(self._store.close)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+
+class Client(threading.Thread):
+    """Puts one request after the other, each until it is acknowledged, one in four with high priority."""
+
+    def __init__(self, url: str, looker: Looker) -> None:
+        super().__init__(daemon=True)
+        self.puts: list[Put] = []
+        self._url = f"{url}/api/predict/{SERVICE}"
+        self._looker = looker
+        self._ended = threading.Event()
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            with httpx.Client(timeout=5.0) as client:
+                number = 0
+                while not self._ended.is_set():
+                    number += 1
+                    self._put(client, number, int(random.random() < 0.25))
+                    if number % 10 == 0:
+                        self._pause()
+        except BaseException as error:
+            self.error = error
+            raise
+
+    def _put(self, client: httpx.Client, number: int, priority: int) -> None:
+        request_id = f"request-{number}"
+        query = {"requestId": request_id, "task_id": str(number), "_priority_": str(priority)}
+        body = {"prompt": str(number), "steps": 1, "width": 64, "height": 64}
+        end = time.monotonic() + 60
+        while True:
+            assert time.monotonic() < end, f"{request_id} is not acknowledged"
+            try:
+                answer = client.post(f"{self._url}/sdapi/v1/txt2img", params=query, json=body)
+            except httpx.HTTPError:
+                time.sleep(0.01)
+                continue
+            if answer.status_code == 200:
+                self.puts.append(Put(request_id, number, priority, int(answer.text)))
+                return
+            assert answer.status_code in (429, 503), answer.text
+            time.sleep(0.02)
+
+    def _pause(self) -> None:
+        while self._looker.length() > BACKLOG and not self._ended.is_set():
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        self._ended.set()
+        self.join(90)
+        assert not self.is_alive() and self.error is None, self.error
+
+
+class Rig:
+    """Front end and worker over one store, killed and started again."""
+
+    def __init__(self, zygote: Zygote, folder: Path, redis: RedisServer | None, *, role: str = "worker") -> None:
+        self.folder = folder
+        self.redis = redis
+        self.url = redis.url if redis else f"sqlite:///{folder / 'queue.sqlite3'}"
+        self.port = free_port()
+        self.ledger = folder / "ledger.jsonl"
+        self._zygote = zygote
+        self._role = role
+        self.pids: dict[str, int] = {}
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def flags(self) -> list[str]:
+        return ["--queue-url", self.url, "--queue-lease", "1.5", "--max-delivery", "3"]
+
+    def start(self, name: str) -> None:
+        """`frontend`, `worker` or `worker-…`"""
+        log = self.folder / f"{name}.log"
+        if name == "frontend":
+            more = ["--port", str(self.port), "--data-dir", str(self.folder)]
+            self.pids[name] = self._zygote.fork("tests.queueing.crash.roles:frontend", log, flags=[*self.flags, *more])
+        else:
+            arguments = {"data_dir": str(self.folder), "ledger": str(self.ledger), "flags": self.flags}
+            self.pids[name] = self._zygote.fork(f"tests.queueing.crash.roles:{self._role}", log, **arguments)
+
+    def until_up(self) -> None:
+        end = time.monotonic() + 30
+        while True:
+            try:
+                if httpx.get(f"{self.address}/health/live").status_code == 200:
+                    return
+            except httpx.HTTPError:
+                assert time.monotonic() < end, self.logs()
+                time.sleep(0.02)
+
+    def crash(self, names: Sequence[str]) -> None:
+        """kill -9 of all of them, then a new start."""
+        for name in names:
+            if name != "redis":
+                assert alive(self.pids[name]), f"{name} ended by itself:\n{self.logs()}"
+                os.kill(self.pids[name], signal.SIGKILL)
+        for name in names:
+            if name == "redis":
+                assert self.redis is not None
+                self.redis.crash()
+            else:
+                kill(self.pids[name]) if alive(self.pids[name]) else None
+                self.start(name)
+
+    def logs(self) -> str:
+        return "\n".join(f"== {path.name}\n{path.read_text()[-3000:]}" for path in sorted(self.folder.glob("*.log")))
+
+    def close(self) -> None:
+        for pid in self.pids.values():
+            if alive(pid):
+                kill(pid)
+
+
+@contextmanager
+def rig(zygote: Zygote, folder: Path, store: str, *, role: str = "worker") -> Iterator[Rig]:
+    """Running, with a front end that answers."""
+    redis = RedisServer(folder) if store == "redis" else None
+    made = Rig(zygote, folder, redis, role=role)
+    try:
+        made.start("frontend")
+        made.start("worker")
+        made.until_up()
+        yield made
+    finally:
+        made.close()
+        if redis:
+            redis.close()

@@ -1,0 +1,97 @@
+"""kill -9 at random moments: nothing acknowledged is lost, nothing is answered twice, the order is kept.
+
+Real processes, real stores, the real worker code over a quick stand-in for the engine; 25 moments per row, 200 with
+`--full`. The table is printed at the end of the run.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from sdwebui_api.queueing.model import sink_of
+from tests.queueing.crash.check import Report, check
+from tests.queueing.crash.ledger import read_ledger
+from tests.queueing.crash.rig import SERVICE, Client, Looker, Rig, rig
+from tests.queueing.crash.zygote import Zygote
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+
+MOMENTS, ALL_MOMENTS = 25, 200
+ROWS = [
+    ("sqlite", ["frontend"]),
+    ("sqlite", ["worker"]),
+    ("sqlite", ["frontend", "worker"]),
+    ("redis", ["frontend"]),
+    ("redis", ["worker"]),
+    ("redis", ["frontend", "worker"]),
+    ("redis", ["redis"]),
+]
+
+
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Zygote]:
+    stores = "sdwebui_api.queueing.stores"
+    made = Zygote("tests.queueing.crash.roles", f"{stores}.sqlite", f"{stores}.redis")
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def table(request: pytest.FixtureRequest) -> Iterator[list[Report]]:
+    rows: list[Report] = []
+    yield rows
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print("\n\n" + "\n".join([Report.HEADER, *(row.line() for row in rows)]))
+
+
+@pytest.mark.parametrize(("store", "victims"), ROWS, ids=[f"{store}-{'+'.join(names)}" for store, names in ROWS])
+def test_nothing_is_lost_when_processes_are_killed(store, victims, zygote, table, tmp_path, request):
+    moments = ALL_MOMENTS if request.config.getoption("--full") else MOMENTS
+    report = Report(f"{' + '.join(victims)} ({store})")
+    table.append(report)
+    with rig(zygote, tmp_path, store) as running:
+        look_after(running, victims, moments, report)
+    assert (report.lost, report.duplicates, report.strangers, report.disorder) == (0, 0, 0, 0), report
+    assert report.results == report.puts >= moments
+    assert report.kills == moments
+
+
+def look_after(running: Rig, victims: Sequence[str], moments: int, report: Report, patience: float = 60.0) -> None:
+    """Puts, kills, waits until everything is answered, counts."""
+    begun = time.monotonic()
+    looker = Looker(running.url, running.folder)
+    client = Client(running.address, looker)
+    client.start()
+    try:
+        for _ in range(moments):
+            _until_more_results(looker, running, patience)
+            time.sleep(random.uniform(0.0, 0.15))
+            running.crash(victims)
+            report.kills += 1
+        _until_more_results(looker, running, patience)
+        client.stop()
+        _until_empty(looker, running, patience)
+        report.seconds = time.monotonic() - begun
+        check(report, client.puts, looker.results(), list(read_ledger(running.ledger)))
+    finally:
+        looker.close()
+
+
+def _until_more_results(looker: Looker, running: Rig, patience: float) -> None:
+    """Everything works again: the next kill hits a living system."""
+    before = looker.length(sink_of(SERVICE))
+    end = time.monotonic() + patience
+    while looker.length(sink_of(SERVICE)) <= before:
+        assert time.monotonic() < end, f"no results any more:\n{running.logs()}"
+        time.sleep(0.02)
+
+
+def _until_empty(looker: Looker, running: Rig, patience: float) -> None:
+    end = time.monotonic() + patience
+    while looker.length():
+        assert time.monotonic() < end, f"{looker.length()} requests are left:\n{running.logs()}"
+        time.sleep(0.05)
