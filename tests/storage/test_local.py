@@ -97,3 +97,52 @@ def test_saving_replaces_and_leaves_no_temporary_files(tmp_path: Path) -> None:
     assert path.read_bytes() == b"two"
     assert os.listdir(tmp_path / "outputs") == ["a.txt"]
     assert path.stat().st_mode & 0o044
+
+
+def test_a_saved_picture_survives_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bytes are synced before they get their name, the name and those of new folders before the path is told."""
+    happened: list[tuple[str, Path]] = []
+    fsync, replace, link = os.fsync, os.replace, os.link
+
+    def synced(descriptor: int) -> None:
+        happened.append(("sync", Path(os.readlink(f"/proc/self/fd/{descriptor}"))))
+        fsync(descriptor)
+
+    def replaced(source: Path, target: Path) -> None:
+        happened.append(("name", Path(target)))
+        replace(source, target)
+
+    def linked(source: Path, target: Path) -> None:
+        happened.append(("name", Path(target)))
+        link(source, target)
+
+    monkeypatch.setattr(local.os, "fsync", synced)
+    monkeypatch.setattr(local.os, "replace", replaced)
+    monkeypatch.setattr(local.os, "link", linked)
+    folder = tmp_path / "outputs" / "a"
+    for save in (
+        lambda: LocalStorage(tmp_path).save(folder / "1.png", b"x"),
+        lambda: LocalStorage(tmp_path).save_new(folder, lambda number: f"{number}.jpg", b"x"),
+    ):
+        happened.clear()
+        path = save()
+        named = happened.index(("name", path))
+        kinds = [kind for kind, _ in happened]
+        assert kinds[named - 1] == "sync" and happened[named - 1][1].name.startswith(".saving-")
+        assert happened[-1] == ("sync", folder)
+    # The first save made the folders.
+    (tmp_path / "outputs" / "b").mkdir()
+    happened.clear()
+    local.write_file(tmp_path / "outputs" / "b" / "c" / "d" / "1.png", b"x")
+    parents = [place for kind, place in happened if kind == "sync"]
+    assert tmp_path / "outputs" / "b" in parents and tmp_path / "outputs" / "b" / "c" in parents
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(local.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        local.write_file(tmp_path / "1.png", b"x")
+    assert not list(tmp_path.iterdir())
