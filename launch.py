@@ -6,6 +6,7 @@ stamp in it and go on at once.
     python launch.py --help                      every flag
     python launch.py --skip-prepare-environment  start in the current Python, install nothing
     python launch.py frontend --queue-url URL    the queue's doors alone, for workers elsewhere
+    python launch.py worker --queue-url URL      the engine on that queue, without doors
     python launch.py test [pytest arguments]     install requirements-dev.txt too and run the tests
 """
 

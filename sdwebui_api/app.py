@@ -39,14 +39,16 @@ from sdwebui_api.postprocess.faces import FaceLibrary
 from sdwebui_api.postprocess.interrogate import Interrogator
 from sdwebui_api.postprocess.upscalers import UpscalerLibrary
 from sdwebui_api.queueing.settings import queue_is_on
+from sdwebui_api.queueing.staff import Staff
+from sdwebui_api.staffing import staff_of
 
 if TYPE_CHECKING:
     from sdwebui_api.engine.engine import Engine
 
 log = logging.getLogger(__name__)
 
-DRAIN_SECONDS = 120.0
-"""How long SIGTERM waits for what was admitted."""
+HAND_BACK_SECONDS = 30.0
+"""Beyond the drain: for storing the results of queued requests, and giving the rest back."""
 DOOR_THREADS = 4
 """Decode, resolve and encode; more would only take turns on the interpreter's lock."""
 
@@ -246,7 +248,7 @@ class Server(serving.Server):
     """Finishes the admitted jobs before it closes its doors.
 
     On SIGTERM (or the first Ctrl-C) new requests for pictures get 503 while control requests are still answered;
-    a second signal ends everything at once.
+    nothing more is taken from the queue. A second signal ends everything at once.
     """
 
     def __init__(
@@ -255,9 +257,14 @@ class Server(serving.Server):
         runner: JobRunner,
         on_open: Callable[[], None],
         on_closing: Callable[[], None] = lambda: None,
+        *,
+        staff: Staff | None = None,
+        drain_seconds: float = 120.0,
     ) -> None:
         super().__init__(config, on_open, on_closing)
         self._runner = runner
+        self._staff = staff
+        self._drain_seconds = drain_seconds
         self._stopping = False
         self.restart = False
 
@@ -276,7 +283,11 @@ class Server(serving.Server):
 
     def _drain(self) -> None:
         log.info("stopping: waiting for %d jobs", len(self._runner.live_jobs()))
-        self._runner.drain(DRAIN_SECONDS)
+        if self._staff is not None:
+            self._staff.stop()
+        self._runner.drain(self._drain_seconds)
+        if self._staff is not None:
+            self._staff.wait(HAND_BACK_SECONDS)
         self.should_exit = True
 
 
@@ -284,6 +295,7 @@ def serve(flags: Flags) -> int:
     """Runs until stopped. 0 after an orderly stop, 1 when it could not start."""
     try:
         services = build(flags)
+        staff = _staff(services)
     except SdWebUIError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return 1
@@ -294,16 +306,26 @@ def serve(flags: Flags) -> int:
         services.runner,
         lambda: serving.announce(flags, server, "API documentation: /docs"),
         queue.closing.set if queue is not None else lambda: None,
+        staff=staff,
+        drain_seconds=flags.drain_seconds,
     )
     services.stop_server = lambda kind: _stop(server, kind)
-    if not flags.skip_load_model_at_start:
-        warm_in_background(services)
     server.run()
     services.executor.shutdown(wait=False)
     services.preview_executor.shutdown(wait=False)
     if server.restart:
         os.execv(sys.executable, sys.orig_argv)
     return 0 if server.started else 1
+
+
+def _staff(services: Services) -> Staff | None:
+    """The worker beside the doors, when there is a queue; starts loading the first checkpoint. Raises as `staff_of`."""
+    loading = warm_in_background(services).is_alive if not services.flags.skip_load_model_at_start else lambda: False
+    if services.queue is None:
+        return None
+    staff = staff_of(services, services.queue, loading)
+    services.companions.append(staff.beside)
+    return staff
 
 
 def _stop(server: Server, kind: StopKind) -> None:

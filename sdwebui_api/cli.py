@@ -18,14 +18,15 @@ ONLY_API = "The web page is not part of this version yet: only the API runs (--n
 def main(argv: Sequence[str] | None = None) -> int:
     """Serves until stopped; the exit code is 0 after an orderly stop and 1 when the server could not start.
 
-    The first word may be a command: `frontend`, the queue's doors alone.
+    The first word may be a command: `frontend`, the queue's doors alone, or `worker`, the engine without doors.
     """
     _configure_logging()
     words = list(sys.argv[1:] if argv is None else argv)
     command = words.pop(0) if words[:1] and words[0] in COMMANDS else "serve"
     flags = parse_flags(words)
     logging.getLogger().setLevel(flags.loglevel or logging.INFO)
-    problem = _port_problem(flags.host, flags.port)
+    port = flags.metrics_port if command == "worker" else flags.port
+    problem = _port_problem(flags.host, port) if port is not None else None
     if problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1
@@ -36,14 +37,27 @@ def _serve(flags: Flags) -> int:
     if not flags.nowebui:
         print(ONLY_API, flush=True)
         logger.info(ONLY_API)
-    # How long OpenMP's threads spin while they wait for each other; read when torch is imported. The default of
-    # about 300,000 turns made a picture of 0.6 s take 23 s on cores that others used too; not spinning at all made
-    # it take 1.3 s on idle ones. This costs 10 % there. Who sets either variable by hand keeps what they set.
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    _spin_briefly()
     from sdwebui_api.app import serve  # seconds of imports, which --help and a taken port need not wait for
 
     return int(serve(flags) or 0)
+
+
+def _serve_worker(flags: Flags) -> int:
+    _spin_briefly()
+    from sdwebui_api.worker_main import serve
+
+    return serve(flags)
+
+
+def _spin_briefly() -> None:
+    """How long OpenMP's threads spin while they wait for each other; read when torch is imported.
+
+    The default of about 300,000 turns made a picture of 0.6 s take 23 s on cores that others used too; not spinning at
+    all made it take 1.3 s on idle ones. This costs 10 % there. Who sets either variable by hand keeps what they set.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 
 def _serve_frontend(flags: Flags) -> int:
@@ -52,7 +66,11 @@ def _serve_frontend(flags: Flags) -> int:
     return serve(flags)
 
 
-COMMANDS: Mapping[str, Callable[[Flags], int]] = {"serve": _serve, "frontend": _serve_frontend}
+COMMANDS: Mapping[str, Callable[[Flags], int]] = {
+    "serve": _serve,
+    "frontend": _serve_frontend,
+    "worker": _serve_worker,
+}
 
 
 def _configure_logging() -> None:

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import uvicorn
@@ -35,6 +36,7 @@ def serve(flags: Flags) -> int:
     """Works until stopped. 0 after an orderly stop, 1 when it could not start."""
     from sdwebui_api.app import build, warm_in_background
 
+    flags = replace(flags, nowebui=True)  # without a page; with a queue, also when no address was given
     try:
         services = build(flags)
         if flags.skip_load_model_at_start:
@@ -58,6 +60,8 @@ def work(services: Services, loading: Callable[[], bool] = lambda: False) -> int
     asyncio.run(_work(services, services.queue.name, staff))
     services.executor.shutdown(wait=False)
     services.preview_executor.shutdown(wait=False)
+    if services.results is not None:
+        services.results.close()
     return 0
 
 
