@@ -31,11 +31,11 @@ def latent_finish(unit: ControlUnit, hints: Tensor, model: DiffusionModel, *, hi
     name = unit.module.name
     if "inpaint_only" in name and hints.shape[1] == 4:
         mask = torch.nn.functional.max_pool2d(hints[:, 3:4], (10, 10), stride=(8, 8), padding=1)
-        return _Restoration(model, _encoded(model, hints), unit.weight, mask=mask.to(model.device))
+        return Restoration(model, _encoded(model, hints), unit.weight, mask=mask.to(model.device))
     if "colorfix" in name:
         radius = int(unit.threshold_a) * (2 if hires_pass else 1)
         sharpness = unit.threshold_b * 0.01 if "+sharp" in name else None
-        return _Restoration(model, _encoded(model, hints), unit.weight, radius=radius, sharpness=sharpness)
+        return Restoration(model, _encoded(model, hints), unit.weight, radius=radius, sharpness=sharpness)
     return None
 
 
@@ -43,7 +43,7 @@ def _encoded(model: DiffusionModel, hints: Tensor) -> Tensor:
     return model.encode(hints[:, :3] * 2.0 - 1.0, None)
 
 
-class _Restoration:
+class Restoration:
     """Changes the picture that a prediction stands for, and gives back the prediction that stands for the result."""
 
     def __init__(
@@ -75,6 +75,18 @@ class _Restoration:
         noise = (x - alpha.sqrt() * clean) / (1 - alpha).sqrt()
         changed = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean if self._v_prediction else noise
         return changed * self._weight + output * (1 - self._weight)
+
+    def noised(self, noise: Tensor) -> Tensor:
+        """Start noise `[B, 4, h, w]` with the original in it, as after the last timestep of training.
+
+        As the extension (scripts/controlnet.py, HackedImageRNG): what LaMa put into the hole shows through from the
+        beginning. Of other shapes: unchanged.
+        """
+        if noise.shape[1:] != self._latents.shape[1:]:
+            return noise
+        alpha = self._alphas[-1].to(noise)
+        original = self._latents[[row % len(self._latents) for row in range(len(noise))]].to(noise)
+        return alpha.sqrt() * original + (1 - alpha).sqrt() * noise
 
     def _changed(self, clean: Tensor, rows: Sequence[Row]) -> Tensor:
         index = [row.image % len(self._latents) for row in rows]

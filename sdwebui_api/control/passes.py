@@ -15,6 +15,7 @@ from sdwebui_api.control.unit import ControlMode, ControlUnit
 from sdwebui_api.engine.networks.control import ControlInput, ControlNetwork, Hint
 from sdwebui_api.engine.networks.ip_adapter import IPAdapter
 from sdwebui_api.engine.networks.reference import Reference
+from sdwebui_api.engine.networks.style_adapter import StyleAdapter
 from sdwebui_api.errors import BadRequest
 from sdwebui_api.sampling.guidance import Evaluation, Row
 
@@ -90,7 +91,7 @@ class PassControl:
             if not active.unit.guidance_start <= share <= active.unit.guidance_end:
                 continue
             counting = [1.0 if active.counts_for(row) else 0.0 for row in rows]
-            if active.network is not None and any(counting):
+            if active.network is not None and (any(counting) or isinstance(active.network, StyleAdapter)):
                 one = _input(active, active.network, weights, counting, rows)
                 inputs.append(self._with_noise(one, now, rows) if isinstance(active.network, Reference) else one)
         if not inputs and not finishes:

@@ -71,6 +71,8 @@ class UnitMaps:
 def _run_preprocessor(
     unit: ControlUnit, picture: Picture, around: Surroundings, mode: ResizeMode, context: PreprocessorContext
 ) -> Picture:
+    if "+lama" in unit.module.name and mode == ResizeMode.FILL:
+        picture = fit_map(picture, around.size, mode)  # the border is what is to be filled in
     resolution = unit.processor_res
     if unit.pixel_perfect:
         resolution = pixel_perfect_resolution(picture, around.size, mode)

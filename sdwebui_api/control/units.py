@@ -17,6 +17,7 @@ from PIL import Image
 from sdwebui_api.catalog.controlnets import ControlModelFile
 from sdwebui_api.control.preprocessor import UNUSED_VALUE, Preprocessor, Slider
 from sdwebui_api.control.preprocessors.table import find_preprocessor
+from sdwebui_api.control.union import UNION_KINDS, UNKNOWN
 from sdwebui_api.control.unit import ControlMode, ControlUnit, HiresOption, ResizeMode, UnitImage
 from sdwebui_api.errors import BadRequest
 from sdwebui_api.imaging.codec import decode_image
@@ -67,9 +68,7 @@ _RESIZE_MODES = {
 }
 _CONTROL_MODES = {mode.label.lower(): mode for mode in ControlMode} | {mode.name.lower(): mode for mode in ControlMode}
 _HIRES_OPTIONS = {option.value.lower(): option for option in HiresOption}
-UNION_CONTROL_TYPES = (
-    "OpenPose", "Depth", "Soft Edge", "Hard Edge", "Normal Map", "Segmentation", "Tile", "Inpaint", "Unknown"
-)  # fmt: skip
+UNION_CONTROL_TYPES = (*UNION_KINDS, UNKNOWN)
 
 
 @dataclass(frozen=True)
@@ -183,7 +182,7 @@ class _UnitReader:
         text = self._text("model", "None")
         if module.name in MODEL_FREE:
             return text, None
-        if module.model_free or not (module.returns_image or module.name.startswith("ip-adapter")):
+        if module.model_free:
             raise BadRequest(f"Preprocessor '{module.name}' is not supported in units", field=self._field("module"))
         if text.strip().lower() in ("", "none"):
             raise BadRequest("The unit is enabled but names no model", field=self._field("model"))

@@ -47,10 +47,13 @@ class WeightFile:
 
 @contextmanager
 def network(context: PreprocessorContext, path: Path, load: Callable[..., T], kind: type[T]) -> Iterator[T]:
-    """What `load` makes of `path`, from the engine's cache. Raises UnusableModel, OutOfMemory."""
+    """What `load` makes of `path`, from the engine's cache; with `low_vram` its memory is given back afterwards.
+
+    Raises UnusableModel, OutOfMemory.
+    """
     engine: Any = context.models
     assert engine is not None, "running networks needs an engine"
-    with engine.auxiliary(path, load, kind) as part:
+    with engine.auxiliary(path, load, kind, keep=not context.low_vram) as part:
         yield part
 
 

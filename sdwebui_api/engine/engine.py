@@ -138,10 +138,12 @@ class Engine:
         load: Callable[[Path, DevicePlan, Device], T],
         kind: type[T],
         on_progress: Progress | None = None,
+        *,
+        keep: bool = True,
     ) -> Iterator[T]:
         """What `load` makes of a file or folder (an upscaler, a captioner), kept while the context lasts.
 
-        Raises as `lease`.
+        `keep` False: its memory is given back then. Raises as `lease`.
         """
 
         def load_part(reserve: Callable[[int], None]) -> Loaded:
@@ -152,14 +154,17 @@ class Engine:
             reserve(size)
             return Loaded(load(path, self.plan, self.device), size)
 
-        with self._part(f"{kind.__name__}:{_identity(path)}", load_part, kind) as part:
+        with self._part(f"{kind.__name__}:{_identity(path)}", load_part, kind, keep=keep) as part:
             yield part
 
     @contextmanager
     def control_network(
-        self, path: Path, model: DiffusionModel, on_progress: Progress | None = None
+        self, path: Path, model: DiffusionModel, on_progress: Progress | None = None, *, keep: bool = True
     ) -> Iterator[ControlNetwork]:
-        """The control model in `path` for `model`'s UNet, kept while the context lasts. Raises as `lease`."""
+        """The control model in `path` for `model`'s UNet, kept while the context lasts.
+
+        `keep` False: its memory is given back then. Raises as `lease`.
+        """
         unet, dtype = model.unet.module, self.plan.unet_dtype
         identity = _identity(path)
         if identity not in self._needs_base:
@@ -173,7 +178,7 @@ class Engine:
             weights = Weights(dtype, self.plan.storage, self.plan.channels_last)
             return Loaded(*load_control_network(path, unet, weights, self.device, key, reserve, self._encoder_folders))
 
-        with self._part(key, load, object) as network:
+        with self._part(key, load, object, keep=keep) as network:
             yield cast(ControlNetwork, network)
 
     @contextmanager
@@ -206,8 +211,13 @@ class Engine:
             with self._part(key, load, _Text, base=source.text_key) as variant:
                 yield key, variant
 
-    def _part(self, key: str, load: Load, kind: type[T], base: str | None = None) -> AbstractContextManager[T]:
-        return self._weights.lease(key, lambda reserve: self._load_where_it_fits(load, reserve), kind, base=base)
+    def _part(
+        self, key: str, load: Load, kind: type[T], base: str | None = None, *, keep: bool = True
+    ) -> AbstractContextManager[T]:
+        def load_part(reserve: Callable[[int], None]) -> Loaded:
+            return self._load_where_it_fits(load, reserve)
+
+        return self._weights.lease(key, load_part, kind, base=base, keep=keep)
 
     def _load_where_it_fits(self, load: Load, reserve: Callable[[int], None]) -> Loaded:
         """A second attempt, after dropping everything idle, when memory runs out. Raises OutOfMemory.

@@ -20,6 +20,7 @@ from sdwebui_api.engine.loading import ModelFacts
 from sdwebui_api.engine.networks.control import ControlInput, adding, sum_residuals
 from sdwebui_api.engine.networks.ip_adapter import attending_pictures
 from sdwebui_api.engine.networks.reference import reading_references
+from sdwebui_api.engine.networks.style_adapter import with_styles
 from sdwebui_api.engine.text_encoder import TextEncoder
 from sdwebui_api.engine.tiling import wrapped_edges
 from sdwebui_api.engine.vae import Vae
@@ -66,6 +67,7 @@ class UNet:
         x = evaluation.x if evaluation.concat is None else torch.cat([evaluation.x, evaluation.concat], dim=1)
         x, t, context = x.to(place, self._dtype), evaluation.t.to(place), evaluation.context.to(place, self._dtype)
         with self._device.beside(one.network.module for one in evaluation.control):
+            context = with_styles(context, evaluation.control)
             residuals = sum_residuals(evaluation.control, x[:, : evaluation.x.shape[1]], t, context)
             with (
                 wrapped_edges(self._module, evaluation.tiling),

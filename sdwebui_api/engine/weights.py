@@ -72,10 +72,13 @@ class WeightsCache:
         """Leases that found their part in memory (or on its way), and those that loaded it."""
 
     @contextmanager
-    def lease(self, key: Hashable, load: Load, kind: type[T], *, base: Hashable | None = None) -> Iterator[T]:
+    def lease(
+        self, key: Hashable, load: Load, kind: type[T], *, base: Hashable | None = None, keep: bool = True
+    ) -> Iterator[T]:
         """The part `key` for the duration of the context, loaded in this thread if nobody has it.
 
         `base`: the key of a part, held by the caller, whose memory this one shares; its `size` is what it adds.
+        `keep` False: the part is dropped afterwards, unless somebody else holds it by then.
         What `load` raises goes to everybody who waits for this key; the next one to ask tries again.
         """
         slot = self._hold(key, load, base)
@@ -84,6 +87,8 @@ class WeightsCache:
             yield cast(T, slot.loaded.part)
         finally:
             self._release(slot)
+            if not keep:
+                self._drop(key, slot)
 
     def _hold(self, key: Hashable, load: Load, base: Hashable | None) -> _Slot:
         with self._mutex:
@@ -142,6 +147,13 @@ class WeightsCache:
         with self._mutex:
             slot.holders -= 1
             slot.last_used = time.monotonic()
+
+    def _drop(self, key: Hashable, slot: _Slot) -> None:
+        with self._mutex:
+            drops = slot.idle and self._slots.get(key) is slot
+            if drops:
+                self._forget(key)
+        self._dropped([key] if drops else [])
 
     def unload_all(self) -> int:
         """Drop every part nobody holds; the number dropped."""

@@ -196,9 +196,9 @@ class ModelLeases:
             self._held[key] = model, stack
         return self._held[key][0]
 
-    def control_network(self, path: Path, model: DiffusionModel) -> ControlNetwork:
+    def control_network(self, path: Path, model: DiffusionModel, *, keep: bool = True) -> ControlNetwork:
         """Held until the end. Raises as `Engine.control_network`."""
-        return self._control.enter_context(self._engine.control_network(path, model, self._on_progress))
+        return self._control.enter_context(self._engine.control_network(path, model, self._on_progress, keep=keep))
 
     def keep_only(self, networks: NetworkSet) -> None:
         """Give back the variants of other networks; plain checkpoints stay."""

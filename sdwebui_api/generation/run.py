@@ -137,10 +137,10 @@ class Run:
             return self.borrow(hires.checkpoint, hires.vae)
         return self.model
 
-    def control_network(self, path: Path, model: DiffusionModel) -> ControlNetwork:
-        """The control model in `path` for `model`, until the run ends."""
+    def control_network(self, path: Path, model: DiffusionModel, *, keep: bool = True) -> ControlNetwork:
+        """The control model in `path` for `model`, until the run ends; `keep`: it stays in memory afterwards."""
         with self.job.stages.timing("load"):
-            network = self.models.control_network(path, model)
+            network = self.models.control_network(path, model, keep=keep)
         self.job.set_text(None)
         return network
 

@@ -12,15 +12,19 @@ import numpy as np
 import torch
 
 from sdwebui_api.catalog.controlnets import ControlModelCatalog
-from sdwebui_api.control.finishing import PictureFinish, latent_finish, picture_finish
+from sdwebui_api.control.finishing import PictureFinish, Restoration, latent_finish, picture_finish
 from sdwebui_api.control.hint import shown_map
 from sdwebui_api.control.passes import ActiveUnit, PassControl
 from sdwebui_api.control.preparation import Surroundings, UnitMaps
 from sdwebui_api.control.preprocessor import PreprocessorContext
+from sdwebui_api.control.preprocessors.ip_adapter import FOR_STYLES
+from sdwebui_api.control.union import union_kind
 from sdwebui_api.control.unit import ControlMode, ControlUnit
 from sdwebui_api.control.units import read_units
+from sdwebui_api.engine.networks.controlnet_union import ControlNetUnion
 from sdwebui_api.engine.networks.ip_adapter import IPAdapter
 from sdwebui_api.engine.networks.reference import Reference
+from sdwebui_api.engine.networks.style_adapter import StyleAdapter
 from sdwebui_api.errors import BadRequest, SdWebUIError, UnusableModel
 from sdwebui_api.generation.request import GeneratedImage
 from sdwebui_api.scripting.arguments import Argument, Arguments
@@ -123,7 +127,15 @@ class ControlHooks(Hooks):
         height, width = (side * run.model.latent_scale for side in start.noise.shape[-2:])
         with _failing_loudly():
             control = self._control((width, height), start.hires_pass, start.batch.seeds[0], run)
-        return replace(start, conditioning=replace(start.conditioning, control=control))
+        start = replace(start, conditioning=replace(start.conditioning, control=control))
+        return start if start.hires_pass else replace(start, noise=self._guided(start.noise, (width, height)))
+
+    def _guided(self, noise: Tensor, size: Size) -> Tensor:
+        """The first pass's noise, with LaMa's guess in it where a unit has one."""
+        for active in self._active_units[False, size]:
+            if "+lama" in active.unit.module.name and isinstance(active.finish, Restoration):
+                noise = active.finish.noised(noise)
+        return noise
 
     def postprocess_batch(self, pictures: list[Tensor], batch: Batch, run: Running) -> list[Tensor]:
         finishes = [finish for state in self._states if (finish := self._picture_finish(state, run)) is not None]
@@ -175,18 +187,22 @@ class ControlHooks(Hooks):
         network = self._network(unit, model, run)
         if isinstance(network, IPAdapter):
             return ActiveUnit(unit, network, _average([network.embed(one) for one in state.pictures()]))
-        if unit.module.name.startswith("ip-adapter"):
-            raise BadRequest("This preprocessor is for IP-Adapters, the model is none", field=f"{unit.field}.module")
+        if isinstance(network, StyleAdapter):
+            words = [network.embed(one)[0] for one in state.pictures()]
+            return ActiveUnit(unit, network, (torch.cat(words),))
+        if not unit.module.returns_image:
+            kind = "T2I style adapters" if unit.module.name == FOR_STYLES else "IP-Adapters"
+            raise BadRequest(f"This preprocessor is for {kind}, the model is none", field=f"{unit.field}.module")
         region = None
         if unit.effective_region_mask is not None:
             region = torch.from_numpy(unit.effective_region_mask.astype(np.float32) / 255.0)[None, None]
-        return ActiveUnit(unit, network, network.embed(_masked_out(hints)), region, finish)
+        return ActiveUnit(unit, network, _hint(unit, network, hints), region, finish)
 
     @staticmethod
     def _network(unit: ControlUnit, model: DiffusionModel, run: Running) -> ControlNetwork:
         assert unit.model is not None
         try:
-            return run.control_network(unit.model.path, model)
+            return run.control_network(unit.model.path, model, keep=not unit.low_vram)
         except UnusableModel as error:
             raise BadRequest(error.message, field=f"{unit.field}.model") from error
 
@@ -212,6 +228,14 @@ def _reference(unit: ControlUnit, model: DiffusionModel, *, hires_pass: bool) ->
     name = unit.module.name
     attention, statistics = name in ("reference_only", "reference_adain+attn"), "adain" in name
     return Reference(attention, statistics, unit.weight, fidelity, model.alphas_cumprod)
+
+
+def _hint(unit: ControlUnit, network: ControlNetwork, hints: Tensor) -> Hint:
+    """Raises BadRequest when the network has to know what kind of map it gets, and cannot."""
+    hints = _masked_out(hints)
+    if isinstance(network, ControlNetUnion):
+        return network.embed_as(hints, union_kind(unit, network.kinds))
+    return network.embed(hints)
 
 
 def _masked_out(hints: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ class Running(Protocol):
         """What a pass runs on: the hires pass may have a checkpoint of its own."""
         ...
 
-    def control_network(self, path: Path, model: DiffusionModel) -> ControlNetwork:
+    def control_network(self, path: Path, model: DiffusionModel, *, keep: bool = True) -> ControlNetwork:
         """The control model in `path` for `model`, until the request ends. Raises UnusableModel."""
         ...
 

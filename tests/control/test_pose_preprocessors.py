@@ -115,7 +115,7 @@ class Known:
     def __init__(self, *people: Any) -> None:
         self._body = body_network(people, 512, 512)
 
-    def auxiliary(self, path: Path, load: Any, kind: Any, on_progress: Any = None) -> Any:
+    def auxiliary(self, path: Path, load: Any, kind: Any, on_progress: Any = None, *, keep: bool = True) -> Any:
         from contextlib import nullcontext
 
         told = {"body_pose_model.pth": "body", "hand_pose_model.pth": "hand", "facenet.pth": "face"}[path.name]

@@ -14,7 +14,7 @@ import torch
 from sdwebui_api.control.preprocessor import PreprocessorContext, PreprocessorResult
 from sdwebui_api.control.preprocessors import depth, edges, segmentation
 from sdwebui_api.control.preprocessors.depth import depth_map
-from sdwebui_api.control.preprocessors.palette import ADE20K
+from sdwebui_api.control.preprocessors.palette import ADE20K, COCO
 from sdwebui_api.control.preprocessors.table import find_preprocessor
 from sdwebui_api.engine.anime_lines import AnimeLines
 from sdwebui_api.engine.devices import Device, DevicePlan
@@ -28,7 +28,7 @@ WITH_WEIGHTS = [one.name for one in (*edges.PREPROCESSORS, *depth.PREPROCESSORS,
 class LoadsAtOnce:
     """The engine's `auxiliary` without a cache."""
 
-    def auxiliary(self, path: Path, load: Any, kind: Any, on_progress: Any = None) -> Any:
+    def auxiliary(self, path: Path, load: Any, kind: Any, on_progress: Any = None, *, keep: bool = True) -> Any:
         plan = DevicePlan(torch.device("cpu"))
         part = load(path, plan, Device(plan))
         assert isinstance(part, kind)
@@ -166,22 +166,28 @@ def make_segmentation_networks(folder: Path) -> None:
         is_training=False, task_seq_len=8, text_encoder_width=16, text_encoder_num_layers=1, text_encoder_vocab_size=32,
         text_encoder_context_length=8, query_dec_layers=1, strides=[4, 8, 16, 32],
     )  # fmt: skip
-    OneFormerForUniversalSegmentation(oneformer).save_pretrained(folder / "oneformer_ade20k")
     words = ["a</w>", "the</w>", "<|startoftext|>", "<|endoftext|>"]
-    (folder / "oneformer_ade20k" / "vocab.json").write_text(json.dumps({word: n for n, word in enumerate(words)}))
-    (folder / "oneformer_ade20k" / "merges.txt").write_text("#version: 0.2\n")
+    for name in ("oneformer_ade20k", "oneformer_coco"):
+        OneFormerForUniversalSegmentation(oneformer).save_pretrained(folder / name)
+        (folder / name / "vocab.json").write_text(json.dumps({word: n for n, word in enumerate(words)}))
+        (folder / name / "merges.txt").write_text("#version: 0.2\n")
 
 
-@pytest.mark.parametrize("name", [one.name for one in segmentation.PREPROCESSORS])
-def test_segments_have_the_colours_of_ade20k(name: str, folder: Path, image: np.ndarray) -> None:
+@pytest.mark.parametrize(
+    ("name", "palette"), [("oneformer_ade20k", ADE20K), ("segmentation", ADE20K), ("oneformer_coco", COCO)]
+)
+def test_segments_have_the_colours_of_their_classes(
+    name: str, palette: np.ndarray, folder: Path, image: np.ndarray
+) -> None:
     found = run(name, folder, image)
     assert found.shape == (64, 88, 3) and np.array_equal(found, run(name, folder, image))
-    assert {tuple(colour) for colour in found.reshape(-1, 3)} <= {tuple(colour) for colour in ADE20K[:5]}
+    assert {tuple(colour) for colour in found.reshape(-1, 3)} <= {tuple(colour) for colour in palette[:5]}
 
 
-def test_the_palette() -> None:
-    assert ADE20K.shape == (150, 3)
-    assert tuple(ADE20K[12]) == (150, 5, 61)  # person
+def test_the_palettes() -> None:
+    assert ADE20K.shape == (150, 3) and COCO.shape == (133, 3)
+    assert tuple(ADE20K[12]) == (150, 5, 61) and tuple(COCO[0]) == (220, 20, 60)  # person
+    assert len({tuple(colour) for colour in COCO}) == 133
     assert not segmentation.painted(np.array([[150]])).any()
 
 

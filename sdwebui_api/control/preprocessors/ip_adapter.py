@@ -1,4 +1,7 @@
-"""IP-Adapter: the control model's own image encoder looks at the picture; nothing is detected in it."""
+"""IP-Adapters and style adapters: the control model's own image encoder looks at the picture; nothing is detected.
+
+Which encoder that is, the control model's file tells; the names that say it are all the same here.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,17 @@ def picture(image: Picture, **_: Any) -> PreprocessorResult:
     return PreprocessorResult(as_rgb(image))
 
 
+def _preprocessor(name: str, label: str, tag: str = "IP-Adapter", priority: int = 0) -> Preprocessor:
+    return Preprocessor(name, label, picture, tags=(tag,), returns_image=False, sort_priority=priority)
+
+
 PREPROCESSORS = (
-    Preprocessor(
-        "ip-adapter-auto", "ip-adapter-auto", picture, tags=("IP-Adapter",), returns_image=False, sort_priority=1000
-    ),
-    Preprocessor(
-        "ip-adapter_clip_sd15",
-        "ip-adapter_clip_h",
-        picture,
-        tags=("IP-Adapter",),
-        returns_image=False,
-        sort_priority=100,
-    ),
+    _preprocessor("ip-adapter-auto", "ip-adapter-auto", priority=1000),
+    _preprocessor("ip-adapter_clip_sd15", "ip-adapter_clip_h", priority=100),
+    _preprocessor("ip-adapter_clip_sdxl", "ip-adapter_clip_g"),
+    _preprocessor("ip-adapter_clip_sdxl_plus_vith", "ip-adapter_clip_sdxl_plus_vith"),
+    _preprocessor("clip_vision", "t2ia_style_clipvision", "T2I-Adapter"),
 )
+
+FOR_STYLES = "clip_vision"
+"""The preprocessor of T2I style adapters."""

@@ -21,6 +21,8 @@ _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 _HEADS = 16
 """Of ViT-L, ViT-H and ViT-bigG alike."""
+_USUAL = {(1024, None): "clip_vitl.pth", (1664, None): "clip_g.pth", (None, 1280): "clip_g.pth"}
+"""(width, projection) to the extension's name of the file."""
 
 
 def find_encoder(folders: Sequence[Path], *, width: int | None = None, projection: int | None = None) -> Path:
@@ -34,8 +36,9 @@ def find_encoder(folders: Sequence[Path], *, width: int | None = None, projectio
         if fits_width and (projection is None or _dimension(shapes, "visual_projection.weight") == projection):
             return path
     wanted = f"{width} wide" if width else f"with embeddings {projection} wide"
+    usual = _USUAL.get((width, projection), "clip_h.pth")
     raise UnusableModel(
-        f"it needs a CLIP image encoder {wanted} (for SD1: clip_h.pth); put one into {folders[0] if folders else ''}"
+        f"it needs a CLIP image encoder {wanted} (usually {usual}); put one into {folders[0] if folders else ''}"
     )
 
 
@@ -45,7 +48,11 @@ def _dimension(shapes: Shapes, name: str) -> int:
 
 def assemble_clip_vision(tensors: Mapping[str, Tensor]) -> Assembly:
     """A transformers CLIPVisionModelWithProjection of the dimensions that the weights have. Raises UnusableModel."""
-    named = {name: tensor for name, tensor in tensors.items() if not name.endswith("position_ids")}
+    named = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name.startswith(("vision_model.", "visual_projection.")) and not name.endswith("position_ids")
+    }
     shapes = shapes_of(named)
     try:
         width, patch = (shapes["vision_model.embeddings.patch_embedding.weight"][axis] for axis in (0, 2))
@@ -70,11 +77,12 @@ def assemble_clip_vision(tensors: Mapping[str, Tensor]) -> Assembly:
 
 
 def as_input(images: Tensor, side: int) -> Tensor:
-    """`[N, 3, H, W]` in [0, 1] to `[N, 3, side, side]`, the middle square, normalised as in training."""
-    height, width = images.shape[-2:]
-    square = min(height, width)
-    top, left = (height - square) // 2, (width - square) // 2
-    images = images[:, :, top : top + square, left : left + square]
-    images = nn.functional.interpolate(images, size=(side, side), mode="bicubic", antialias=True).clamp(0, 1)
+    """`[N, 3, H, W]` in [0, 1] to `[N, 3, side, side]`, squeezed to a square, normalised as in training.
+
+    As the extension (annotator/clipvision), which cuts nothing off.
+    """
+    smaller = min(images.shape[-2:]) > side
+    mode = {"mode": "area"} if smaller else {"mode": "bilinear", "align_corners": False}
+    images = nn.functional.interpolate(images, size=(side, side), **mode)
     mean, deviation = (torch.tensor(values)[None, :, None, None].to(images) for values in (_MEAN, _DEVIATION))
     return (images - mean) / deviation

@@ -16,6 +16,8 @@ from sdwebui_api.engine.networks.clip_vision import assemble_clip_vision, find_e
 from sdwebui_api.engine.networks.control import ControlNetwork
 from sdwebui_api.engine.networks.control_changes import completed, is_change
 from sdwebui_api.engine.networks.controlnet import ControlNet, assemble_controlnet, check_fits
+from sdwebui_api.engine.networks.controlnet_union import MARK as UNION_MARK
+from sdwebui_api.engine.networks.controlnet_union import ControlNetUnion, assemble_union
 from sdwebui_api.engine.networks.ip_adapter import (
     IPAdapter,
     IPAdapterModule,
@@ -23,14 +25,14 @@ from sdwebui_api.engine.networks.ip_adapter import (
     attention_layers,
     projection_of,
 )
+from sdwebui_api.engine.networks.style_adapter import MARK as STYLE_MARK
+from sdwebui_api.engine.networks.style_adapter import StyleAdapter, StyleModule, named_tensors, style_projection
 from sdwebui_api.engine.networks.t2i_adapter import T2IAdapter, assemble_adapter
 from sdwebui_api.engine.reading import Tensors, read_pickle, read_tensors, shapes_of, tensors_of
 from sdwebui_api.errors import UnusableModel
 
 _UNSUPPORTED: tuple[tuple[str, Callable[[Collection[str]], bool]], ...] = (
-    ("a ControlNet-union", lambda names: "task_embedding" in names),
     ("a ControlLLLite", lambda names: _any(names, "lllite_")),
-    ("a T2I style adapter", lambda names: "style_embedding" in names),
     ("a SparseCtrl", lambda names: any("motion_modules." in name for name in names)),
 )
 
@@ -65,15 +67,22 @@ def load_control_network(
                 raise UnusableModel(f"this is {kind}, which is not supported")
         if _any(tensors, "ip_adapter.", "image_proj."):
             return _ip_adapter(tensors, unet, weights, device, key, reserve, encoder_folders)
+        if STYLE_MARK in tensors:
+            return _style_adapter(tensors, unet, weights, device, key, reserve, encoder_folders)
         tensors = completed(tensors, unet) if is_change(tensors) else _control_tensors(tensors)
         size = tensors_size(tensors, weights.dtype)
         reserve(size)
+        if UNION_MARK in tensors:
+            return ControlNetUnion(
+                key, _controlnet(assemble_union, tensors, unet, weights), weights.dtype, device
+            ), size
         if _any(tensors, "control_model.", "input_hint_block.", "controlnet_cond_embedding."):
             pooled = "shuffle" in path.stem.lower()
-            return ControlNet(key, _controlnet(tensors, unet, weights), weights.dtype, device, pooled=pooled), size
+            module = _controlnet(assemble_controlnet, tensors, unet, weights)
+            return ControlNet(key, module, weights.dtype, device, pooled=pooled), size
         if _any(tensors, "body.", "adapter.body."):
-            module = materialise(assemble_adapter(tensors, unet), weights, "T2I-Adapter")
-            return T2IAdapter(key, module, weights.dtype, device), size
+            adapter = materialise(assemble_adapter(tensors, unet), weights, "T2I-Adapter")
+            return T2IAdapter(key, adapter, weights.dtype, device), size
         raise UnusableModel("this is no control model: it has none of the tensors of the known kinds")
     except UnusableModel as error:
         raise UnusableModel(f"{path.name}: {error.message}") from error
@@ -116,8 +125,33 @@ def _ip_adapter(
     return IPAdapter(key, filled, weights.dtype, device), size
 
 
-def _controlnet(tensors: Mapping[str, Tensor], unet: Any, weights: Weights) -> Any:
-    assembly = assemble_controlnet(tensors, unet.config.attention_head_dim)
+def _style_adapter(
+    tensors: Tensors,
+    unet: Any,
+    weights: Weights,
+    device: Device,
+    key: str,
+    reserve: Callable[[int], None],
+    encoder_folders: Sequence[Path],
+) -> tuple[ControlNetwork, int]:
+    with torch.device("meta"):
+        projection = style_projection(shapes_of(tensors), unet)
+    seeing = assemble_clip_vision(read_tensors(find_encoder(encoder_folders, width=projection.input_width)))
+    named = named_tensors(tensors, seeing.tensors)
+    size = tensors_size(named, weights.dtype)
+    reserve(size)
+    assembly = Assembly(StyleModule(seeing.module, projection), named)
+    filled = materialise(assembly, weights, "style adapter and its image encoder")
+    return StyleAdapter(key, filled, weights.dtype, device), size
+
+
+def _controlnet(
+    assemble: Callable[[Mapping[str, Tensor], int | list[int]], Assembly],
+    tensors: Mapping[str, Tensor],
+    unet: Any,
+    weights: Weights,
+) -> Any:
+    assembly = assemble(tensors, unet.config.attention_head_dim)
     check_fits(assembly.module, unet)
     return materialise(assembly, weights, "ControlNet")
 

@@ -53,8 +53,7 @@ class ControlNet:
 
     def residuals(self, x: Tensor, t: Tensor, context: Tensor, hint: Hint) -> Residuals:
         module = self._module
-        embedding = module.time_embedding(module.time_proj(t).to(x.dtype))
-        sample = module.conv_in(x) + hint[0]
+        sample, embedding = self._entry(x, t, hint)
         skips = [sample]
         for block in module.down_blocks:
             more = {"encoder_hidden_states": context} if getattr(block, "has_cross_attention", False) else {}
@@ -67,6 +66,11 @@ class ControlNet:
             outputs = [output.mean(dim=(2, 3), keepdim=True) for output in outputs]
             middle = middle.mean(dim=(2, 3), keepdim=True)
         return Residuals(tuple(outputs), middle)
+
+    def _entry(self, x: Tensor, t: Tensor, hint: Hint) -> tuple[Tensor, Tensor]:
+        """What the first level gets, and what says which timestep it is."""
+        module = self._module
+        return module.conv_in(x) + hint[0], module.time_embedding(module.time_proj(t).to(x.dtype))
 
 
 @dataclass(frozen=True)
@@ -83,9 +87,8 @@ def assemble_controlnet(tensors: Mapping[str, Tensor], heads: int | list[int]) -
     `heads`: attention heads, those of the UNet it is for. Raises UnusableModel.
     """
     named = _in_diffusers_names(tensors)
-    structure = _structure(shapes_of(named))
     with torch.device("meta"):
-        module = ControlNetModel(**_arguments(structure, heads))
+        module = ControlNetModel(**controlnet_arguments(shapes_of(named), heads))
     return Assembly(module, named)
 
 
@@ -137,7 +140,9 @@ def _structure(shapes: Shapes) -> _Structure:
     return _Structure(unet, entry[1], (entry[0], *widths))
 
 
-def _arguments(structure: _Structure, heads: int | list[int]) -> dict[str, Any]:
+def controlnet_arguments(shapes: Shapes, heads: int | list[int]) -> dict[str, Any]:
+    """Of diffusers' constructors, for tensors of these shapes and diffusers' names. Raises UnusableModel."""
+    structure = _structure(shapes)
     unet = structure.unet
     return {
         "in_channels": unet.in_channels,

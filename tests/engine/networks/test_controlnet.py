@@ -145,7 +145,6 @@ def test_networks_of_other_dimensions_are_refused(golden_engine: Engine, tiny: D
     ("name", "words"),
     [
         ("lllite_unet_input_blocks_1", "ControlLLLite"),
-        ("style_embedding", "style adapter"),
         ("down_blocks.0.motion_modules.0.weight", "SparseCtrl"),
         ("weight", "no control model"),
         ("control_model.zero_convs.0.0.weight", "file.safetensors"),
