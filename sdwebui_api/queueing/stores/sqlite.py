@@ -14,7 +14,7 @@ from sdwebui_api.queueing.model import Consumer, Delivery, Item, ItemState, NewI
 from sdwebui_api.queueing.stores.lite import consumers, items, reads, sweep
 from sdwebui_api.queueing.stores.lite.reader import Reader
 from sdwebui_api.queueing.stores.lite.rows import Filter
-from sdwebui_api.queueing.stores.lite.schema import unavailable
+from sdwebui_api.queueing.stores.lite.schema import PATIENCE, unavailable
 from sdwebui_api.queueing.stores.lite.wakes import Wakes
 from sdwebui_api.queueing.stores.lite.writer import Transaction, Writer
 
@@ -24,11 +24,12 @@ REMEMBER = 300.0
 class SqliteStore:
     """A QueueStore (`queueing/store.py`, which documents the methods). For one event loop."""
 
-    def __init__(self, path: Path, *, remember: float = REMEMBER) -> None:
+    def __init__(self, path: Path, *, remember: float = REMEMBER, patience: float = PATIENCE) -> None:
+        """`patience`: seconds to wait while another process writes."""
         self._path = path
         self._remember = remember
         self._wakes = Wakes(self._look)
-        self._writer = Writer(path, self._wakes.announce)
+        self._writer = Writer(path, self._wakes.announce, patience=patience)
         self._reader = Reader(path)
 
     async def open(self) -> None:

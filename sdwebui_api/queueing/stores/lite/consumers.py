@@ -131,13 +131,11 @@ def expire(tx: Transaction) -> None:
 
 def _expire(tx: Transaction, group: int) -> bool:
     """The consumer stays noted in the entry: it may still renew."""
-    return (
-        tx.db.execute(
-            f"UPDATE entries INDEXED BY entries_held SET state = {FREE} WHERE grp = ? AND state = {HELD} AND lease <= ?",
-            (group, tx.now),
-        ).rowcount
-        > 0
-    )
+    freed = tx.db.execute(
+        f"UPDATE entries INDEXED BY entries_held SET state = {FREE} WHERE grp = ? AND state = {HELD} AND lease <= ?",
+        (group, tx.now),
+    ).rowcount
+    return freed > 0
 
 
 # -- taking ------------------------------------------------------------------------------------------

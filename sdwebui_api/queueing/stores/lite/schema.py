@@ -20,8 +20,8 @@ from sdwebui_api.queueing.store import StoreUnavailable
 log = logging.getLogger(__name__)
 
 VERSION = 1
-PATIENCE = 10.0
-"""Seconds to wait for other processes that write."""
+PATIENCE = 4.0
+"""Seconds to wait for other processes that write. Clients of the queue give up after 5."""
 
 FREE, HELD, DONE = 0, 1, 2
 """States of an entry. Free: it was held and came back, or its lease ran out. Done: committed by the group.
@@ -158,7 +158,7 @@ def unavailable(path: Path, error: Exception) -> StoreUnavailable:
     return StoreUnavailable(f"The queue file {path} cannot be used: {error}")
 
 
-def patiently(action: Callable[[], Result], seconds: float = PATIENCE) -> Result:
+def patiently(action: Callable[[], Result], seconds: float) -> Result:
     """Tries again while another process is in the way. Pauses are short and random, so that none starves."""
     end = time.monotonic() + seconds
     while True:
@@ -173,8 +173,9 @@ def patiently(action: Callable[[], Result], seconds: float = PATIENCE) -> Result
 class Link:
     """One connection to the file, opened when it is needed and again after an error. For one thread at a time."""
 
-    def __init__(self, path: Path, *, writes: bool) -> None:
+    def __init__(self, path: Path, *, writes: bool, patience: float = PATIENCE) -> None:
         self.path = path
+        self.patience = patience
         self._writes = writes
         self._connection: sqlite3.Connection | None = None
         self._file = (0, 0)
@@ -205,7 +206,7 @@ class Link:
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
         try:
-            patiently(lambda: self._configure(connection))
+            patiently(lambda: self._configure(connection), self.patience)
         except BaseException:
             connection.close()
             raise
@@ -222,7 +223,7 @@ class Link:
         else:
             connection.execute("PRAGMA query_only = ON")
             # Readers wait for nobody but one that recovers the log after a crash.
-            connection.execute(f"PRAGMA busy_timeout = {int(PATIENCE * 1000)}")
+            connection.execute(f"PRAGMA busy_timeout = {int(self.patience * 1000)}")
 
 
 def _create(connection: sqlite3.Connection) -> None:

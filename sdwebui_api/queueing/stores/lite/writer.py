@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sdwebui_api.queueing.store import StoreUnavailable
-from sdwebui_api.queueing.stores.lite.schema import Link, patiently, unavailable
+from sdwebui_api.queueing.stores.lite.schema import PATIENCE, Link, patiently, unavailable
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +61,10 @@ class _Call:
 class Writer:
     """`announce` is called on the event loop with what woke up, before the answers of that transaction."""
 
-    def __init__(self, path: Path, announce: Callable[[Mapping[str, int]], None]) -> None:
-        self._link = Link(path, writes=True)
+    def __init__(
+        self, path: Path, announce: Callable[[Mapping[str, int]], None], *, patience: float = PATIENCE
+    ) -> None:
+        self._link = Link(path, writes=True, patience=patience)
         self._announce = announce
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -127,7 +129,7 @@ class Writer:
             for call in batch:
                 woken |= self._perform(db, call)
             db.execute("COMMIT")
-        except (sqlite3.Error, OSError) as error:
+        except Exception as error:  # whatever it is, the thread goes on: nobody else would answer
             self._fail(batch, error)
             return {}
         self._failing = False
@@ -138,7 +140,7 @@ class Writer:
         if version != self._seen_version:
             self._seen_version = version
             time.sleep(YIELD)
-        patiently(lambda: db.execute("BEGIN IMMEDIATE"))
+        patiently(lambda: db.execute("BEGIN IMMEDIATE"), self._link.patience)
 
     def _perform(self, db: sqlite3.Connection, call: _Call) -> dict[str, int]:
         transaction = Transaction(db, time.time())
