@@ -34,6 +34,7 @@ from sdwebui_api.config.paths import Paths
 from sdwebui_api.errors import SdWebUIError
 from sdwebui_api.generation.resolve import Resolver
 from sdwebui_api.jobs.runner import JobRunner
+from sdwebui_api.metrics import EngineStatistics
 from sdwebui_api.postprocess.censor import Censor
 from sdwebui_api.postprocess.faces import FaceLibrary
 from sdwebui_api.postprocess.interrogate import Interrogator
@@ -44,6 +45,7 @@ from sdwebui_api.staffing import staff_of
 
 if TYPE_CHECKING:
     from sdwebui_api.engine.engine import Engine
+    from sdwebui_api.prompting.encoding import EncodingCache
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +80,17 @@ class Catalog:
 class EngineForDoors:
     """The engine as the API sees it: plain dictionaries, no tensors."""
 
-    def __init__(self, engine: Engine, catalog: Catalog, options: OptionStore, *, loads_at_start: bool) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        catalog: Catalog,
+        options: OptionStore,
+        encodings: EncodingCache,
+        *,
+        loads_at_start: bool,
+    ) -> None:
         self._engine = engine
+        self._encodings = encodings
         self._catalog = catalog
         self._options = options
         self._loads_at_start = loads_at_start
@@ -89,6 +100,17 @@ class EngineForDoors:
 
     def memory(self) -> dict[str, Any]:
         return self._engine.memory()
+
+    def statistics(self) -> EngineStatistics:
+        encodings, cuda = self._encodings, self._engine.memory()["cuda"]
+        gpu = {"used": cuda["system"]["used"], "total": cuda["system"]["total"]} if "system" in cuda else {}
+        gpu |= {kind: cuda[kind]["current"] for kind in ("allocated", "reserved") if kind in cuda}
+        return EngineStatistics(
+            step_batches=dict(self._engine.batcher.statistics.sizes),
+            caches={"weights": self._engine.cache_use, "text": (encodings.hits, encodings.misses)},
+            weights_bytes=sum(part.size for part in self._engine.loaded()),
+            gpu_bytes=gpu,
+        )
 
     def embeddings(self, checkpoint: CheckpointFile | None) -> dict[str, Any]:
         database = self._engine.embeddings(checkpoint)
@@ -163,18 +185,20 @@ def build(flags: Flags) -> Services:
         """`lender`: the engine, or what lends one model of it (previews of trainings)."""
         return Generator(lender, catalog, storage, upscalers, scripts, resolver, censor, interrogator, faces)
 
+    generator = generator_on(engine)
+    loads_at_start = not flags.skip_load_model_at_start
     return Services(
         flags=flags,
         options=options,
         catalog=catalog,
         resolver=resolver,
-        generator=generator_on(engine),
+        generator=generator,
         upscalers=upscalers,
         interrogator=interrogator,
         faces=faces,
         scripts=scripts,
         control=ControlService(catalog.control_models, annotators),
-        engine=EngineForDoors(engine, catalog, options, loads_at_start=not flags.skip_load_model_at_start),
+        engine=EngineForDoors(engine, catalog, options, generator.encodings, loads_at_start=loads_at_start),
         runner=runner,
         executor=ThreadPoolExecutor(DOOR_THREADS, "door"),
         preview_executor=ThreadPoolExecutor(1, "preview"),
@@ -296,10 +320,11 @@ def serve(flags: Flags) -> int:
     try:
         services = build(flags)
         staff = _staff(services)
+        app = create_app(services)
     except SdWebUIError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return 1
-    config = serving.server_config(create_app(services), flags)
+    config = serving.server_config(app, flags)
     queue = services.queue
     server = Server(
         config,

@@ -25,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = words.pop(0) if words[:1] and words[0] in COMMANDS else "serve"
     flags = parse_flags(words)
     logging.getLogger().setLevel(flags.loglevel or logging.INFO)
+    if flags.api_log or flags.api_log_prompts:
+        _write_bare("sdwebui_api.api_log")
     port = flags.metrics_port if command == "worker" else flags.port
     problem = _port_problem(flags.host, port) if port is not None else None
     if problem:
@@ -75,6 +77,15 @@ COMMANDS: Mapping[str, Callable[[Flags], int]] = {
 
 def _configure_logging() -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+def _write_bare(name: str) -> None:
+    """The logger's messages are whole lines (JSON), for programs to read: nothing stands before them."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger(name)
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)
 
 
 def _port_problem(host: str, port: int) -> str | None:

@@ -16,10 +16,11 @@ def serve(flags: Flags) -> int:
     """Runs until stopped. 0 after an orderly stop, 1 when it could not start."""
     try:
         queue = build_queue(flags, Paths.from_flags(flags).data_dir)
+        app = create_frontend(flags, queue, callback_check(flags))
     except SdWebUIError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return 1
-    config = serving.server_config(create_frontend(flags, queue, callback_check(flags)), flags)
+    config = serving.server_config(app, flags)
     server = serving.Server(config, lambda: serving.announce(flags, server, "front end"), queue.closing.set)
     server.run()
     return 0 if server.started else 1

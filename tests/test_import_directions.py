@@ -24,6 +24,7 @@ LEVELS = (
     ("serving", "staffing"),
     ("api", "webui"),
     ("queueing",),
+    ("metrics",),
     ("generation",),
     ("scripting",),
     ("postprocess", "control"),
@@ -43,8 +44,8 @@ DOORS = ("api", "webui", "queueing")
 TORCH = {"torch", "diffusers", "transformers", "accelerate", "torchsde", "safetensors"}
 WEB = {"fastapi", "starlette", "gradio", "uvicorn"}
 PARTS = ("prompting", "sampling", "engine", "imaging", "storage", "catalog", "config", "errors")
-WITHOUT_TORCH = (*DOORS, "cli", "errors", "config", "catalog", "jobs", "storage", "imaging")
-WITHOUT_WEB = ("generation", "vocabulary", "scripting", "postprocess", "control", "jobs", *PARTS)
+WITHOUT_TORCH = (*DOORS, "metrics", "cli", "errors", "config", "catalog", "jobs", "storage", "imaging")
+WITHOUT_WEB = ("metrics", "generation", "vocabulary", "scripting", "postprocess", "control", "jobs", *PARTS)
 
 
 def modules() -> Iterator[tuple[str, Path]]:

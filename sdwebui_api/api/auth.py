@@ -16,18 +16,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sdwebui_api.api import eas_signature
 from sdwebui_api.api.errors import error_body
+from sdwebui_api.api.tokens import Tokens
 from sdwebui_api.queueing.call import queued_call
 
 OPEN_PREFIX = "/health/"
 
 
 class Credentials:
-    """The users and the token of the command line."""
+    """The users and the tokens of the command line."""
 
-    def __init__(self, api_auth: str | None, token: str | None) -> None:
+    def __init__(self, api_auth: str | None, tokens: Tokens) -> None:
         pairs = (entry.partition(":") for entry in (api_auth or "").split(",") if entry.strip())
         self._users = [(name.strip(), f"{name.strip()}:{password.strip()}".encode()) for name, _, password in pairs]
-        self._tokens = [("token", token.encode())] if token else []
+        self._tokens = tokens
 
     @property
     def required(self) -> bool:
@@ -43,12 +44,12 @@ class Credentials:
         if scheme.lower() == "basic" and self._users:
             return self._check_basic(value.strip())
         given = (value.strip() if scheme.lower() == "bearer" else header.strip()).encode()
-        found = [user for user, token in self._tokens if hmac.compare_digest(given, token)]
+        found = [user for user, token in self._tokens.pairs() if hmac.compare_digest(given, token)]
         return (found[0], "") if found else (None, "Not authenticated")
 
     def check_signature(self, scope: Scope) -> str | None:
         """The user whose token an `Authorization: EAS …` was made with. The body is still to be checked."""
-        found = [user for user, token in self._tokens if eas_signature.signed_by(token, scope)]
+        found = [user for user, token in self._tokens.pairs() if eas_signature.signed_by(token, scope)]
         return found[0] if found else None
 
     def _check_basic(self, value: str) -> tuple[str | None, str]:

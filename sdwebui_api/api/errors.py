@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from sdwebui_api.api.call_log import note_error
 from sdwebui_api.api.eas_answer import failure_of
 from sdwebui_api.api.json_hints import json_problem
 from sdwebui_api.errors import Busy, SdWebUIError, Unavailable
@@ -85,6 +86,7 @@ async def _own(request: Request, error: SdWebUIError) -> ErrorResponse:
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         # A refused WebSocket comes here too; it has no method.
         log.warning("%s %s: %s", request.scope.get("method", "WebSocket"), request.url.path, error.message)
+    note_error(request, type(error).__name__, error.field)
     return error_response(error, failure_of(request, error.status, _errors_text(error)))
 
 
@@ -92,6 +94,7 @@ async def _validation(request: Request, error: RequestValidationError) -> ErrorR
     problems = [_problem(problem, error.body) for problem in error.errors()]
     text = "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in problems[:20])
     status = HTTPStatus.UNPROCESSABLE_ENTITY
+    note_error(request, type(error).__name__, ".".join(map(str, problems[0]["loc"])) if problems else None)
     more = failure_of(request, status, text, error.body)
     return ErrorResponse({**error_body("RequestValidationError", problems, text), **more}, status)
 
@@ -110,6 +113,7 @@ def _problem(problem: Mapping[str, Any], sent: Any) -> dict[str, Any]:
 
 
 async def _http(request: Request, error: HTTPException) -> ErrorResponse:
+    note_error(request, type(error).__name__)
     more = failure_of(request, error.status_code, str(error.detail))
     body = error_body("HTTPException", error.detail) | more
     return ErrorResponse(body, error.status_code, headers=error.headers)
@@ -117,6 +121,7 @@ async def _http(request: Request, error: HTTPException) -> ErrorResponse:
 
 async def _unexpected(request: Request, error: Exception) -> ErrorResponse:
     """A bug. The server's log has the traceback (Starlette raises it again); the client gets no paths."""
+    note_error(request, type(error).__name__)
     text = "Internal Server Error"
     return ErrorResponse(error_body(type(error).__name__, text) | failure_of(request, 500, text), 500)
 

@@ -22,6 +22,7 @@ from sdwebui_api.api import (
 )
 from sdwebui_api.api.errors import install_error_handlers
 from sdwebui_api.api.layers import MAX_BODY_BYTES, layers
+from sdwebui_api.api.metrics import families_of_server, metrics_route
 from sdwebui_api.api.queue import callback_check
 from sdwebui_api.api.services import Services
 from sdwebui_api.queueing.routes import queue_routes
@@ -35,7 +36,7 @@ def create_app(services: Services, *, max_body_bytes: int = MAX_BODY_BYTES) -> F
         description="A Stable Diffusion server that answers the clients of the A1111 WebUI.",
         # A1111 reads JSON also from clients that send no content type.
         strict_content_type=False,
-        middleware=layers(services.flags, max_body_bytes, synchronous=services.queue is None),
+        middleware=layers(services.flags, services.metrics, max_body_bytes, synchronous=services.queue is None),
         lifespan=_lifespan(services),
     )
     app.state.services = services
@@ -45,6 +46,7 @@ def create_app(services: Services, *, max_body_bytes: int = MAX_BODY_BYTES) -> F
     app.include_router(control.health_router)
     if services.flags.api_server_stop:
         app.include_router(control.stop_router)
+    app.router.routes.append(metrics_route(services.metrics, lambda: families_of_server(services)))
     if services.queue is not None:
         app.router.routes.extend(queue_routes(services.queue, callback_check(services.flags)))
     # Last, so that an extension's routes cannot take the place of ours.

@@ -11,8 +11,10 @@ from fastapi import FastAPI, Request, Response
 from sdwebui_api import __version__
 from sdwebui_api.api.errors import install_error_handlers
 from sdwebui_api.api.layers import layers
+from sdwebui_api.api.metrics import families_of_queue, metrics_route
 from sdwebui_api.api.queue import no_job, queued_task, task_row
 from sdwebui_api.config.flags import Flags
+from sdwebui_api.metrics import Metrics
 from sdwebui_api.queueing.model import TaskRecord
 from sdwebui_api.queueing.routes import CheckCallback, queue_routes
 from sdwebui_api.queueing.service import QueueService
@@ -24,10 +26,14 @@ def create_frontend(flags: Flags, queue: QueueService, check_callback: CheckCall
         async with queue.running():
             yield
 
-    app = FastAPI(title="sdwebui_api front end", version=__version__, middleware=layers(flags), lifespan=lifespan)
+    metrics = Metrics()
+    app = FastAPI(
+        title="sdwebui_api front end", version=__version__, middleware=layers(flags, metrics), lifespan=lifespan
+    )
     install_error_handlers(app)
     _add_health(app, queue)
     _add_jobs(app, queue)
+    app.router.routes.append(metrics_route(metrics, lambda: families_of_queue(queue)))
     app.router.routes.extend(queue_routes(queue, check_callback))
     return app
 

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from pydantic import ValidationError
 from starlette.responses import Response
 
+from sdwebui_api.api.call_log import note_facts
 from sdwebui_api.api.eas_answer import EasCall, begin
 from sdwebui_api.api.eas_extras import read_extras, without_extras
 from sdwebui_api.api.eas_results import Delivery, delivery
@@ -57,6 +58,23 @@ class _Prepared:
     delivery: Delivery | None
     """None: the pictures are in the answer."""
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For `--api-log`."""
+        request = self.request
+        return {
+            "prompt": request.prompt,
+            "negative_prompt": request.negative_prompt,
+            "checkpoint": request.checkpoint.name,
+            "sampler": request.sampler,
+            "schedule": request.schedule,
+            "steps": request.steps,
+            "width": request.width,
+            "height": request.height,
+            "pictures": request.batch_size * request.n_iter,
+            "seed": request.seed,
+        }
+
     def info(self, result: GenerationResult, job_id: str, more_warnings: list[str]) -> dict[str, Any]:
         """What of `info` is ours."""
         warnings = [*self.request.warnings, *result.info.get("warnings", ()), *more_warnings]
@@ -65,10 +83,12 @@ class _Prepared:
 
 async def _generate(kind: Kind, body: GenerationBody, request: Request) -> Response:
     services = services_of(request)
+    note_facts(request, prompt=body.prompt, negative_prompt=body.negative_prompt)
     call = begin(request, dict(body), nowebui=services.flags.nowebui)
     services.runner.check_admission()
     async with linked(services, lambda swap: generation_pictures(kind, dict(body), swap)) as pictures:
         prepared = await services.off_loop(_prepare, services, kind, body, pictures, call)
+    note_facts(request, **prepared.facts)
     job = _submit(services, kind, prepared, user_of(request), job_id_of(request, body.force_task_id))
     request.state.job_id = job.id
     result: GenerationResult = await result_unless_gone(services, job, request)

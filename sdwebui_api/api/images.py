@@ -163,6 +163,7 @@ def _enlarge_all(
             items=result.items,
         )
         encoded.append(to_base64(data))
+        job.pictures += 1
         infotext = result.infotext
         job.next_part()
         if job.interrupted:

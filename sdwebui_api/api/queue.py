@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sdwebui_api.api.eas_answer import failure_body
 from sdwebui_api.config.flags import Flags
@@ -15,6 +16,9 @@ from sdwebui_api.queueing.routes import CheckCallback
 from sdwebui_api.queueing.service import QueueService
 from sdwebui_api.queueing.settings import queue_settings
 from sdwebui_api.queueing.stores.build import open_store
+
+if TYPE_CHECKING:
+    from sdwebui_api.storage.net_guard import NetGuard
 
 
 def build_queue(flags: Flags, data_dir: Path) -> QueueService:
@@ -27,12 +31,15 @@ def callback_check(flags: Flags) -> CheckCallback:
     """For `_callback_url_`: as the worker that will send there sees the address."""
     allowed = list(flags.image_link_allow)
 
-    async def check(url: str, field: str) -> None:
+    @cache
+    def guard() -> NetGuard:
         # With the first such put; importing an HTTP client would double the time a front end takes to start.
-        from sdwebui_api.storage.callback_sender import CallbackSender
         from sdwebui_api.storage.net_guard import AllowList, NetGuard
 
-        await CallbackSender(NetGuard(AllowList(allowed))).check(url, field)
+        return NetGuard(AllowList(allowed))
+
+    async def check(url: str, field: str) -> None:
+        await guard().check(url, field)
 
     return check
 

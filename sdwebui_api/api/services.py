@@ -14,12 +14,14 @@ from urllib.parse import quote
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
+from sdwebui_api.api.call_log import log_job_time
 from sdwebui_api.config.flags import Flags
 from sdwebui_api.config.options import Options, OptionStore
 from sdwebui_api.generation.request import GenerationRequest, GenerationResult
 from sdwebui_api.generation.resolve import Resolver
 from sdwebui_api.jobs.job import Job
 from sdwebui_api.jobs.runner import JobRunner
+from sdwebui_api.metrics import EngineStatistics, Metrics
 from sdwebui_api.postprocess.faces import FaceLibrary
 from sdwebui_api.postprocess.interrogate import Interrogator
 from sdwebui_api.postprocess.upscalers import UpscalerLibrary
@@ -90,6 +92,10 @@ class EngineDoor(Protocol):
 
     def memory(self) -> dict[str, Any]:
         """`{"ram": {...}, "cuda": {...}}` as GET /memory answers."""
+        ...
+
+    def statistics(self) -> EngineStatistics:
+        """For GET /metrics; quick."""
         ...
 
     def embeddings(self, checkpoint: CheckpointFile | None) -> dict[str, Any]:
@@ -164,8 +170,14 @@ class Services:
     companions: list[Callable[[ASGIApp], AbstractAsyncContextManager[Any]]] = field(default_factory=list)
     """What works beside the routes of the application that it is called with, while that is served; entered in order,
     once the queue runs."""
+    metrics: Metrics = field(default_factory=Metrics)
     stop_server: Callable[[StopKind], None] | None = None
     """None: there is no server to stop (tests)."""
+
+    def __post_init__(self) -> None:
+        self.runner.observe(self.metrics.job_ended)
+        if self.flags.time_log:
+            self.runner.observe(log_job_time)
 
     async def off_loop(self, function: Callable[..., T], *args: Any) -> T:
         """Runs `function(*args)` in the executor and waits for it on the event loop."""

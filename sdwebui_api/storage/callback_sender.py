@@ -39,16 +39,8 @@ class CallbackSender:
         self._tls = httpx.create_ssl_context()
 
     async def check(self, url: object, field: str = FIELD) -> None:
-        """For the door that accepts the request. Raises BadRequest: 422 for what is no such address, 403 for one
-        that is refused. A name that is not known now passes: it may be when the result is there."""
-        if not isinstance(url, str):
-            raise BadRequest("expected an address that begins with http:// or https://", field=field)
-        parsed = self.guard.parse(url, field)
-        try:
-            async with asyncio.timeout(self._timeout):
-                await self.guard.addresses(parsed.raw_host.decode("ascii"), parsed.port or 443, field)
-        except OSError:
-            return
+        """For the door that accepts the request. Raises as `NetGuard.check`."""
+        await self.guard.check(url, field)
 
     async def send(self, url: str, body: bytes, headers: Mapping[str, str]) -> int:
         """One POST; the answer's status, redirects included (they are not followed). The answer's body is not read.

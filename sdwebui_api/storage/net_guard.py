@@ -28,6 +28,7 @@ Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
 """(host, port) → its addresses, as text. Raises OSError."""
 
 MAX_URL_CHARACTERS = 8192
+CHECK_SECONDS = 10.0
 RESOLVER_THREADS = 16
 """Looking up a name blocks; a slow name server must not hold up the rest of the server's threads."""
 
@@ -172,6 +173,18 @@ class NetGuard:
             raise BadRequest("the address has no usable host or port", field=field)
         self._check_literal(parsed, field)
         return parsed.copy_with(fragment=None)
+
+    async def check(self, url: object, field: str) -> None:
+        """Whether `url` may be called, as far as that can be said now: a name that is not known, or not within
+        `CHECK_SECONDS`, passes. Raises BadRequest as `parse` and `addresses`."""
+        if not isinstance(url, str):
+            raise BadRequest("expected an address that begins with http:// or https://", field=field)
+        parsed = self.parse(url, field)
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                await self.addresses(parsed.raw_host.decode("ascii"), parsed.port or 443, field)
+        except OSError as error:
+            log.info("%s cannot be looked up now: %s", parsed.host.encode("unicode_escape").decode(), error)
 
     def _check_literal(self, url: httpx.URL, field: str) -> None:
         host = url.raw_host.decode("ascii")

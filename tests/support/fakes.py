@@ -27,6 +27,7 @@ from sdwebui_api.generation.training import TrainingOutcome
 from sdwebui_api.generation.training_request import NewEmbedding, NewHypernetwork, TrainingFiles, TrainingRequest
 from sdwebui_api.jobs.job import Job
 from sdwebui_api.jobs.runner import JobRunner
+from sdwebui_api.metrics import EngineStatistics
 from sdwebui_api.postprocess.faces import FaceLibrary
 from sdwebui_api.postprocess.interrogate import Interrogator
 from sdwebui_api.postprocess.upscalers import UpscalerLibrary
@@ -64,6 +65,7 @@ class FakeGenerator:
             job.start_batch(f"Batch {index + 1} out of {request.n_iter}" if request.n_iter > 1 else None, request.steps)
             self._sample(request, job)
             images += [self._picture(request) for _ in range(request.batch_size)]
+            job.pictures += request.batch_size
             job.next_part()
             if job.interrupted:
                 break
@@ -117,6 +119,9 @@ class FakeEngine:
 
     def memory(self) -> dict[str, Any]:
         return {"ram": {"free": 1, "used": 1, "total": 2}, "cuda": {"error": "unavailable"}}
+
+    def statistics(self) -> EngineStatistics:
+        return EngineStatistics({1: 3, 4: 2}, {"weights": (5, 1)}, 1000, {"used": 10, "total": 20})
 
     def embeddings(self, checkpoint: Any) -> dict[str, Any]:
         return {"loaded": {}, "skipped": {}}
