@@ -101,3 +101,85 @@ def write_points(path: Path, places: np.ndarray, scores: np.ndarray, size: tuple
         file.node("Identity", [file.constant(f"of_{name}", told)], name)
         file.output(name, 1, len(places), side)
     file.write(path)
+
+
+def write_face_detector(
+    path: Path, landmarks: np.ndarray, reach: float = 40.0, sides: tuple[int, int] | None = None
+) -> None:
+    """SCRFD: every white block of 8x8 pixels is a face around the block's corner, `reach` pixels to every side, with
+    `landmarks` `[5, 2]` relative to the corner. sides: of its input; None: any."""
+    file = OnnxFile(1, 3, *(sides or ("h", "w")))
+    told: dict[str, list[str]] = {"score": [], "bbox": [], "kps": []}
+    for stride in (8, 16, 32):
+        for kind, length in (("score", 1), ("bbox", 4), ("kps", 10)):
+            weight, bias = np.zeros((2 * length, 3, stride, stride)), np.zeros(2 * length)
+            if kind == "score" and stride == 8:
+                weight[0] = 1 / (3 * 64)  # the second anchor of each cell sees nothing
+            bias += {"score": 0.0, "bbox": reach / stride, "kps": np.tile(landmarks.flatten(), 2) / stride}[kind]
+            name = f"{kind}_{stride}"
+            given = file.constant(f"w_{name}", weight), file.constant(f"b_{name}", bias)
+            window = [stride, stride]
+            cells = file.node("Conv", ["input", *given], f"c_{name}", kernel_shape=window, strides=window)
+            turned = file.node("Transpose", [cells], f"t_{name}", perm=[0, 2, 3, 1])
+            shape = file.constant(f"s_{name}", np.array([-1, length], dtype=np.int64))
+            told[kind].append(file.node("Reshape", [turned, shape], name))
+    for kind, length in (("score", 1), ("bbox", 4), ("kps", 10)):
+        for name in told[kind]:
+            file.output(name, f"n_{name}", length)
+    file.write(path)
+
+
+def write_recogniser(path: Path) -> None:
+    """ArcFace with one random layer: 512 numbers that depend on every pixel of the 112x112 crop."""
+    file = OnnxFile("n", 3, 112, 112)
+    weight = np.random.default_rng(7).normal(size=(512, 3, 112, 112), scale=1 / 194)
+    cells = file.node("Conv", ["input", file.constant("w", weight)], "c", kernel_shape=[112, 112])
+    file.node("Flatten", [cells], "output", axis=1)
+    file.output("output", "n", 512)
+    file.write(path)
+
+
+def parsing_weights(width: int = 4, classes: int = 19) -> dict[str, torch.Tensor]:
+    """As `parsing_bisenet.pth`."""
+    found: dict[str, torch.Tensor] = {}
+
+    def conv(name: str, inputs: int, outputs: int, side: int) -> None:
+        found[f"{name}.weight"] = torch.randn(outputs, inputs, side, side) * (2 / (inputs * side * side)) ** 0.5
+
+    def norm(name: str, channels: int) -> None:
+        for part, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
+            found[f"{name}.{part}"] = torch.full((channels,), value)
+        found[f"{name}.num_batches_tracked"] = torch.tensor(1)
+
+    def both(name: str, inputs: int, outputs: int, side: int) -> None:
+        conv(f"{name}.conv", inputs, outputs, side)
+        norm(f"{name}.bn", outputs)
+
+    conv("cp.resnet.conv1", 3, width, 7)
+    norm("cp.resnet.bn1", width)
+    before = width
+    for stage, outputs in enumerate((width, width * 2, width * 4, width * 8), 1):
+        for block in (0, 1):
+            name = f"cp.resnet.layer{stage}.{block}"
+            conv(f"{name}.conv1", before, outputs, 3)
+            norm(f"{name}.bn1", outputs)
+            conv(f"{name}.conv2", outputs, outputs, 3)
+            norm(f"{name}.bn2", outputs)
+            if before != outputs:
+                conv(f"{name}.downsample.0", before, outputs, 1)
+                norm(f"{name}.downsample.1", outputs)
+            before = outputs
+    for name, inputs in (("cp.arm16", width * 4), ("cp.arm32", width * 8)):
+        both(f"{name}.conv", inputs, width * 2, 3)
+        conv(f"{name}.conv_atten", width * 2, width * 2, 1)
+        norm(f"{name}.bn_atten", width * 2)
+    both("cp.conv_head32", width * 2, width * 2, 3)
+    both("cp.conv_head16", width * 2, width * 2, 3)
+    both("cp.conv_avg", width * 8, width * 2, 1)
+    both("ffm.convblk", width * 4, width * 4, 1)
+    conv("ffm.conv1", width * 4, width, 1)
+    conv("ffm.conv2", width, width * 4, 1)
+    for name, inputs, inner in (("conv_out", 4, 4), ("conv_out16", 2, 1), ("conv_out32", 2, 1)):
+        both(f"{name}.conv", width * inputs, width * inner, 3)
+        conv(f"{name}.conv_out", width * inner, classes, 1)
+    return found

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +10,10 @@ from sdwebui_api.control.poses.boxes import ANIMALS, PERSON, OnnxModel, find_box
 from sdwebui_api.control.poses.drawing import draw_animals
 from sdwebui_api.control.poses.people import ANIMAL_POINTS, Person, Point, pose_json
 from sdwebui_api.control.preprocessor import Preprocessor, PreprocessorResult
+from sdwebui_api.control.preprocessors.onnx_files import onnx_file
 from sdwebui_api.control.preprocessors.openpose import FOLDER, drawn
 from sdwebui_api.control.preprocessors.sizes import as_rgb, resize_padded
-from sdwebui_api.control.weights import WeightFile, network
+from sdwebui_api.control.weights import WeightFile
 from sdwebui_api.errors import UnusableModel
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def people(image: Picture, *, resolution: int, context: PreprocessorContext, **_
     name = "dw_openpose_full"
     padded, unpad = resize_padded(as_rgb(image), resolution)
     height, width = unpad(padded).shape[:2]
-    with _onnx(context, name, DETECTOR) as detector, _onnx(context, name, WHOLE_BODY) as points:
+    with onnx_file(context, name, DETECTOR) as detector, onnx_file(context, name, WHOLE_BODY) as points:
         boxes = find_boxes(padded, detector, (PERSON,))
         if not len(boxes):  # drawings are often not taken for people, and yet their points are found
             boxes = np.array([[0, 0, padded.shape[1], padded.shape[0]]], dtype=np.float32)
@@ -56,22 +55,13 @@ def animals(image: Picture, *, resolution: int, context: PreprocessorContext, **
     name = "animal_openpose"
     padded, unpad = resize_padded(as_rgb(image), resolution)
     height, width = unpad(padded).shape[:2]
-    with _onnx(context, name, DETECTOR) as detector, _onnx(context, name, ANIMAL) as points:
+    with onnx_file(context, name, DETECTOR) as detector, onnx_file(context, name, ANIMAL) as points:
         boxes = find_boxes(padded, detector, ANIMALS)
         found = [_points(padded, box, points, ANIMAL_SIZE, ANIMAL_POINTS) for box in boxes]
     seen = [tuple(_point(place, score > 0) for place, score in zip(*one, strict=True)) for one in found]
     canvas = np.zeros((height, width, 3), dtype=np.uint8)
     draw_animals(canvas, seen)
     return PreprocessorResult(canvas, poses=[pose_json((), seen, width, height)])
-
-
-@contextmanager
-def _onnx(context: PreprocessorContext, name: str, file: WeightFile) -> Iterator[OnnxModel]:
-    path = file.find(context, name)
-    from sdwebui_api.engine.onnx_network import OnnxNetwork, load_onnx_network
-
-    with network(context, path, load_onnx_network, OnnxNetwork) as found:
-        yield found
 
 
 def _points(rgb: Picture, box: Floats, model: OnnxModel, size: tuple[int, int], count: int) -> tuple[Floats, Floats]:

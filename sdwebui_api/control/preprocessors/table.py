@@ -9,6 +9,7 @@ from sdwebui_api.control.preprocessors import (
     depth,
     dwpose,
     edges,
+    faces,
     filters,
     inpaint,
     ip_adapter,
@@ -40,6 +41,7 @@ PREPROCESSORS: tuple[Preprocessor, ...] = (
     *openpose.PREPROCESSORS,
     *dwpose.PREPROCESSORS,
     *densepose.PREPROCESSORS,
+    *faces.PREPROCESSORS,
 )
 
 
