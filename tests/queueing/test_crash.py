@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from sdwebui_api.queueing.model import sink_of
+from sdwebui_api.queueing.model import rear_of, sink_of
 from tests.queueing.crash.check import Report, check
 from tests.queueing.crash.ledger import read_ledger
 from tests.queueing.crash.rig import SERVICE, Client, Looker, Rig, rig
@@ -20,7 +20,7 @@ from tests.queueing.crash.zygote import Zygote
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
-MOMENTS, ALL_MOMENTS = 25, 200
+MOMENTS, ALL_MOMENTS, ENGINE_MOMENTS = 25, 200, 10
 ROWS = [
     ("sqlite", ["frontend"]),
     ("sqlite", ["worker"]),
@@ -60,6 +60,23 @@ def test_nothing_is_lost_when_processes_are_killed(store, victims, zygote, table
     assert report.kills == moments
 
 
+@pytest.fixture(scope="module")
+def zygote_with_engine() -> Iterator[Zygote]:
+    engine = ["sdwebui_api.engine.engine", "sdwebui_api.generation.generator", "sdwebui_api.scripting.build"]
+    made = Zygote("tests.queueing.crash.roles", "diffusers", "transformers", *engine)
+    yield made
+    made.close()
+
+
+def test_nothing_is_lost_when_the_real_engine_is_killed(zygote_with_engine, table, tmp_path):
+    report = Report("worker with the engine (sqlite)")
+    table.append(report)
+    with rig(zygote_with_engine, tmp_path, "sqlite", role="real_worker", tries=20) as running:
+        look_after(running, ["worker"], ENGINE_MOMENTS, report)
+    assert (report.lost, report.duplicates, report.strangers, report.disorder) == (0, 0, 0, 0), report
+    assert report.results == report.puts >= report.kills == ENGINE_MOMENTS
+
+
 def look_after(running: Rig, victims: Sequence[str], moments: int, report: Report, patience: float = 60.0) -> None:
     """Puts, kills, waits until everything is answered, counts."""
     begun = time.monotonic()
@@ -77,6 +94,7 @@ def look_after(running: Rig, victims: Sequence[str], moments: int, report: Repor
         _until_empty(looker, running, patience)
         report.seconds = time.monotonic() - begun
         check(report, client.puts, looker.results(), list(read_ledger(running.ledger)))
+        assert looker.length(rear_of(SERVICE)) == report.given_up
     finally:
         looker.close()
 

@@ -6,12 +6,10 @@ import asyncio
 import os
 import random
 import signal
-import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +22,11 @@ from sdwebui_api.queueing.store import QueueStore, StoreUnavailable
 from sdwebui_api.queueing.stores.build import open_store
 from tests.queueing.crash.check import Put
 from tests.queueing.crash.zygote import Zygote
+from tests.support.redis_server import RedisServer, free_port
 
 SERVICE = "sd_async"
 BACKLOG = 40
 """Waiting requests above which the client pauses: the queue is never empty, and soon empty after the last kill."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def alive(pid: int) -> bool:
@@ -45,51 +38,13 @@ def alive(pid: int) -> bool:
 
 
 def kill(pid: int) -> None:
-    """SIGKILL; returns when the process is gone."""
-    os.kill(pid, signal.SIGKILL)
+    """SIGKILL, also of one that was killed already; returns when the process is gone."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
     end = time.monotonic() + 10
     while alive(pid):
         assert time.monotonic() < end, f"process {pid} does not die"
         time.sleep(0.001)
-
-
-class RedisServer:
-    """A real redis-server that acknowledges nothing before it is on disk."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        self._process = self._start()
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        options = ["--port", str(self.port), "--dir", str(self._folder), "--appendonly", "yes"]
-        options += ["--appendfsync", "always", "--save", "", "--maxmemory-policy", "noeviction"]
-        with (self._folder / "redis.log").open("ab") as log:
-            process = subprocess.Popen(["redis-server", *options], stdout=log, stderr=log)
-        end = time.monotonic() + 20
-        while not self._answers():
-            assert process.poll() is None and time.monotonic() < end, (self._folder / "redis.log").read_text()[-2000:]
-            time.sleep(0.01)
-        return process
-
-    def _answers(self) -> bool:
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), 1) as probe:
-                probe.sendall(b"PING\r\n")
-                return probe.recv(16).startswith(b"+PONG")
-        except OSError:
-            return False
-
-    def crash(self) -> None:
-        """kill -9, and a start on the same files."""
-        self._process.kill()
-        self._process.wait()
-        self._process = self._start()
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
 
 
 class Looker:
@@ -179,7 +134,8 @@ class Client(threading.Thread):
 class Rig:
     """Front end and worker over one store, killed and started again."""
 
-    def __init__(self, zygote: Zygote, folder: Path, redis: RedisServer | None, *, role: str = "worker") -> None:
+    def __init__(self, zygote: Zygote, folder: Path, redis: RedisServer | None, *, role: str, tries: int) -> None:
+        """`role`: the function of `roles` that a worker runs; `tries`: `--max-delivery`."""
         self.folder = folder
         self.redis = redis
         self.url = redis.url if redis else f"sqlite:///{folder / 'queue.sqlite3'}"
@@ -187,6 +143,7 @@ class Rig:
         self.ledger = folder / "ledger.jsonl"
         self._zygote = zygote
         self._role = role
+        self._tries = str(tries)
         self.pids: dict[str, int] = {}
 
     @property
@@ -195,7 +152,7 @@ class Rig:
 
     @property
     def flags(self) -> list[str]:
-        return ["--queue-url", self.url, "--queue-lease", "1.5", "--max-delivery", "3"]
+        return ["--queue-url", self.url, "--queue-lease", "1.5", "--max-delivery", self._tries]
 
     def start(self, name: str) -> None:
         """`frontend`, `worker` or `worker-…`"""
@@ -226,31 +183,40 @@ class Rig:
         for name in names:
             if name == "redis":
                 assert self.redis is not None
-                self.redis.crash()
+                self.redis.kill()
+                self.redis.start()
             else:
-                kill(self.pids[name]) if alive(self.pids[name]) else None
+                kill(self.pids[name])
                 self.start(name)
+
+    def terminate(self, name: str) -> None:
+        """SIGTERM; returns when the process has ended by itself."""
+        pid = self.pids.pop(name)
+        os.kill(pid, signal.SIGTERM)
+        end = time.monotonic() + 30
+        while alive(pid):
+            assert time.monotonic() < end, f"{name} does not end:\n{self.logs()}"
+            time.sleep(0.01)
 
     def logs(self) -> str:
         return "\n".join(f"== {path.name}\n{path.read_text()[-3000:]}" for path in sorted(self.folder.glob("*.log")))
 
     def close(self) -> None:
         for pid in self.pids.values():
-            if alive(pid):
-                kill(pid)
+            kill(pid)
 
 
 @contextmanager
-def rig(zygote: Zygote, folder: Path, store: str, *, role: str = "worker") -> Iterator[Rig]:
-    """Running, with a front end that answers."""
-    redis = RedisServer(folder) if store == "redis" else None
-    made = Rig(zygote, folder, redis, role=role)
-    try:
+def rig(
+    zygote: Zygote, folder: Path, store: str, *, role: str = "worker", tries: int = 3, workers: int = 1
+) -> Iterator[Rig]:
+    """Running, with a front end that answers. The workers are called `worker`, `worker-2`, …"""
+    with ExitStack() as stack:
+        redis = stack.enter_context(RedisServer(folder / "redis")) if store == "redis" else None
+        made = Rig(zygote, folder, redis, role=role, tries=tries)
+        stack.callback(made.close)
         made.start("frontend")
-        made.start("worker")
+        for number in range(workers):
+            made.start(f"worker-{number + 1}" if number else "worker")
         made.until_up()
         yield made
-    finally:
-        made.close()
-        if redis:
-            redis.close()

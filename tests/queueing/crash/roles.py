@@ -12,17 +12,18 @@ from PIL import Image
 
 from sdwebui_api import frontend as front_end
 from sdwebui_api import worker_main
+from sdwebui_api.api import queue as api_queue
 from sdwebui_api.api.eas_answer import failure_body
 from sdwebui_api.config.flags import parse_flags
 from sdwebui_api.generation.request import GeneratedImage, GenerationRequest, GenerationResult
 from sdwebui_api.jobs.job import Job
 from sdwebui_api.queueing.model import Consumer, Delivery
 from sdwebui_api.queueing.service import QueueService
-from sdwebui_api.queueing.settings import queue_settings
+from sdwebui_api.queueing.settings import QueueSettings, queue_settings
 from sdwebui_api.queueing.store import QueueStore
 from sdwebui_api.queueing.stores.build import open_store
 from tests.queueing.crash.ledger import Ledger
-from tests.support.fakes import fake_services
+from tests.support.fakes import fake_services, golden_flags
 
 
 class QuickGenerator:
@@ -64,6 +65,16 @@ def worker(data_dir: str, ledger: str, flags: Sequence[str], seconds: float = 0.
     store: Any = Recorded(open_store(settings), Ledger(Path(ledger)))
     services.queue = QueueService(settings, store, failure_body)
     return worker_main.work(services)
+
+
+def real_worker(data_dir: str, ledger: str, flags: Sequence[str]) -> int:
+    """`launch.py worker` with the engine and the golden models."""
+
+    def recorded(settings: QueueSettings) -> Any:
+        return Recorded(open_store(settings), Ledger(Path(ledger)))
+
+    api_queue.open_store = recorded
+    return worker_main.serve(golden_flags(Path(data_dir), "--ckpt", "tiny-sd.safetensors", *flags))
 
 
 def frontend(flags: Sequence[str]) -> int:
