@@ -51,7 +51,7 @@ class RedisServer:
         with (self.folder / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         deadline = time.monotonic() + START_SECONDS
-        while self.ask("PING") != b"+PONG":
+        while self.ask("PING") not in (b"+PONG", b"-NOAUTH Authentication required."):
             assert self._process.poll() is None and time.monotonic() < deadline, self.log()
             time.sleep(0.02)
 
@@ -73,11 +73,15 @@ class RedisServer:
 
     def ask(self, *command: str) -> bytes:
         """The first line of the answer to a plain command; empty when the server cannot be reached."""
+        return self.ask_all(*command).partition(b"\r\n")[0]
+
+    def ask_all(self, *command: str) -> bytes:
+        """The answer as it comes over the wire, 64 KB at most."""
         packed = f"*{len(command)}\r\n" + "".join(f"${len(part.encode())}\r\n{part}\r\n" for part in command)
         try:
             with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
                 connection.sendall(packed.encode())
-                return connection.recv(65536).partition(b"\r\n")[0]
+                return connection.recv(65536)
         except OSError:
             return b""
 

@@ -19,7 +19,8 @@ def base_of(queue: str) -> str:
     """What the keys of `queue` begin with. Queues of one service have the same hash tag, so that Redis Cluster keeps
     them on one node and one script may change them together."""
     service, slash, rest = queue.partition("/")
-    return f"{PREFIX}{{{quote(service, safe='') or '%'}}}{slash}{quote(rest)}"
+    hash_tag = quote(raw(service), safe="") or "%"
+    return f"{PREFIX}{{{hash_tag}}}{slash}{quote(raw(rest))}"
 
 
 def service_of(queue: str) -> str:
