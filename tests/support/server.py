@@ -29,6 +29,7 @@ START_SECONDS = 180
 class RunningServer:
     url: str
     pid: int
+    data_dir: Path = Path()
 
 
 @contextmanager
@@ -51,7 +52,7 @@ def run_golden_server(data_dir: Path, *flags: str) -> Iterator[RunningServer]:
         )
         try:
             url = _wait_until_ready(process, log)
-            yield RunningServer(url, process.pid)
+            yield RunningServer(url, process.pid, data_dir)
         finally:
             process.terminate()
             try:
