@@ -154,6 +154,7 @@ class SqliteStore:
         await self._all(lambda tx: sweep.groups(tx, self._remember))
         await self._all(lambda tx: sweep.old_results(tx, retention))
         await self._all(lambda tx: sweep.old_records(tx, retention))
+        await self._all(sweep.unused_pages)
 
     async def _all(self, part: Callable[[Transaction], int]) -> int:
         """Repeats `part`, each time in a transaction that other calls can come before, until nothing is left."""

@@ -295,6 +295,24 @@ async def test_the_status_of_those_who_left(store):
     assert found == {"leaves-work": "Complete", "done": "Complete", "taker": "Running"}
 
 
+@pytest.mark.parametrize("index", [0, -7, 2**53 + 1, 2**63 - 1, 2**63, 2**70])
+async def test_numbers_that_are_no_index(store, index):
+    """Clients may send any integer; it finds nothing, and harms nothing."""
+    await put_many(store, 2)
+    taker = await joined(store)
+    await store.take(QUEUE, taker, 1, lease=LONG)
+    await store.commit(QUEUE, taker.group, [index])
+    await store.release(QUEUE, taker, [index])
+    assert await store.reject(QUEUE, taker.group, [index], counts=True) == []
+    assert await store.renew(QUEUE, taker, [index], lease=LONG) == []
+    assert await store.delete(QUEUE, [index]) == []
+    assert await store.search(QUEUE, index, group="eas", service_group=WORKERS) is None
+    assert indexes_of(await store.get(QUEUE, start=index)) == ([1] if index == 0 else [2] if index < 0 else [])
+    late = await joined(store, "late", start=index)
+    assert indexes(await store.take(QUEUE, late, 9, lease=LONG)) == ([2] if index == 0 else [])
+    assert await store.truncate(QUEUE, index) == (2 if index > 0 else 0)
+
+
 async def test_reading_makes_nothing(store):
     await store.leave(QUEUE, consumer())
     await store.release(QUEUE, consumer(), [1])

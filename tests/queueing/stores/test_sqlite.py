@@ -340,6 +340,17 @@ async def test_a_full_disk_is_told_and_survived(path):
     await store.close()
 
 
+async def test_a_flood_leaves_no_large_file(path):
+    store = await reopened(path)
+    for _ in range(40):
+        await store.put(QUEUE, item(b"x" * 1_000_000))
+    await store.truncate(QUEUE, 1000)
+    await store.sweep(retention=0, lease=60)
+    assert (await store.put(QUEUE, item("after"))).index == 41
+    await store.close()
+    assert path.stat().st_size < 20_000_000
+
+
 # -- the tables keep in step -------------------------------------------------------------------------
 
 

@@ -204,7 +204,9 @@ class Link:
         return found.st_dev, found.st_ino
 
     def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
+        """Only the writer makes a file: one that a reader made would have no tables."""
+        address = f"{self.path.absolute().as_uri()}?mode={'rwc' if self._writes else 'rw'}"
+        connection = sqlite3.connect(address, uri=True, timeout=0, isolation_level=None, check_same_thread=False)
         try:
             patiently(lambda: self._configure(connection), self.patience)
         except BaseException:
@@ -213,12 +215,13 @@ class Link:
         return connection
 
     def _configure(self, connection: sqlite3.Connection) -> None:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("PRAGMA cache_size = -16000")
-        connection.execute("PRAGMA journal_size_limit = 67108864")
         if self._writes:
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # has an effect on a new file alone
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA journal_size_limit = 67108864")
             _create(connection)
         else:
             connection.execute("PRAGMA query_only = ON")

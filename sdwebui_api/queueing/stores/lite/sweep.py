@@ -10,6 +10,9 @@ from sdwebui_api.queueing.stores.lite.rows import PRIORITIES
 from sdwebui_api.queueing.stores.lite.schema import DONE, HELD
 from sdwebui_api.queueing.stores.lite.writer import Transaction
 
+ROOM = 4096
+"""Free pages (of 4 KiB) that the file may keep for what comes next, and those given back in one call."""
+
 # Groups that nobody has joined or committed for, for a while.
 _ABANDONED = "g.touched < :before AND NOT EXISTS (SELECT 1 FROM consumers c WHERE c.grp = g.id)"
 
@@ -90,3 +93,13 @@ def old_records(tx: Transaction, retention: float) -> int:
         "DELETE FROM items WHERE id IN (SELECT id FROM items WHERE live = 0 AND forget_from < ? LIMIT ?)",
         (tx.now - retention, CHUNK),
     ).rowcount
+
+
+def unused_pages(tx: Transaction) -> int:
+    """Gives room back to the disk when a quarter of the file is free, as it is after a flood."""
+    (free,), (pages,) = (tx.db.execute(f"PRAGMA {name}").fetchone() for name in ("freelist_count", "page_count"))
+    if free < ROOM or free < pages // 4:
+        return 0
+    tx.db.execute(f"PRAGMA incremental_vacuum({ROOM})").fetchall()
+    (left,) = tx.db.execute("PRAGMA freelist_count").fetchone()
+    return int(free - left)
