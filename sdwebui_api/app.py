@@ -46,11 +46,12 @@ from sdwebui_api.staffing import staff_of
 if TYPE_CHECKING:
     from sdwebui_api.engine.engine import Engine
     from sdwebui_api.prompting.encoding import EncodingCache
+    from sdwebui_api.storage.results import ResultStore
 
 log = logging.getLogger(__name__)
 
 HAND_BACK_SECONDS = 30.0
-"""Beyond the drain: for storing the results of queued requests, and giving the rest back."""
+"""Beyond the drain: for writing pictures, storing the results of queued requests, and giving the rest back."""
 DOOR_THREADS = 4
 """Decode, resolve and encode; more would only take turns on the interpreter's lock."""
 
@@ -283,11 +284,13 @@ class Server(serving.Server):
         on_closing: Callable[[], None] = lambda: None,
         *,
         staff: Staff | None = None,
+        results: ResultStore | None = None,
         drain_seconds: float = 120.0,
     ) -> None:
         super().__init__(config, on_open, on_closing)
         self._runner = runner
         self._staff = staff
+        self._results = results
         self._drain_seconds = drain_seconds
         self._stopping = False
         self.restart = False
@@ -310,6 +313,8 @@ class Server(serving.Server):
         if self._staff is not None:
             self._staff.stop()
         self._runner.drain(self._drain_seconds)
+        if self._results is not None:
+            self._results.settle(HAND_BACK_SECONDS)
         if self._staff is not None:
             self._staff.wait(HAND_BACK_SECONDS)
         self.should_exit = True
@@ -332,12 +337,15 @@ def serve(flags: Flags) -> int:
         lambda: serving.announce(flags, server, "API documentation: /docs"),
         queue.closing.set if queue is not None else lambda: None,
         staff=staff,
+        results=services.results,
         drain_seconds=flags.drain_seconds,
     )
     services.stop_server = lambda kind: _stop(server, kind)
     server.run()
     services.executor.shutdown(wait=False)
     services.preview_executor.shutdown(wait=False)
+    if services.results is not None:
+        services.results.close()
     if server.restart:
         os.execv(sys.executable, sys.orig_argv)
     return 0 if server.started else 1

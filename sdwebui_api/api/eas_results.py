@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,6 +56,13 @@ class Delivery:
         files = [picture.file for picture in pictures if picture.file is not None]
         written = iter(await services.results.write(self.target, files))
         return [picture.saved_path or next(written) for picture in pictures]
+
+
+def owing(services: Services, delivery: Delivery | None) -> AbstractContextManager[None]:
+    """Around a request while its results are to come: a server that stops waits for them."""
+    if delivery is None or services.results is None:
+        return nullcontext()
+    return services.results.owed()
 
 
 def delivery(services: Services, call: EasCall | None, extras: Extras, *, save_images: bool) -> Delivery | None:

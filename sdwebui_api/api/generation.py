@@ -14,7 +14,7 @@ from starlette.responses import Response
 from sdwebui_api.api.call_log import note_facts
 from sdwebui_api.api.eas_answer import EasCall, begin
 from sdwebui_api.api.eas_extras import read_extras, without_extras
-from sdwebui_api.api.eas_results import Delivery, delivery
+from sdwebui_api.api.eas_results import Delivery, delivery, owing
 from sdwebui_api.api.errors import to_json
 from sdwebui_api.api.generation_schema import GenerationBody, Img2ImgBody, Txt2ImgBody
 from sdwebui_api.api.infotext import read_infotext
@@ -89,12 +89,15 @@ async def _generate(kind: Kind, body: GenerationBody, request: Request) -> Respo
     async with linked(services, lambda swap: generation_pictures(kind, dict(body), swap)) as pictures:
         prepared = await services.off_loop(_prepare, services, kind, body, pictures, call)
     note_facts(request, **prepared.facts)
-    job = _submit(services, kind, prepared, user_of(request), job_id_of(request, body.force_task_id))
-    request.state.job_id = job.id
-    result: GenerationResult = await result_unless_gone(services, job, request)
-    warnings = [] if body.override_settings_restore_afterwards else await services.off_loop(_persist, services, body)
-    info = prepared.info(result, job.id, warnings)
-    content = await _content(services, prepared, result, info, send_images=body.send_images)
+    with owing(services, prepared.delivery):
+        job = _submit(services, kind, prepared, user_of(request), job_id_of(request, body.force_task_id))
+        request.state.job_id = job.id
+        result: GenerationResult = await result_unless_gone(services, job, request)
+        warnings = (
+            [] if body.override_settings_restore_afterwards else await services.off_loop(_persist, services, body)
+        )
+        info = prepared.info(result, job.id, warnings)
+        content = await _content(services, prepared, result, info, send_images=body.send_images)
     return Response(content, media_type="application/json", headers=job_header(job))
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -33,6 +35,27 @@ class ResultStore:
     def __init__(self, roots: SaveRoots) -> None:
         self.roots = roots
         self._writers = ThreadPoolExecutor(WRITERS, "results")
+        self._changed = threading.Condition()
+        self._owed = 0
+
+    @contextmanager
+    def owed(self) -> Iterator[None]:
+        """Around a request from its admission until its results are written."""
+        self._count(1)
+        try:
+            yield
+        finally:
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        with self._changed:
+            self._owed += change
+            self._changed.notify_all()
+
+    def settle(self, timeout: float) -> bool:
+        """Waits until no request is owed its results: jobs end before their pictures are written. Blocks."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._owed == 0, timeout)
 
     async def write(self, target: Target, files: Sequence[ResultFile]) -> list[str]:
         """The address of each file, all of them stored for good.

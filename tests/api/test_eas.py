@@ -9,6 +9,8 @@ import io
 import json
 import re
 import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from sdwebui_api.jobs.job import Job
 from sdwebui_api.queueing.call import QueuedCall
 from sdwebui_api.queueing.inprocess import InProcess
 from sdwebui_api.storage import local
+from sdwebui_api.storage import roots as storage_roots
 from tests.support.fakes import FakeGenerator, fake_services
 from tests.support.object_server import BUCKET, KEY_ID, SECRET, object_server
 
@@ -427,3 +430,27 @@ def test_python_and_javascript_bodies(client, services, body, told):
 def test_other_broken_bodies_are_told_where(client):
     answer = client.post(T2I, content='{"steps": 2\n "seed": 1}', headers={"Content-Type": "application/json"})
     assert answer.json()["detail"][0]["msg"].endswith("line 2 column 2")
+
+
+def test_a_server_that_stops_waits_for_pictures_that_are_being_written(tmp_path, monkeypatch):
+    """Jobs end before their pictures lie where they belong: SIGTERM must not come between."""
+    written, begun, go_on = [], threading.Event(), threading.Event()
+
+    def slowly(path: Path, data: bytes) -> Path:
+        begun.set()
+        assert go_on.wait(10)
+        written.append(path)
+        return path
+
+    monkeypatch.setattr(storage_roots, "write_file", slowly)
+    services = fake_services(tmp_path)
+    services.generator = Studio()
+    assert services.results.settle(0)
+    client = TestClient(create_app(services))
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(ask, client, keys={"save_dir": "x"})
+        assert begun.wait(10) and services.runner.drain(5)
+        assert not services.results.settle(0.05) and not written
+        go_on.set()
+        assert services.results.settle(10) and written
+        assert answer.result(10)["parameters"]["image_url"] == str(written[0])
