@@ -58,13 +58,16 @@ def network(context: PreprocessorContext, path: Path, load: Callable[..., T], ki
 
 
 @contextmanager
-def picture_network(context: PreprocessorContext, path: Path, build: Build, what: str) -> Iterator[PictureNetwork]:
+def picture_network(
+    context: PreprocessorContext, path: Path, build: Build, what: str, part: str = ""
+) -> Iterator[PictureNetwork]:
     """The module that `build` makes for the weights in `path`, from the engine's cache.
 
-    what: what the file should hold, for the error. Raises UnusableModel, OutOfMemory.
+    what: what the file should hold, for the error. part: the start of the names of the tensors that count.
+    Raises UnusableModel, OutOfMemory.
     """
     from sdwebui_api.engine.annotators.network import PictureNetwork, load_picture_network
 
-    load = partial(load_picture_network, build=build, what=what)
+    load = partial(load_picture_network, build=build, what=what, part=part)
     with network(context, path, load, PictureNetwork) as found:
         yield found

@@ -25,10 +25,10 @@ def inpaint_lama(image: Picture, *, mask: Picture | None, context: PreprocessorC
     path = LAMA.find(context, "inpaint_only+lama")
     if image.shape[2] == 3:
         image = np.dstack([image, np.zeros(image.shape[:2], dtype=np.uint8) if mask is None else mask])
-    from sdwebui_api.engine.annotators.lama import build_lama
+    from sdwebui_api.engine.annotators.lama import PREFIX, build_lama
 
     small, unpad = resize_padded(image, RESOLUTION)
-    with picture_network(context, path, build_lama, "LaMa network") as found:
+    with picture_network(context, path, build_lama, "LaMa network", PREFIX) as found:
         filled = unpad(found.run(small).transpose(1, 2, 0).clip(0, 255).astype(np.uint8))
     guess = np.asarray(cv2.resize(filled, image.shape[1::-1])).astype(np.float32)
     share = image[:, :, 3:].astype(np.float32) / 255.0

@@ -39,9 +39,14 @@ class PictureNetwork:
             return np.asarray(found.float().cpu().numpy(), dtype=np.float32)
 
 
-def load_picture_network(path: Path, plan: DevicePlan, device: Device, build: Build, what: str) -> PictureNetwork:
-    """`what`: what the file should hold, for the error. Raises UnusableModel."""
-    tensors = {name.removeprefix("module."): tensor for name, tensor in read_weights(path).items()}
+def load_picture_network(
+    path: Path, plan: DevicePlan, device: Device, build: Build, what: str, part: str = ""
+) -> PictureNetwork:
+    """`what`: what the file should hold, for the error. `part`: the start of the names of the tensors that count,
+    without which `build` gets them. Raises UnusableModel.
+    """
+    named = {name.removeprefix("module."): tensor for name, tensor in read_weights(path).items()}
+    tensors = {name.removeprefix(part): tensor for name, tensor in named.items() if name.startswith(part)}
     return PictureNetwork(filled(build, tensors, f"{path.name} is no {what}").to(plan.storage), device)
 
 
