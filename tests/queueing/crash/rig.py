@@ -8,7 +8,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from sdwebui_api.config.flags import parse_flags
-from sdwebui_api.queueing.model import Item, sink_of
+from sdwebui_api.queueing.model import Item, NewItem, sink_of
 from sdwebui_api.queueing.settings import queue_settings
 from sdwebui_api.queueing.store import QueueStore, StoreUnavailable
 from sdwebui_api.queueing.stores.build import open_store
@@ -69,6 +69,10 @@ class Looker:
 
     def length(self, queue: str = SERVICE) -> int:
         return int(self.run(self._store.stats, queue, consumers=False).length)
+
+    def put(self, items: Iterable[NewItem]) -> None:
+        for item in items:
+            self.run(self._store.put, SERVICE, item)
 
     def results(self) -> list[Item]:
         found: list[Item] = self.run(self._store.get, sink_of(SERVICE), start=1, length=10**6)
@@ -134,8 +138,10 @@ class Client(threading.Thread):
 class Rig:
     """Front end and worker over one store, killed and started again."""
 
-    def __init__(self, zygote: Zygote, folder: Path, redis: RedisServer | None, *, role: str, tries: int) -> None:
-        """`role`: the function of `roles` that a worker runs; `tries`: `--max-delivery`."""
+    def __init__(
+        self, zygote: Zygote, folder: Path, redis: RedisServer | None, *, role: str, tries: int, seconds: float
+    ) -> None:
+        """`role`: the function of `roles` that a worker runs; `tries`: `--max-delivery`; `seconds`: the longest job."""
         self.folder = folder
         self.redis = redis
         self.url = redis.url if redis else f"sqlite:///{folder / 'queue.sqlite3'}"
@@ -144,6 +150,7 @@ class Rig:
         self._zygote = zygote
         self._role = role
         self._tries = str(tries)
+        self._seconds = seconds
         self.pids: dict[str, int] = {}
 
     @property
@@ -161,7 +168,12 @@ class Rig:
             more = ["--port", str(self.port), "--data-dir", str(self.folder)]
             self.pids[name] = self._zygote.fork("tests.queueing.crash.roles:frontend", log, flags=[*self.flags, *more])
         else:
-            arguments = {"data_dir": str(self.folder), "ledger": str(self.ledger), "flags": self.flags}
+            arguments = {
+                "data_dir": str(self.folder),
+                "ledger": str(self.ledger),
+                "flags": self.flags,
+                "seconds": self._seconds,
+            }
             self.pids[name] = self._zygote.fork(f"tests.queueing.crash.roles:{self._role}", log, **arguments)
 
     def until_up(self) -> None:
@@ -208,12 +220,19 @@ class Rig:
 
 @contextmanager
 def rig(
-    zygote: Zygote, folder: Path, store: str, *, role: str = "worker", tries: int = 3, workers: int = 1
+    zygote: Zygote,
+    folder: Path,
+    store: str,
+    *,
+    role: str = "worker",
+    tries: int = 3,
+    workers: int = 1,
+    seconds: float = 0.02,
 ) -> Iterator[Rig]:
     """Running, with a front end that answers. The workers are called `worker`, `worker-2`, …"""
     with ExitStack() as stack:
         redis = stack.enter_context(RedisServer(folder / "redis")) if store == "redis" else None
-        made = Rig(zygote, folder, redis, role=role, tries=tries)
+        made = Rig(zygote, folder, redis, role=role, tries=tries, seconds=seconds)
         stack.callback(made.close)
         made.start("frontend")
         for number in range(workers):

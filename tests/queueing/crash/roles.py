@@ -56,7 +56,7 @@ class Recorded:
         return taken
 
 
-def worker(data_dir: str, ledger: str, flags: Sequence[str], seconds: float = 0.02) -> int:
+def worker(data_dir: str, ledger: str, flags: Sequence[str], seconds: float) -> int:
     """`launch.py worker` over the stand-in."""
     services = fake_services(Path(data_dir), *flags)
     services.runner.concurrency = 4
@@ -67,8 +67,8 @@ def worker(data_dir: str, ledger: str, flags: Sequence[str], seconds: float = 0.
     return worker_main.work(services)
 
 
-def real_worker(data_dir: str, ledger: str, flags: Sequence[str]) -> int:
-    """`launch.py worker` with the engine and the golden models."""
+def real_worker(data_dir: str, ledger: str, flags: Sequence[str], seconds: float) -> int:
+    """`launch.py worker` with the engine and the golden models; a job lasts as long as it lasts."""
 
     def recorded(settings: QueueSettings) -> Any:
         return Recorded(open_store(settings), Ledger(Path(ledger)))
