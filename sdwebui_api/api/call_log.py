@@ -52,8 +52,12 @@ class Call:
 
     @property
     def route(self) -> str:
-        """The pattern that answered."""
-        return str(getattr(self.scope.get("route"), "path", OTHER))
+        """The pattern that answered; the first one of a function that answers several."""
+        route, endpoint = self.scope.get("route"), self.scope.get("endpoint")
+        if route is None and endpoint is not None:  # FastAPI notes the route of its own kind only
+            routes = self.scope["app"].routes
+            route = next((route for route in routes if getattr(route, "endpoint", None) == endpoint), None)
+        return str(getattr(route, "path", OTHER))
 
 
 Observer = Callable[[Call], None]

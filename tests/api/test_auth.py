@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import os
 
 import pytest
 from starlette.testclient import TestClient
 
 from sdwebui_api.api.factory import create_app
+from sdwebui_api.errors import SdWebUIError
 from tests.support.fakes import fake_services
 
 SAMPLERS = "/sdapi/v1/samplers"
@@ -105,3 +107,55 @@ def test_stop_routes_only_with_their_flag(client, tmp_path):
 def test_request_id(client):
     assert client.get("/health/live", headers={"X-Request-Id": "abc"}).headers["X-Request-Id"] == "abc"
     assert len(client.get("/health/live").headers["X-Request-Id"]) == 16
+
+
+# -- --token-file ------------------------------------------------------------------------------------------------------
+
+
+def asks(client: TestClient, token: str) -> int:
+    return client.get(SAMPLERS, headers={"Authorization": token}).status_code
+
+
+def test_tokens_of_a_file(tmp_path):
+    file = tmp_path / "tokens"
+    file.write_text("# of the studio\n\n  plain-token \nanna:hers\nanna : her-second\nben:his:with:colons\n")
+    client = client_with(tmp_path, "--token-file", str(file), "--token", "fixed")
+    for token in ("plain-token", "hers", "her-second", "his:with:colons", "fixed", "Bearer hers", "bearer  hers"):
+        assert asks(client, token) == 200, token
+    for token in ("", "anna", "anna:hers", "# of the studio", "his", "HERS", "Basic hers", "hers x", "EAS anna:x"):
+        assert asks(client, token) == 401, token
+
+
+def test_tokens_belong_to_users(tmp_path):
+    file = tmp_path / "tokens"
+    file.write_text("anna:a1\nanna:a2\nben:b1\n")
+    client = client_with(tmp_path, "--token-file", str(file))
+    body = {"steps": 1, "width": 8, "height": 8, "force_task_id": "hers"}
+    assert client.post("/sdapi/v1/txt2img", json=body, headers={"Authorization": "a1"}).status_code == 200
+    for token, status in (("a1", 200), ("a2", 200), ("b1", 404)):
+        assert client.get("/sdapi/v1/jobs/hers", headers={"Authorization": token}).status_code == status
+
+
+def test_a_changed_file_is_read_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("sdwebui_api.api.tokens.LOOK_SECONDS", 0.0)
+    file = tmp_path / "tokens"
+    file.write_text("old\n")
+    client = client_with(tmp_path, "--token-file", str(file))
+    assert (asks(client, "old"), asks(client, "new")) == (200, 401)
+    file.write_text("new\n")
+    os.utime(file, ns=(1, 1))
+    assert (asks(client, "old"), asks(client, "new")) == (401, 200)
+    for text in ("", "two words\n", "user:\n"):
+        file.write_text(text)
+        assert (asks(client, "new"), asks(client, "")) == (200, 401), "a broken file changes nothing"
+    file.unlink()
+    assert (asks(client, "new"), asks(client, "")) == (200, 401)
+
+
+@pytest.mark.parametrize("text", [None, "", "# nothing\n", "two words\n", "user:\n", ":token\n", "user:a b\n"])
+def test_a_token_file_that_cannot_be_used_stops_the_start(text, tmp_path):
+    file = tmp_path / "tokens"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(SdWebUIError, match="--token-file"):
+        client_with(tmp_path, "--token-file", str(file))
