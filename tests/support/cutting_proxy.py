@@ -1,4 +1,4 @@
-"""A TCP proxy that loses answers: the request arrives at the server, the connection ends before the answer comes back."""
+"""A TCP proxy that loses answers: the request arrives, the connection ends before the answer comes back."""
 
 from __future__ import annotations
 

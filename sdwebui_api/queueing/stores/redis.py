@@ -48,7 +48,9 @@ from sdwebui_api.queueing.stores.redis_wake import Wakes
 
 MOST_TAGS = 200
 """Of one item. Each has an index of its own, and scripts take a limited number of arguments."""
-PORTION = 1000
+MOST_BYTES = 2**26
+"""An answer with so much data is not made longer (the scripts have the same number)."""
+PORTION = 500
 """Indexes handed to one script: Redis does nothing else while it runs."""
 
 
@@ -161,9 +163,11 @@ class RedisStore:
         self._wakes.note(queue, int(number))
 
     async def leave(self, queue: str, consumer: Consumer) -> None:
-        async with self._taking(queue, consumer):
-            number = await self._call(LEAVE, queue, *_who(consumer))
-        self._takers.pop((queue, consumer.connection), None)
+        try:
+            async with self._taking(queue, consumer):
+                number = await self._call(LEAVE, queue, *_who(consumer))
+        finally:
+            self._takers.pop((queue, consumer.connection), None)
         self._wakes.note(queue, int(number))
 
     async def take(
@@ -260,7 +264,7 @@ class RedisStore:
     async def _get_and_delete(self, queue: str, look: Any, length: int) -> list[Item]:
         """First read, then claim: whatever breaks on the way, the items are in hand or still there."""
         found: list[Item] = []
-        while len(found) < length:
+        while len(found) < length and sum(len(item.data) for item in found) < MOST_BYTES:
             seen: list[Item] = await look(length - len(found))
             if not seen:
                 break

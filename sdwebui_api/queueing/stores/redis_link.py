@@ -39,6 +39,10 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.3
 Argument = str | bytes | int | float
 
 
+def _lua(name: str) -> bytes:
+    return files("sdwebui_api.queueing.stores").joinpath("data", f"{name}.lua").read_bytes()
+
+
 class Script:
     """A Lua script of this package; Redis knows it by its digest once it has seen it."""
 
@@ -46,9 +50,13 @@ class Script:
         self.name = name
 
     @cached_property
+    def common(self) -> bytes:
+        """What all scripts begin with."""
+        return _lua("common")
+
+    @cached_property
     def source(self) -> bytes:
-        folder = files("sdwebui_api.queueing.stores").joinpath("data")
-        return b"".join(folder.joinpath(f"{name}.lua").read_bytes() for name in ("common", self.name))
+        return self.common + _lua(self.name)
 
     @cached_property
     def digest(self) -> str:
@@ -61,13 +69,15 @@ class Lost(Exception):
 
 def maker_of_connections(url: str) -> tuple[type[AbstractConnection], dict[str, Any]]:
     """Class and arguments for the connections to `url`. Raises BadRequest for an address that is none."""
+    fixed = {"protocol": 2, "socket_timeout": None, "driver_info": None}
     try:
         options: dict[str, Any] = dict(parse_url(url))
-    except ValueError as error:
+        kind = options.pop("connection_class", Connection)
+        options = {"socket_connect_timeout": CONNECT_SECONDS, "client_name": "sdwebui", **options, **fixed}
+        kind(**options)
+    except (ValueError, TypeError, exceptions.RedisError) as error:
         raise BadRequest(f"--queue-url: {error}", field="queue_url") from None
-    kind = options.pop("connection_class", Connection)
-    fixed = {"protocol": 2, "socket_timeout": None, "driver_info": None}
-    return kind, {"socket_connect_timeout": CONNECT_SECONDS, "client_name": "sdwebui", **options, **fixed}
+    return kind, options
 
 
 @dataclass

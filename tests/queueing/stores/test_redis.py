@@ -1,4 +1,4 @@
-"""What only the Redis store has to survive: lost answers, restarts, hangs, refusals, a cluster. The rest is the contract."""
+"""What only the Redis store has to survive: lost answers, restarts, hangs, refusals, a cluster. The rest is the law."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from sdwebui_api.errors import BadRequest
 from sdwebui_api.queueing.model import HIGH, LOW, Consumer, NewItem
 from sdwebui_api.queueing.store import StoreUnavailable
 from sdwebui_api.queueing.stores.redis import CLAIM, FINISH, MOST_TAGS, PUT, TAKE, RedisStore
+from sdwebui_api.queueing.stores.redis_keys import base_of
+from sdwebui_api.queueing.stores.redis_link import Link
 from tests.queueing.stores.support import (
     LONG,
     QUEUE,
@@ -382,7 +384,9 @@ async def test_too_many_tags(store):
         await store.put(QUEUE, NewItem(b"", {"requestId": "r", **tags}))
 
 
-@pytest.mark.parametrize("url", ["http://localhost", "redis://localhost:x", "redis://h:1/0?socket_timeout=soon"])
+@pytest.mark.parametrize(
+    "url", ["http://localhost", "redis://localhost:x", "redis://h:1/0?socket_timeout=soon", "redis://h/?a=b"]
+)
 async def test_addresses_that_are_none(url):
     with pytest.raises(BadRequest):
         RedisStore(url)
@@ -404,6 +408,21 @@ async def test_settings_that_lose_requests_are_warned_of(tmp_path, caplog, optio
     found = [record.getMessage() for record in caplog.records if "redis" in record.name]
     assert len(found) == bool(expected)
     assert all(expected in message for message in found)
+
+
+async def test_a_redis_that_is_too_old():
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1000):
+            info = b"redis_version:5.0.14\r\n"
+            asked = b"INFO" in data
+            writer.write(b"$%d\r\n%s\r\n" % (len(info), info) if asked else b"+OK\r\n" * data.count(b"*"))
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as old:
+        store = RedisStore(f"redis://127.0.0.1:{old.sockets[0].getsockname()[1]}/0")
+        with pytest.raises(StoreUnavailable, match=r"5\.0\.14 is too old"):
+            await store.open()
+        await store.close()
 
 
 async def test_a_password(tmp_path):
@@ -433,15 +452,24 @@ async def test_odd_names_do_not_meet(store):
     assert len(stats.consumers) == len(stats.groups) == 5
 
 
+async def fill(server: RedisServer, queue: str, count: int) -> None:
+    """Puts without the way through the network, by the scripts' own function."""
+    loop = b"for n = 1, 5000 do append(KEYS[1], 'r' .. n .. ARGV[1], '0', '', 'data', {'requestId', 'x'}) end return 1"
+    link = Link(server.url)
+    for part in range(count // 5000):
+        await link.command("EVAL", PUT.common + loop, 1, base_of(queue), f"-{part}")
+    await link.close()
+
+
 @pytest.mark.slow
 async def test_with_100_000_waiting_everything_is_as_fast_as_with_10(tmp_path):
     """Ratios with much slack: whatever walked through the backlog would be a thousand times slower."""
     with RedisServer(tmp_path / "redis", appendonly="no") as server:
         store = RedisStore(server.url)
         await store.open()
-        for start in range(0, 100_000, 1000):
-            await asyncio.gather(*(store.put("long", item(n=str(n))) for n in range(start, start + 1000)))
         await put_many(store, 10, "short")
+        await fill(server, "long", 100_000)
+        assert await length(store, "long") == 100_000
 
         async def seconds(queue: str) -> float:
             me = await joined(store, uuid.uuid4().hex, queue=queue)

@@ -272,12 +272,12 @@ local function grant_grace(q, groups)
   end
 end
 
--- Frees what is held by leases that ran out. Belongs at the start of every script that looks at who holds what.
-local function expire(q)
-  local groups, freed = call('SMEMBERS', q .. ':groups'), false
-  if not groups[1] then return groups end
-  local run = call('HGET', q .. ':state', 'run')
-  if run ~= RUN then
+-- Frees what is held by leases that ran out, in all groups or in group `mine`. Belongs at the start of every script that
+-- looks at who holds what. Returns the groups.
+local function expire(q, mine)
+  local run, freed = call('HGET', q .. ':state', 'run'), false
+  local groups = mine and run == RUN and { mine } or call('SMEMBERS', q .. ':groups')
+  if run ~= RUN and groups[1] then
     if run then grant_grace(q, groups) else call('HSET', q .. ':state', 'run', RUN) end
   end
   for _, g in ipairs(groups) do

@@ -3,7 +3,7 @@
 local q = KEYS[1]
 local start, length, grouped, g = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1' and ARGV[6] ~= '1', ARGV[5]
 local keys, only = filter_of(q, slice(ARGV, 7))
-if grouped then expire(q) end
+if grouped then expire(q, g) end
 local found, bytes = {}, 0
 
 local function visible(i)

@@ -1,6 +1,6 @@
 -- KEYS q; ARGV run, group, counts, then indexes. Answers the version, then {index, count, priority, fields} of each.
 local q, g = KEYS[1], ARGV[2]
-expire(q)
+expire(q, g)
 local given = {}
 for at = 4, #ARGV do
   local i = tonumber(ARGV[at])

@@ -2,7 +2,7 @@
 -- Answers 'replaced', 'ended' or a list of {index, count, priority, fields}.
 --
 -- The token names this attempt. When an answer was lost on its way, the next attempt brings the same token and is given
--- the same items again, not counted a second time.
+-- the same items again, not counted a second time. An answer ends early when it has 64 MiB.
 local q, g, u = KEYS[1], ARGV[2], ARGV[3]
 local limit, lease, index_only, token = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1', ARGV[8]
 local key, group = consumer_key(q, g, u), q .. ':group:' .. g
@@ -33,7 +33,7 @@ if me[5] == token then
   local again = given_before()
   if again[1] then return again end
 end
-expire(q)
+expire(q, g)
 
 local floor, auto = tonumber(me[2]), me[3] == '1'
 local keys, only = filter_of(q, slice(ARGV, 9))
@@ -81,7 +81,7 @@ if #chosen == 0 then
   return {}
 end
 
-local newest, given, answers = tonumber(me[7]), {}, {}
+local newest, given, answers, bytes = tonumber(me[7]), {}, {}, 0
 if not auto then lease_begins(q, g, NOW + lease) end
 for _, pair in ipairs(chosen) do
   local i, score = pair[1], pair[2]
@@ -104,6 +104,11 @@ for _, pair in ipairs(chosen) do
   given[#given + 1] = i
   newest = math.max(newest, i)
   top = math.max(top, i)
+  bytes = bytes + #(field(answers[#answers][4], 'd') or '')
+  if bytes > 67108864 then
+    moved = {}
+    break
+  end
 end
 call('HSET', key, 'seen', num(NOW), 'index', newest, 'token', token, 'given', table.concat(given, ' '))
 if me[8] then call('HDEL', key, 'gone') end
