@@ -111,7 +111,11 @@ class RequestFields(WireModel):
     )
     send_images: bool = True
     save_images: bool = False
-    alwayson_scripts: Object = Field({})
+    alwayson_scripts: Object = Field(
+        {},
+        description="Entries of scripts by title, and the keys sd_model_checkpoint, sd_vae, save_dir, image_link, "
+        "id_task and uid of EAS clients.",
+    )
     infotext: Prompt | None = None
 
 

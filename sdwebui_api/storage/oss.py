@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import importlib.util
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -49,6 +50,8 @@ class OssBucket:
         """Raises BadRequest for credentials that are missing, or an endpoint or name that cannot be one."""
         import oss2
 
+        # It logs every answer that is an error, with what was signed; `Retries` says the same in a line.
+        logging.getLogger("oss2").setLevel(logging.WARNING)
         self.name = name
         region = environ.get("OSS_REGION") or region_of(endpoint)
         credentials = _credentials(environ)
