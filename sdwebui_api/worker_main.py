@@ -10,7 +10,6 @@ import asyncio
 import logging
 import signal
 import sys
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -73,8 +72,9 @@ async def _work(services: Services, name: str, staff: Staff) -> None:
             print(f"Working on {name}", flush=True)
             await stopping.wait()
             staff.stop()
-            threading.Thread(target=_drain, args=(services,), name="drain", daemon=True).start()
-            await asyncio.to_thread(staff.wait, 2 * services.flags.drain_seconds + 60.0)
+            # The job threads must have ended too: torch aborts a process that ends while they compute.
+            drained = asyncio.to_thread(_drain, services)
+            await asyncio.gather(drained, asyncio.to_thread(staff.wait, services.flags.drain_seconds + 60.0))
 
 
 def _drain(services: Services) -> None:

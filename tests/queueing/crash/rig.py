@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from sdwebui_api.config.flags import parse_flags
-from sdwebui_api.queueing.model import Item, NewItem, sink_of
+from sdwebui_api.queueing.model import Consumer, Item, NewItem, TaskRecord, sink_of
 from sdwebui_api.queueing.settings import queue_settings
 from sdwebui_api.queueing.store import QueueStore, StoreUnavailable
 from sdwebui_api.queueing.stores.build import open_store
@@ -77,6 +77,17 @@ class Looker:
     def results(self) -> list[Item]:
         found: list[Item] = self.run(self._store.get, sink_of(SERVICE), start=1, length=10**6)
         return found
+
+    def task(self, request_id: str) -> TaskRecord | None:
+        found: TaskRecord | None = self.run(self._store.task, SERVICE, request_id)
+        return found
+
+    def take(self, count: int) -> list[tuple[str, int]]:
+        """Request ids and delivery counts of what a worker would be given now."""
+        consumer = Consumer(SERVICE, "looker", "looker")
+        self.run(self._store.join, SERVICE, consumer)
+        taken = self.run(self._store.take, SERVICE, consumer, count, lease=60.0)
+        return [(delivery.item.request_id, delivery.count) for delivery in taken]
 
     def close(self) -> None:
         self.run(self._store.close)
