@@ -27,7 +27,7 @@ import requests
 import torch
 from safetensors.torch import load_file, save_file
 
-from benchmarks.throughput import ROOT, Server, free_port, machine, wait_until_ready
+from benchmarks.throughput import ROOT, Server, free_port, machine, wait_until_ready, write_report
 
 CLIENTS = 30
 CHECKPOINTS = ("emoji-mini", "emoji-other")
@@ -41,7 +41,6 @@ SETS = (
 )
 ONE_CHECKPOINT_GB = 0.12
 """The embedded model in float32 takes 0.09 GB, the part of it that a variant does not share up to 0.04 GB."""
-BEGIN, END = "<!-- networks -->", "<!-- /networks -->"
 CURVE = ROOT / "benchmarks" / "networks.svg"
 
 
@@ -206,13 +205,6 @@ def report(load: Load, switches: Sequence[float], steps: int) -> str:
     )
 
 
-def write_report(text: str) -> None:
-    page = ROOT / "benchmarks" / "README.md"
-    before, _, rest = page.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=4)
@@ -226,7 +218,7 @@ def main() -> None:
     print(text)
     if arguments.write:
         CURVE.write_text(curve(switches))
-        write_report(text)
+        write_report(text, "networks")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,6 @@ ROOT = Path(__file__).parent.parent
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 CLIENTS = (1, 2, 4, 8)
 START_TIMEOUT = 120.0
-BEGIN, END = "<!-- throughput -->", "<!-- /throughput -->"
 
 
 @dataclass(frozen=True)
@@ -185,11 +184,12 @@ def report(rows: list[tuple[Any, ...]], overhead: dict[str, float], workload: Wo
     return "\n".join(lines)
 
 
-def write_report(text: str) -> None:
-    page = ROOT / "benchmarks" / "README.md"
-    before, _, rest = page.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+def write_report(text: str, name: str) -> None:
+    """Replaces what stands between the marks of `name`."""
+    page, begin, end = ROOT / "benchmarks" / "README.md", f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, _, rest = page.read_text().partition(begin)
+    _, _, after = rest.partition(end)
+    page.write_text(f"{before}{begin}\n{text}\n{end}{after}")
 
 
 def main() -> None:
@@ -210,7 +210,7 @@ def main() -> None:
     text = report(rows, overhead, workload)
     print(text)
     if arguments.write:
-        write_report(text)
+        write_report(text, "throughput")
 
 
 if __name__ == "__main__":
