@@ -18,6 +18,12 @@ from sdwebui_api.engine.networks.control_changes import completed, is_change
 from sdwebui_api.engine.networks.controlnet import ControlNet, assemble_controlnet, check_fits
 from sdwebui_api.engine.networks.controlnet_union import MARK as UNION_MARK
 from sdwebui_api.engine.networks.controlnet_union import ControlNetUnion, assemble_union
+from sdwebui_api.engine.networks.face_adapter import (
+    FaceAdapter,
+    FacePlusProjection,
+    face_projection,
+    is_face_adapter,
+)
 from sdwebui_api.engine.networks.ip_adapter import (
     IPAdapter,
     IPAdapterModule,
@@ -65,6 +71,9 @@ def load_control_network(
         for kind, matches in _UNSUPPORTED:
             if matches(tensors):
                 raise UnusableModel(f"this is {kind}, which is not supported")
+        if is_face_adapter(shapes_of(tensors)):
+            shortcut = "v2" in path.stem.lower()
+            return _face_adapter(tensors, unet, weights, device, key, reserve, encoder_folders, shortcut=shortcut)
         if _any(tensors, "ip_adapter.", "image_proj."):
             return _ip_adapter(tensors, unet, weights, device, key, reserve, encoder_folders)
         if STYLE_MARK in tensors:
@@ -123,6 +132,34 @@ def _ip_adapter(
     module = IPAdapterModule(seeing.module, projection, keys, values)
     filled = materialise(Assembly(module, named), weights, "IP-Adapter and its image encoder")
     return IPAdapter(key, filled, weights.dtype, device), size
+
+
+def _face_adapter(
+    tensors: Tensors,
+    unet: Any,
+    weights: Weights,
+    device: Device,
+    key: str,
+    reserve: Callable[[int], None],
+    encoder_folders: Sequence[Path],
+    *,
+    shortcut: bool,
+) -> tuple[ControlNetwork, int]:
+    """shortcut: the "plus" form's second version, which only the file's name tells."""
+    with torch.device("meta"):
+        projection, projecting = face_projection(tensors, shapes_of(tensors), shortcut=shortcut)
+        keys, values, named = attention_layers(tensors, unet)
+    named |= {f"projection.{name}": tensor for name, tensor in projecting.items()}
+    encoder = None
+    if isinstance(projection, FacePlusProjection):
+        seeing = assemble_clip_vision(read_tensors(find_encoder(encoder_folders, width=projection.input_width)))
+        encoder = seeing.module
+        named |= {f"encoder.{name}": tensor for name, tensor in seeing.tensors.items()}
+    size = tensors_size(named, weights.dtype)
+    reserve(size)
+    module = IPAdapterModule(encoder, projection, keys, values)
+    filled = materialise(Assembly(module, named), weights, "face adapter")
+    return FaceAdapter(key, filled, weights.dtype, device), size
 
 
 def _style_adapter(

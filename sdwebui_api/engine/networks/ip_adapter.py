@@ -1,6 +1,6 @@
 """IP-Adapter (Ye et al. 2023, arXiv 2308.06721): a picture as a second prompt, with attention of its own.
 
-The plain, light, "plus" and "full" forms for SD1. Face identities (FaceID) need another encoder and are not read.
+The plain, light, "plus" and "full" forms; those for faces stand in `face_adapter.py`.
 """
 
 from __future__ import annotations
@@ -116,26 +116,39 @@ class Resampler(nn.Module):
         self.proj_in = nn.Linear(self.input_width, inner)
         self.proj_out = nn.Linear(inner, self.width)
         self.norm_out = nn.LayerNorm(self.width)
-        self.layers = nn.ModuleList(
-            nn.ModuleList([_QueryAttention(inner, shapes[f"layers.{i}.0.to_q.weight"][0]), _feed_forward(shapes, i)])
-            for i in indices(shapes, "layers.")
-        )
+        self.layers = nn.ModuleList(QueryLayer(shapes, index, inner) for index in indices(shapes, "layers."))
 
     def forward(self, features: Tensor) -> Tensor:
         latents, features = self.latents.expand(len(features), -1, -1), self.proj_in(features)
         for layer in self.layers:
-            attention, feed_forward = layer[0], layer[1]  # type: ignore[index]
-            latents = attention(features, latents) + latents
-            latents = feed_forward(latents) + latents
+            latents = layer(latents, features)
         tokens: Tensor = self.norm_out(self.proj_out(latents))
         return tokens
 
 
-def _feed_forward(shapes: Shapes, layer: int) -> nn.Sequential:
-    hidden, inner = shapes[f"layers.{layer}.1.1.weight"]
-    return nn.Sequential(
-        nn.LayerNorm(inner), nn.Linear(inner, hidden, bias=False), nn.GELU(), nn.Linear(hidden, inner, bias=False)
-    )
+class QueryLayer(nn.ModuleList):
+    """Queries look at features, then each thinks for itself. file names: `0`, `1`."""
+
+    def __init__(self, shapes: Shapes, index: int, width: int) -> None:
+        """width: of the queries and, after the first projection, of the features."""
+        hidden, _ = shapes[f"layers.{index}.1.1.weight"]
+        super().__init__(
+            [
+                _QueryAttention(width, shapes[f"layers.{index}.0.to_q.weight"][0]),
+                nn.Sequential(
+                    nn.LayerNorm(width),
+                    nn.Linear(width, hidden, bias=False),
+                    nn.GELU(),
+                    nn.Linear(hidden, width, bias=False),
+                ),
+            ]
+        )
+
+    def forward(self, latents: Tensor, features: Tensor) -> Tensor:
+        attention, feed_forward = self
+        latents = attention(features, latents) + latents
+        found: Tensor = feed_forward(latents) + latents
+        return found
 
 
 class _QueryAttention(nn.Module):
@@ -168,8 +181,6 @@ def projection_of(tensors: Mapping[str, Tensor], shapes: Shapes) -> tuple[nn.Mod
     """The module without memory (call on the meta device) and its tensors. Raises UnusableModel."""
     own = {name.removeprefix("image_proj."): t for name, t in tensors.items() if name.startswith("image_proj.")}
     inner = {name.removeprefix("image_proj."): shape for name, shape in shapes.items()}
-    if any(name.startswith("perceiver_resampler.") for name in own) or any(".to_k_lora" in name for name in tensors):
-        raise UnusableModel("this is an IP-Adapter for face identities (FaceID), which is not supported")
     kinds = {"proj.weight": Projection, "latents": Resampler, "proj.0.weight": FullProjection}
     for mark, kind in kinds.items():
         if mark in own:
