@@ -184,7 +184,8 @@ class QueueStore(Protocol):
 
     async def wait(self, queue: str, seen: int, timeout: float) -> int:
         """Returns a number that differs from `seen` as soon as something may have become takeable (put, release,
-        leave, replacement, end, a lease that ran out), at the latest after `timeout` with `seen` itself.
+        leave, replacement, end, a lease that ran out) or a window may have room (commit, finish, delete, truncate), at
+        the latest after `timeout` with `seen` itself.
 
         Read the number with `wait(queue, -1, 0)`, then `take`, then wait with it: nothing is missed in between.
         Across processes a change is noticed within 50 ms.

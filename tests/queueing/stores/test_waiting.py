@@ -15,6 +15,7 @@ pytestmark = pytest.mark.anyio
 SOON = 1.0
 """Seconds; much more than the 50 ms promised, for busy machines, and much less than the timeout below."""
 TIMEOUT = 5.0
+WAKING = ("put", "release", "leave", "replace", "reject", "end", "commit", "finish", "delete", "truncate")
 
 
 async def woken_by(waiting: QueueStore, act: Callable[[], Awaitable[object]], queue: str = QUEUE) -> None:
@@ -48,7 +49,7 @@ async def test_an_old_number_returns_at_once(store):
 
 
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["same process", "other process"])
-@pytest.mark.parametrize("what", ["put", "release", "leave", "replace", "reject", "end"])
+@pytest.mark.parametrize("what", WAKING)
 async def test_what_wakes(store_factory, what, elsewhere):
     store = await store_factory()
     acting = await store_factory() if elsewhere else store
@@ -62,6 +63,10 @@ async def test_what_wakes(store_factory, what, elsewhere):
         "replace": lambda: joined(acting, "holder"),
         "reject": lambda: acting.reject(QUEUE, holder.group, [held.item.index], counts=True),
         "end": lambda: acting.end(QUEUE),
+        "commit": lambda: acting.commit(QUEUE, holder.group, [held.item.index]),
+        "finish": lambda: acting.finish(QUEUE, held, holder, None, sink=SINK),
+        "delete": lambda: acting.delete(QUEUE, [held.item.index]),
+        "truncate": lambda: acting.truncate(QUEUE, held.item.index + 1),
     }
     await woken_by(store, acts[what])
 

@@ -336,9 +336,11 @@ def _commit(tx: Transaction, queue: Queue, group: int, items: Sequence[Item]) ->
     ]
     finished = [item for item in items if all(_is_done(tx, other, item.index) for other in others)]
     remove(tx, queue, [item.index for item in finished], failed=False)
-    for item in items:
-        if item not in finished:
-            _note_done(tx, queue, group, item)
+    others_need = [item for item in items if item not in finished]
+    for item in others_need:
+        _note_done(tx, queue, group, item)
+    if others_need:
+        wake(tx, queue.id)
 
 
 def _is_done(tx: Transaction, group: int, index: int) -> bool:

@@ -30,7 +30,7 @@ CHUNK = 500
 
 
 def wake(tx: Transaction, queue: int) -> None:
-    """Something of this queue may be takeable now."""
+    """Something of this queue may be takeable now, or a window may have room."""
     name, number = tx.db.execute(
         "UPDATE queues SET wake = wake + 1 WHERE id = ? RETURNING name, wake", (queue,)
     ).fetchone()
@@ -114,12 +114,15 @@ def _append_once(tx: Transaction, queue: Queue, item: NewItem) -> None:
 
 
 def remove(tx: Transaction, queue: Queue, indexes: Sequence[int], *, failed: bool, sink: int | None = None) -> int:
-    """How many of them there were."""
-    return tx.db.execute(
+    """How many of them there were. Watchers whose windows they filled are woken."""
+    removed = tx.db.execute(
         f"UPDATE items SET {LEAVE}, failed = :failed, sink = :sink"
         " WHERE queue = :queue AND live = 1 AND idx IN (SELECT value FROM json_each(:indexes))",
         {"now": tx.now, "failed": failed, "sink": sink, "queue": queue.id, "indexes": as_list(indexes)},
     ).rowcount
+    if removed:
+        wake(tx, queue.id)
+    return removed
 
 
 def delete(tx: Transaction, name: str, indexes: Sequence[int]) -> list[Item]:
