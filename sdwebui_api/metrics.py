@@ -60,7 +60,7 @@ class Metrics:
         self._images = self._counter("images", "Pictures made, grids and masks not counted", "kind")
         self._waiting = self._histogram("job_wait_seconds", "From admission to a job's start", _WORK_BUCKETS, "kind")
         self._working = self._histogram("job_seconds", "From a job's start to its end", _WORK_BUCKETS, "kind")
-        self._stages = self._histogram("stage_seconds", "Of one job, by stage", _STAGE_BUCKETS, "stage")
+        self._stages = self._histogram("stage_seconds", "Of one request, by stage", _STAGE_BUCKETS, "stage")
         self._requests = self._counter("http_requests", "Requests answered", "door", "method", "route", "status")
         self._answering = self._histogram(
             "http_request_seconds", "From a request's arrival to the end of its answer", _HTTP_BUCKETS, "door", "route"
@@ -83,6 +83,10 @@ class Metrics:
         self._working.labels(job.kind).observe(job.finished - job.started)
         for stage, seconds in job.stages.seconds.items():
             self._stages.labels(stage).observe(seconds)
+
+    def stage_ended(self, stage: str, seconds: float) -> None:
+        """Of a request, outside of its job: `fetch` of pictures by URL, `answer` (encoding, uploading)."""
+        self._stages.labels(stage).observe(seconds)
 
     def request_ended(self, door: str, method: str, route: str, status: int, seconds: float) -> None:
         """`door`: `http`, or `queue` for a queued request; `route`: its pattern, never the path itself."""

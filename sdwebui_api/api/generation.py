@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -97,7 +98,9 @@ async def _generate(kind: Kind, body: GenerationBody, request: Request) -> Respo
             [] if body.override_settings_restore_afterwards else await services.off_loop(_persist, services, body)
         )
         info = prepared.info(result, job.id, warnings)
+        begun = time.perf_counter()
         content = await _content(services, prepared, result, info, send_images=body.send_images)
+        services.metrics.stage_ended("answer", time.perf_counter() - begun)
     return Response(content, media_type="application/json", headers=job_header(job))
 
 

@@ -6,6 +6,7 @@ twice: to learn which URLs there are, then to put the fetched files in their pla
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -47,7 +48,9 @@ async def linked(services: Services, walk: Callable[[Swap], T]) -> AsyncIterator
     if services.links is None:
         raise BadRequest("this server fetches no pictures by URL: send base64", field=next(iter(wanted.values())))
     services.runner.check_admission()
+    begun = time.perf_counter()
     async with services.links.fetched(wanted) as files:
+        services.metrics.stage_ended("fetch", time.perf_counter() - begun)
         yield walk(lambda text, field: files.get(text, text))
 
 

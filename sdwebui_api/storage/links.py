@@ -7,6 +7,7 @@ Whatever goes wrong is an error that names the request's field.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -17,6 +18,8 @@ import httpx
 from sdwebui_api.config.flags import Flags
 from sdwebui_api.errors import BadRequest, Busy, PayloadTooLarge
 from sdwebui_api.storage.net_guard import AllowList, NetGuard, guarded_client
+
+log = logging.getLogger(__name__)
 
 Fetcher = Callable[[str, str, int], Awaitable[bytes]]
 """(URL, field, most bytes) → the file. Raises BadRequest, NotFound or PayloadTooLarge naming the field."""
@@ -104,8 +107,8 @@ class LinkFetcher:
         except TimeoutError:
             raise BadRequest(f"the picture did not arrive within {self.limits.seconds:g} s", field=field) from None
         except (httpx.HTTPError, OSError, ValueError) as error:
-            reason = str(error)[:200] or type(error).__name__
-            raise BadRequest(f"the picture cannot be fetched: {reason}", field=field) from None
+            log.info("a picture cannot be fetched: %r", error)
+            raise BadRequest(f"the picture cannot be fetched: {_reason(error)}", field=field) from None
 
     async def _download(self, url: str, field: str, account: _Account) -> bytes:
         target = self.guard.parse(url, field, ("http", "https", *self._fetchers))
@@ -118,12 +121,15 @@ class LinkFetcher:
         raise BadRequest(f"the address redirects more than {self.limits.redirects} times", field=field)
 
     def _redirected(self, url: httpx.URL, response: httpx.Response, field: str) -> httpx.URL:
-        """Judged as if the client had sent it."""
+        """Judged as if the client had sent it; but what it is the client does not learn."""
         try:
-            target = str(url.join(response.headers["location"]))
+            return self.guard.parse(str(url.join(response.headers["location"])), field)
         except (httpx.InvalidURL, ValueError):
             raise BadRequest("the address redirects to something that is no address", field=field) from None
-        return self.guard.parse(target, field)
+        except BadRequest as error:
+            raise BadRequest(
+                "the address redirects to one that is not fetched", field=field, status=error.status
+            ) from None
 
     async def _body(self, response: httpx.Response, field: str, account: _Account) -> bytes:
         if response.status_code != 200:
@@ -167,6 +173,15 @@ class _Account:
             raise PayloadTooLarge(f"the request's pictures are larger than {most / 2**20:g} MB together", field=field)
         self.fetcher._hold(size)
         self.taken += size
+
+
+def _reason(error: Exception) -> str:
+    """In words of ours: what the host said may be meant for other eyes than the client's."""
+    if isinstance(error, httpx.ConnectError):
+        return str(error)[:200] or "no connection"
+    if isinstance(error, httpx.TimeoutException):
+        return "no answer in time"
+    return "the host's answer was broken off or no HTTP"
 
 
 def link_fetcher(flags: Flags, fetchers: Mapping[str, Fetcher] | None = None) -> LinkFetcher:

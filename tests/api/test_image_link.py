@@ -17,7 +17,7 @@ from sdwebui_api.control.annotators import AnnotatorFolders
 from sdwebui_api.storage.links import LinkFetcher, LinkLimits
 from sdwebui_api.storage.net_guard import AllowList, NetGuard
 from tests.support.fakes import fake_services
-from tests.support.hosts import COLOUR, Host, Names, png, running_host
+from tests.support.hosts import COLOUR, Host, Names, png, raw_host, running_host
 
 SMALL = {"steps": 1, "width": 16, "height": 16}
 LIMITS = LinkLimits(max_bytes=2**20, seconds=1.0)
@@ -414,6 +414,41 @@ def test_hostile_hosts(path, status, client, good):
     assert answer.status_code == status, answer.text
     assert time.perf_counter() - start < 3
     assert "secret" not in answer.text, "what was fetched is not shown"
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+NO_HTTP = {
+    "nothing": b"",
+    "noise": bytes(range(256)) * 8,
+    "another protocol": b"SSH-2.0-OpenSSH_9.6\r\n",
+    "a data base": b"-ERR wrong number of arguments\r\n",
+    "HTTP/0.9": b"<html>secret</html>",
+    "HTTP/9.9": b"HTTP/9.9 200 OK\r\n\r\n",
+    "status of letters": b"HTTP/1.1 abc OK\r\n\r\n",
+    "status 999": b"HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n",
+    "negative length": OK + b"Content-Length: -1\r\n\r\n",
+    "two lengths": OK + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
+    "length and chunks": OK + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "chunk of letters": OK + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n",
+    "huge chunk": OK + b"Transfer-Encoding: chunked\r\n\r\n" + b"f" * 30 + b"\r\n",
+    "header without a colon": OK + b"secret\r\n\r\n",
+    "folded header": OK + b"X: a\r\n b\r\nContent-Length: 0\r\n\r\n",
+    "switching protocols": b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n",
+    "redirect with bytes": b"HTTP/1.1 302 Found\r\nLocation: http://\xe9\xff.test/\r\nContent-Length: 0\r\n\r\n",
+    "redirect with a port": b"HTTP/1.1 302 Found\r\nLocation: http://good.test:123456/\r\nContent-Length: 0\r\n\r\n",
+    "redirect, long": b"HTTP/1.1 302 Found\r\nLocation: /" + b"a" * 70_000 + b"\r\nContent-Length: 0\r\n\r\n",
+    "redirect with brackets": b"HTTP/1.1 302 Found\r\nLocation: //[::1\r\nContent-Length: 0\r\n\r\n",
+    "two locations": b"HTTP/1.1 302 Found\r\nLocation: /a\r\nLocation: http://127.0.0.1/\r\nContent-Length: 0\r\n\r\n",
+    "odd encoding": OK + b"Content-Encoding: br, gzip\r\nContent-Length: 0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("answer", NO_HTTP.values(), ids=NO_HTTP.keys())
+def test_hosts_that_do_not_speak_http(answer, client, internal):
+    with raw_host(answer) as port:
+        told = by_link(client, f"http://good.test:{port}/a.png")
+    assert told.status_code in (403, 422), told.text
+    assert internal.hits == [] and "secret" not in told.text
 
 
 def test_the_request_as_a_whole_is_limited(services, good, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -66,6 +67,32 @@ def running_host() -> Iterator[Host]:
         yield host
     finally:
         host.close()
+
+
+@contextmanager
+def raw_host(answer: bytes) -> Iterator[int]:
+    """A port where every connection gets these bytes, whatever it asks, and is closed."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(answer)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(5)
 
 
 class Names:
