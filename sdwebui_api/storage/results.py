@@ -17,8 +17,11 @@ from sdwebui_api.storage.roots import FolderTarget, SaveRoots, Target
 
 log = logging.getLogger(__name__)
 
-WRITERS = 8
-"""Files on their way at once, of all requests: they wait for disks and networks, not for the processor."""
+DISK_WRITERS = 4
+UPLOADS = 8
+DOWNLOADS = 8
+"""Files on their way at once, of all requests: they wait for disks and networks, not for the processor. A bucket that
+hangs holds up neither disks nor start images."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,9 @@ class ResultStore:
 
     def __init__(self, roots: SaveRoots) -> None:
         self.roots = roots
-        self._writers = ThreadPoolExecutor(WRITERS, "results")
+        self._disk = ThreadPoolExecutor(DISK_WRITERS, "results")
+        self._uploads = ThreadPoolExecutor(UPLOADS, "upload")
+        self._downloads = ThreadPoolExecutor(DOWNLOADS, "download")
         self._changed = threading.Condition()
         self._owed = 0
 
@@ -74,8 +79,9 @@ class ResultStore:
 
     async def _write_all(self, target: Target, files: Sequence[ResultFile]) -> list[str | BaseException]:
         loop = asyncio.get_running_loop()
+        writers = self._disk if isinstance(target, FolderTarget) else self._uploads
         writes = [
-            loop.run_in_executor(self._writers, target.write, file.path, file.data, file.content_type) for file in files
+            loop.run_in_executor(writers, target.write, file.path, file.data, file.content_type) for file in files
         ]
         return await asyncio.gather(*writes, return_exceptions=True)
 
@@ -89,7 +95,8 @@ class ResultStore:
 
     def fetchers(self) -> Mapping[str, Fetcher]:
         """What reads `oss://` and `s3://` addresses of pictures, by scheme."""
-        return {scheme: partial(root.fetch, self._writers) for scheme, root in (self.roots.objects or {}).items()}
+        return {scheme: partial(root.fetch, self._downloads) for scheme, root in (self.roots.objects or {}).items()}
 
     def close(self) -> None:
-        self._writers.shutdown(wait=False)
+        for pool in (self._disk, self._uploads, self._downloads):
+            pool.shutdown(wait=False)

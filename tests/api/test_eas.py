@@ -10,9 +10,11 @@ import json
 import re
 import socket
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -198,6 +200,24 @@ def test_save_dir_outside_of_the_roots(client, services, tmp_path, save_dir):
     assert body["error"] == "BadRequest" and str(tmp_path) in body["detail"]
     assert body["parameters"]["status"] == 403 and body["parameters"]["id_task"] == "t1"
     assert str(tmp_path) in body["parameters"]["error_msg"] and not services.generator.requests
+
+
+def test_no_save_dir_does_harm(cloud, bucket, tmp_path):
+    """Random pieces of paths and addresses: a picture below a root, or a 4xx; never a 500, never a file elsewhere."""
+    pieces = [
+        "..", "/", "\\", ".", "x" * 250, "é", "\u202e", "\x01", "\n", ",", "oss://", "s3://", "pictures/results",
+        "%2e%2e", "~", "C:", "CON", " ", "outputs", "config.json", "?", "#", "@", ":80", "🦊", "/mnt/oss", "\ud800",
+    ]  # fmt: skip
+    random, statuses = Random(5), Counter()
+    client = TestClient(create_app(cloud), raise_server_exceptions=False)
+    inside = set(tmp_path.parent.iterdir())
+    for _ in range(250):
+        keys = {"save_dir": "".join(random.choices(pieces, k=random.randint(1, 4)))}
+        answer = client.post(T2I, content=json.dumps({**SMALL, "alwayson_scripts": keys}))
+        statuses[answer.status_code] += 1
+    assert set(statuses) == {200, 403, 422} and min(statuses.values()) > 10, statuses
+    assert set(tmp_path.parent.iterdir()) == inside
+    assert bucket.objects and all(key.startswith("results/") for key in bucket.objects)
 
 
 # -- failures --------------------------------------------------------------------------------------------------------
