@@ -437,6 +437,23 @@ async def test_a_password(tmp_path):
         await stranger.close()
 
 
+@pytest.mark.parametrize("more", [[], ["+info"]], ids=["least", "with info"])
+async def test_a_user_with_the_rights_that_the_documentation_names(server, more):
+    rights = ["on", ">secret", "~sdwebui:*", "&sdwebui:*", "+@all", "-@admin", "-@dangerous", *more]
+    assert server.ask("ACL", "SETUSER", "web", *rights) == b"+OK"
+    store = RedisStore(server.url.replace("redis://", "redis://web:secret@"))
+    await store.open()
+    seen = await store.wait(QUEUE, -1, 0)
+    await store.put(QUEUE, item("in", rid="r", task_id="t"))
+    assert await store.wait(QUEUE, seen, 5) != seen
+    worker = await joined(store)
+    delivery = await one(store, worker)
+    assert await store.finish(QUEUE, delivery, worker, item("out", rid="r"), sink=SINK, dead=item(rid="r"))
+    await store.sweep(retention=0, lease=0)
+    assert await length(store, SINK) == 0
+    await store.close()
+
+
 # -- names, size, several machines -------------------------------------------------------------------
 
 
