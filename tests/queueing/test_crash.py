@@ -21,6 +21,8 @@ from tests.queueing.crash.zygote import Zygote
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 MOMENTS, ALL_MOMENTS, ENGINE_MOMENTS = 25, 200, 10
+AT_WORK = 0.8
+"""How many of the kills hit a system that works again; the others may hit one that is just starting."""
 ROWS = [
     ("sqlite", ["frontend"]),
     ("sqlite", ["worker"]),
@@ -55,8 +57,7 @@ def test_nothing_is_lost_when_processes_are_killed(store, victims, zygote, table
     table.append(report)
     with rig(zygote, tmp_path, store) as running:
         look_after(running, victims, moments, report)
-    assert (report.lost, report.duplicates, report.strangers, report.disorder) == (0, 0, 0, 0), report
-    assert report.results == report.puts >= moments
+    assert_sound(report)
     assert report.kills == moments
 
 
@@ -73,8 +74,14 @@ def test_nothing_is_lost_when_the_real_engine_is_killed(zygote_with_engine, tabl
     table.append(report)
     with rig(zygote_with_engine, tmp_path, "sqlite", role="real_worker", tries=20) as running:
         look_after(running, ["worker"], ENGINE_MOMENTS, report)
+    assert_sound(report)
+    assert report.kills == ENGINE_MOMENTS
+
+
+def assert_sound(report: Report) -> None:
     assert (report.lost, report.duplicates, report.strangers, report.disorder) == (0, 0, 0, 0), report
-    assert report.results == report.puts >= report.kills == ENGINE_MOMENTS
+    assert not report.failed, report.failed[0]
+    assert report.results == report.puts >= report.kills
 
 
 def look_after(running: Rig, victims: Sequence[str], moments: int, report: Report, patience: float = 60.0) -> None:
@@ -85,7 +92,8 @@ def look_after(running: Rig, victims: Sequence[str], moments: int, report: Repor
     client.start()
     try:
         for _ in range(moments):
-            _until_more_results(looker, running, patience)
+            if random.random() < AT_WORK:
+                _until_more_results(looker, running, patience)
             time.sleep(random.uniform(0.0, 0.15))
             running.crash(victims)
             report.kills += 1

@@ -10,6 +10,8 @@ from typing import Any
 
 from sdwebui_api.queueing.model import LAST_CODE, Item
 
+GIVEN_UP = b"its worker ended before there was a result"
+
 
 @dataclass
 class Report:
@@ -32,8 +34,9 @@ class Report:
     """Requests that were delivered more than once, because a worker died over them."""
     given_up: int = 0
     """Failure results of requests that were tried as often as allowed."""
+    failed: list[bytes] = field(default_factory=list)
+    """Other failure results."""
     seconds: float = 0.0
-    notes: list[str] = field(default_factory=list)
 
     HEADER = (
         f"{'killed':32} {'kills':>5} {'puts acked':>10} {'results':>7} {'lost':>4} {'dupl.':>5} {'disorder':>8} "
@@ -68,7 +71,9 @@ def check(
     report.lost = sum(times[put.request_id] == 0 for put in puts)
     report.duplicates = sum(count - 1 for count in times.values())
     report.strangers = len(times.keys() - known)
-    report.given_up = sum(LAST_CODE in item.tags for item in found)
+    failures = [item.data for item in found if LAST_CODE in item.tags]
+    report.failed = [data for data in failures if GIVEN_UP not in data]
+    report.given_up = len(failures) - len(report.failed)
     report.disorder = _puts_out_of_order(puts) + _deliveries_out_of_order(deliveries, report)
 
 
