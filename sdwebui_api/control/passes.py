@@ -28,13 +28,17 @@ _LINE_MAPS = ("canny", "mlsd")
 
 @dataclass(frozen=True)
 class ActiveUnit:
-    """A unit in one pass. hint: rows for the pictures it was given; region: `[1, 1, H, W]`, or None."""
+    """A unit in one pass. hint: rows for the pictures it was given; region: `[1, 1, H, W]`, or None.
+
+    words: tokens that the network reads instead of prompts, and instead of negative prompts, `[1, T, D]` each; or none.
+    """
 
     unit: ControlUnit
     network: ControlNetwork | None
     hint: Hint = ()
     region: Tensor | None = None
     finish: Finish | None = None
+    words: Hint = ()
 
     def weights(self, hires_pass: bool) -> tuple[float, ...]:
         """A factor per residual."""
@@ -113,11 +117,19 @@ def _input(
     scales = torch.tensor(counting)[:, None] * torch.tensor(weights)[None, :]
     hint = tuple(tensor[[row.image % len(tensor) for row in rows]] for tensor in active.hint)
     if isinstance(network, IPAdapter):  # the negative prompts' rows see no picture
-        seen, unseen = hint
-        prompts = torch.tensor([row.prompt for row in rows], device=seen.device)[:, None, None]
-        hint = (torch.where(prompts, seen, unseen),)
+        hint = (_by_prompt(hint, rows),)
+    context = (
+        _by_prompt(tuple(tensor.expand(len(rows), -1, -1) for tensor in active.words), rows) if active.words else None
+    )
     region = None if active.region is None else active.region.expand(len(rows), -1, -1, -1)
-    return ControlInput(network, hint, scales, region)
+    return ControlInput(network, hint, scales, region, context)
+
+
+def _by_prompt(tokens: Hint, rows: Sequence[Row]) -> Tensor:
+    """Of two tensors `[rows, T, D]`, the first's rows for prompts, the second's for negative prompts."""
+    seen, unseen = tokens
+    prompts = torch.tensor([row.prompt for row in rows], device=seen.device)[:, None, None]
+    return torch.where(prompts, seen, unseen)
 
 
 def sampling_share(now: Evaluation) -> float:

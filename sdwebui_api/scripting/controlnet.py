@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -17,11 +17,14 @@ from sdwebui_api.control.hint import shown_map
 from sdwebui_api.control.passes import ActiveUnit, PassControl
 from sdwebui_api.control.preparation import Surroundings, UnitMaps
 from sdwebui_api.control.preprocessor import PreprocessorContext
+from sdwebui_api.control.preprocessors.faces import identity_in
 from sdwebui_api.control.preprocessors.ip_adapter import FOR_STYLES
 from sdwebui_api.control.union import union_kind
 from sdwebui_api.control.unit import ControlMode, ControlUnit
 from sdwebui_api.control.units import read_units
+from sdwebui_api.engine.networks.controlnet import ControlNet
 from sdwebui_api.engine.networks.controlnet_union import ControlNetUnion
+from sdwebui_api.engine.networks.face_adapter import INSTANT_ID, FaceAdapter
 from sdwebui_api.engine.networks.ip_adapter import IPAdapter
 from sdwebui_api.engine.networks.reference import Reference
 from sdwebui_api.engine.networks.style_adapter import StyleAdapter
@@ -80,6 +83,8 @@ class _UnitState:
 
     unit: ControlUnit
     maps: UnitMaps
+    context: PreprocessorContext
+    _identities: list[Tensor] = field(default_factory=list)
 
     def hints(self, size: Size) -> Tensor:
         """`[N, 3|4, H, W]` in [0, 1]."""
@@ -90,6 +95,13 @@ class _UnitState:
         """Each `[1, 3, H, W]` in [0, 1], at its own size."""
         found = [picture[None, :, :, :3] for picture, _ in self.maps.detected]
         return [torch.from_numpy(np.ascontiguousarray(one)).permute(0, 3, 1, 2).float() / 255.0 for one in found]
+
+    def identities(self, recogniser: str) -> list[Tensor]:
+        """Whose the face in each picture is, `[1, 512]`. Raises BadRequest when there is none."""
+        if not self._identities:
+            found = [identity_in(picture[:, :, :3], recogniser, self.context) for picture, _ in self.maps.detected]
+            self._identities = [torch.from_numpy(one)[None] for one in found]
+        return self._identities
 
 
 def _average(hints: Sequence[Hint]) -> Hint:
@@ -161,18 +173,21 @@ class ControlHooks(Hooks):
         if not self._states:
             around = _surroundings(run.request, size)
             self._states = [
-                _UnitState(unit, UnitMaps.of(unit, around, self._context_for(unit))) for unit in self._units
+                _UnitState(unit, UnitMaps.of(unit, around, self._context_for(unit)), self._context_for(unit))
+                for unit in self._units
             ]
         if size not in self._sizes:
             self._sizes.append(size)
         key = hires_pass, size
         if key not in self._active_units:
             model = run.model_for(hires_pass=hires_pass)
-            self._active_units[key] = [
-                self._active(state, size, hires_pass, model, run)
-                for state in self._states
-                if state.unit.hr_option.includes(hires_pass) or run.request.hires is None
-            ]
+            self._active_units[key] = _told_the_face(
+                [
+                    self._active(state, size, hires_pass, model, run)
+                    for state in self._states
+                    if state.unit.hr_option.includes(hires_pass) or run.request.hires is None
+                ]
+            )
         return PassControl(self._active_units[key], hires_pass=hires_pass, seed=seed)
 
     def _active(
@@ -185,6 +200,10 @@ class ControlHooks(Hooks):
             network: ControlNetwork = _reference(unit, model, hires_pass=hires_pass)
             return ActiveUnit(unit, network, network.embed(model.encode(hints[:, :3] * 2.0 - 1.0, None)))
         network = self._network(unit, model, run)
+        if isinstance(network, FaceAdapter):
+            faces = state.identities(network.recogniser)
+            seen = [network.embed_face(*one) for one in zip(state.pictures(), faces, strict=True)]
+            return ActiveUnit(unit, network, _average(seen))
         if isinstance(network, IPAdapter):
             return ActiveUnit(unit, network, _average([network.embed(one) for one in state.pictures()]))
         if isinstance(network, StyleAdapter):
@@ -216,6 +235,20 @@ def _surroundings(request: GenerationRequest, size: Size) -> Surroundings:
     if init is None:
         return Surroundings(size)
     return Surroundings(size, init.images[0], init.mask, init.resize_mode)
+
+
+def _told_the_face(units: list[ActiveUnit]) -> list[ActiveUnit]:
+    """InstantID's ControlNet reads the face that another unit's adapter found, not the prompt."""
+    faces = [one.hint for one in units if isinstance(one.network, FaceAdapter) and one.network.recogniser == INSTANT_ID]
+    if not faces:
+        return units
+    return [replace(one, words=faces[0]) if _places_a_face(one) else one for one in units]
+
+
+def _places_a_face(active: ActiveUnit) -> bool:
+    model = active.unit.model.path.stem.lower().replace("_", "").replace("-", "") if active.unit.model else ""
+    by_name = active.unit.module.name == "instant_id_face_keypoints" or "instantid" in model
+    return by_name and isinstance(active.network, ControlNet)
 
 
 def _reference(unit: ControlUnit, model: DiffusionModel, *, hires_pass: bool) -> Reference:

@@ -1,4 +1,4 @@
-"""Faces: InstantID's landmarks, MediaPipe's mesh, and the grey features that facexlib leaves of a face."""
+"""Faces: InstantID's landmarks, whose a face is, MediaPipe's mesh, and the features that facexlib leaves of one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 from sdwebui_api.control.poses.boxes import OnnxModel
 from sdwebui_api.control.poses.drawing import draw_face_landmarks
-from sdwebui_api.control.poses.identity import Face, find_faces
+from sdwebui_api.control.poses.identity import Face, find_faces, identity
 from sdwebui_api.control.poses.mesh import MESH_POINTS, draw_meshes
 from sdwebui_api.control.preprocessor import Preprocessor, PreprocessorResult, Slider
 from sdwebui_api.control.preprocessors.onnx_files import onnx_file
@@ -19,10 +19,23 @@ from sdwebui_api.errors import BadRequest, UnusableModel
 from sdwebui_api.imaging.faces import SMALLEST_EYE_DISTANCE, Landmarks, cut_out
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from sdwebui_api.control.preprocessor import Picture, PreprocessorContext
 
 INSIGHTFACE = "insightface/models"
 ANTELOPE = WeightFile(f"{INSIGHTFACE}/antelopev2", "scrfd_10g_bnkps.onnx", "deepinsight/insightface, antelopev2.zip")
+RECOGNISERS = {
+    "faceid": (
+        WeightFile(f"{INSIGHTFACE}/buffalo_l", "det_10g.onnx", "deepinsight/insightface, buffalo_l.zip"),
+        WeightFile(f"{INSIGHTFACE}/buffalo_l", "w600k_r50.onnx", "deepinsight/insightface, buffalo_l.zip"),
+    ),
+    "instantid": (
+        ANTELOPE,
+        WeightFile(f"{INSIGHTFACE}/antelopev2", "glintr100.onnx", "deepinsight/insightface, antelopev2.zip"),
+    ),
+}
+"""What finds and what describes a face for each kind of face adapter (`engine/networks/face_adapter.py`)."""
 LANDMARKER = WeightFile("mediapipe_face", "face_landmarker.task", "MediaPipe's face landmarker")
 RETINAFACE = WeightFile("facexlib", "detection_Resnet50_Final.pth", "xinntao/facexlib v0.1.0")
 PARSING = WeightFile("facexlib", "parsing_bisenet.pth", "xinntao/facexlib v0.2.0")
@@ -54,6 +67,20 @@ def landmarks(image: Picture, *, resolution: int, context: PreprocessorContext, 
     canvas = np.zeros_like(unpad(padded))
     draw_face_landmarks(canvas, [(float(x), float(y)) for x, y in face.landmarks])
     return PreprocessorResult(canvas)
+
+
+def identity_in(rgb: Picture, recogniser: str, context: PreprocessorContext) -> NDArray[np.float32]:
+    """The numbers `[512]` of the largest face in `[H, W, 3]`, of length one for FaceID.
+
+    Raises BadRequest(context.field) when there is none, NotFound and UnusableModel as preprocessors do.
+    """
+    name, (detector_file, network_file) = "face identity", RECOGNISERS[recogniser]
+    with (
+        onnx_file(context, name, detector_file) as detector,
+        onnx_file(context, name, network_file) as network_of_faces,
+    ):
+        found = identity(rgb, largest_face(rgb, detector, context), network_of_faces)
+    return found / max(float(np.linalg.norm(found)), 1e-9) if recogniser == "faceid" else found
 
 
 # -- MediaPipe -----------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """IP-Adapters and style adapters: the control model's own image encoder looks at the picture; nothing is detected.
 
-Which encoder that is, the control model's file tells; the names that say it are all the same here.
+Which encoder that is, or whether it is a face that counts, the control model's file tells; the names that say it are
+all the same here.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ PREPROCESSORS = (
     _preprocessor("ip-adapter_clip_sd15", "ip-adapter_clip_h", priority=100),
     _preprocessor("ip-adapter_clip_sdxl", "ip-adapter_clip_g"),
     _preprocessor("ip-adapter_clip_sdxl_plus_vith", "ip-adapter_clip_sdxl_plus_vith"),
+    _preprocessor("ip-adapter_face_id_plus", "ip-adapter_face_id_plus"),
+    _preprocessor("ip-adapter_face_id", "ip-adapter_face_id"),
+    _preprocessor("instant_id_face_embedding", "instant_id_face_embedding", "Instant-ID"),
     _preprocessor("clip_vision", "t2ia_style_clipvision", "T2I-Adapter"),
 )
 

@@ -97,22 +97,25 @@ class ControlInput:
     """One network's part in one evaluation of B rows.
 
     hint: rows as in x. scales: `[B, count]`, a factor per residual. region: `[B, 1, H, W]` in [0, 1], or None.
+    context: `[B, T, D]`, what the network reads instead of the prompt, or None.
     """
 
     network: ControlNetwork
     hint: Hint
     scales: Tensor
     region: Tensor | None = None
+    context: Tensor | None = None
 
     @property
     def kind(self) -> Hashable:
         """Inputs of equal kind may share a forward pass."""
-        region = None if self.region is None else self.region.shape[1:]
-        return self.network.key, tuple(tensor.shape[1:] for tensor in self.hint), region
+        others = (None if one is None else one.shape[1:] for one in (self.region, self.context))
+        return self.network.key, tuple(tensor.shape[1:] for tensor in self.hint), *others
 
     def scaled(self, x: Tensor, t: Tensor, context: Tensor) -> Residuals:
         """The residuals, weighted, in x's precision and place."""
         hint = tuple(tensor.to(x) for tensor in self.hint)
+        context = context if self.context is None else self.context.to(context)
         found = self.network.residuals(x, t, context, hint)
         scales = self.scales.to(x)
         return found.rebuilt(
@@ -133,11 +136,18 @@ def joined(inputs: Sequence[Sequence[ControlInput]]) -> tuple[ControlInput, ...]
             first.network,
             tuple(torch.cat(tensors) for tensors in zip(*(one.hint for one in same), strict=True)),
             torch.cat([one.scales for one in same]),
-            None if first.region is None else torch.cat([one.region for one in same if one.region is not None]),
+            _rows([one.region for one in same]),
+            _rows([one.context for one in same]),
         )
         for first, *rest in zip(*inputs, strict=True)
         for same in [[first, *rest]]
     )
+
+
+def _rows(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """All have it or none has."""
+    given = [part for part in parts if part is not None]
+    return torch.cat(given) if given else None
 
 
 def sum_residuals(inputs: Sequence[ControlInput], x: Tensor, t: Tensor, context: Tensor) -> Residuals:
