@@ -12,7 +12,6 @@ import os
 import sys
 import time
 import uuid
-from contextlib import suppress
 
 import uvicorn
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -20,7 +19,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route, WebSocketRoute
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket
 
 STREAM = "bare"
 GROUP = "eas"
@@ -51,14 +50,19 @@ def app(redis: Redis) -> Starlette:
     async def watch(socket: WebSocket) -> None:
         group = await join(redis)
         await socket.accept()
-        with suppress(WebSocketDisconnect, RuntimeError):
-            while True:
-                entries = await read(redis, group)
-                for _, fields in entries:
-                    await socket.send_bytes(fields[b"data"])
-                if entries:
-                    await redis.xack(STREAM, group, *(index for index, _ in entries))
+        sending = asyncio.create_task(send_all(socket, group))
+        while (await socket.receive())["type"] != "websocket.disconnect":
+            pass
+        sending.cancel()
         await redis.xgroup_destroy(STREAM, group)
+
+    async def send_all(socket: WebSocket, group: str) -> None:
+        while True:
+            entries = await read(redis, group)
+            for _, fields in entries:
+                await socket.send_bytes(fields[b"data"])
+            if entries:
+                await redis.xack(STREAM, group, *(index for index, _ in entries))
 
     return Starlette(routes=[Route("/put", put, methods=["POST"]), WebSocketRoute("/watch", watch)])
 
