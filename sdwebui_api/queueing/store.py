@@ -105,10 +105,11 @@ class QueueStore(Protocol):
         """At most `limit` items for this consumer, high priority first, then by index; never waits, may be empty.
 
         Each is held for `lease` seconds (renewable) and invisible to the rest of the group meanwhile; after that it
-        is deliverable again, with a higher `count`. With `consumer.auto_commit` they are committed in the same
-        transaction. `index_only`: items come without data. The caller keeps count of its window. Raises Replaced,
-        also when the consumer never joined, left or was forgotten; StreamEnded when the stream has ended and holds
-        nothing more for this consumer, not even something that is held now and may come back.
+        is deliverable again, with a higher `count`. With `consumer.auto_commit` (as given here, not as it
+        joined) they are committed in the same transaction. `index_only`: items come without data. The caller keeps
+        count of its window. Raises Replaced, also when the consumer never joined, left or was forgotten; StreamEnded
+        when the stream has ended and holds nothing more for this consumer, not even something that is held now and may
+        come back.
         """
         ...
 

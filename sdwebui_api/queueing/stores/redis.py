@@ -184,7 +184,7 @@ class RedisStore:
 
     async def _take(self, queue: str, consumer: Consumer, limit: int, lease: float, index_only: bool) -> list[Delivery]:
         async with self._taking(queue, consumer) as taker:
-            facts = (limit, _milliseconds(lease), int(index_only), taker.token)
+            facts = (limit, _milliseconds(lease), int(index_only), taker.token, int(consumer.auto_commit))
             answer = await self._call(TAKE, queue, *_who(consumer), *facts, *flat(consumer.tags))
             taker.token = _token()
         if answer == b"replaced":

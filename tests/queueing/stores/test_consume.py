@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -80,6 +81,17 @@ async def test_auto_commit_removes_with_the_delivery(store):
     assert await length(store) == 1
     await store.leave(QUEUE, taker)
     assert bodies(await store.take(QUEUE, await joined(store, "v"), 9, lease=LONG)) == [b"2"]
+
+
+async def test_of_a_take_that_does_not_commit_nothing_is_lost(store):
+    """Whoever joined to commit automatically may still take without, and commit once it has passed the items on."""
+    await put_many(store, 2)
+    taker = await joined(store, auto_commit=True)
+    careful = replace(taker, auto_commit=False)
+    assert bodies(await store.take(QUEUE, careful, 1, lease=LONG)) == [b"0"]
+    assert await length(store) == 2 and (await store.stats(QUEUE)).consumers[0].auto_commit
+    await store.leave(QUEUE, careful)
+    assert bodies(await store.take(QUEUE, await joined(store, "v"), 9, lease=LONG)) == [b"0", b"1"]
 
 
 async def test_start_at_an_index(store):

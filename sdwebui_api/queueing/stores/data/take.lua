@@ -1,4 +1,5 @@
--- KEYS q; ARGV run, group, user, connection, limit, lease (ms), index_only, token, then the consumer's tags.
+-- KEYS q; ARGV run, group, user, connection, limit, lease (ms), index_only, token, auto, then
+-- the consumer's tags.
 -- Answers 'replaced', 'ended' or a list of {index, count, priority, fields}.
 --
 -- The token names this attempt. When an answer was lost on its way, the next attempt brings the same token and is given
@@ -6,7 +7,7 @@
 local q, g, u = KEYS[1], ARGV[2], ARGV[3]
 local limit, lease, index_only, token = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1', ARGV[8]
 local key, group = consumer_key(q, g, u), q .. ':group:' .. g
-local me = call('HMGET', key, 'connection', 'floor', 'auto', 'seen', 'token', 'given', 'index', 'gone')
+local me = call('HMGET', key, 'connection', 'floor', 'seen', 'token', 'given', 'index', 'gone')
 if me[1] ~= ARGV[4] then return 'replaced' end
 
 local function delivery(i, count, score, fields)
@@ -15,7 +16,7 @@ end
 
 local function given_before()
   local again = {}
-  for text in string.gmatch(me[6], '%d+') do
+  for text in string.gmatch(me[5], '%d+') do
     local i = tonumber(text)
     local score = score_of(q, i)
     if score and call('ZSCORE', q .. ':leases:' .. g, i) then
@@ -29,14 +30,14 @@ local function given_before()
   return again
 end
 
-if me[5] == token then
+if me[4] == token then
   local again = given_before()
   if again[1] then return again end
 end
 expire(q, g)
 
-local floor, auto = tonumber(me[2]), me[3] == '1'
-local keys, only = filter_of(q, slice(ARGV, 9))
+local floor, auto = tonumber(me[2]), ARGV[9] == '1'
+local keys, only = filter_of(q, slice(ARGV, 10))
 local filtered = only or keys[1]
 local known = call('HMGET', group, 'high', 'low', 'top', 'lease')
 local top = tonumber(known[3] or 0)
@@ -73,7 +74,7 @@ local function may_come_back()
 end
 
 if #chosen == 0 then
-  if me[8] or NOW - tonumber(me[4]) > 1000 then
+  if me[7] or NOW - tonumber(me[3]) > 1000 then
     call('HSET', key, 'seen', num(NOW))
     call('HDEL', key, 'gone')
   end
@@ -81,7 +82,7 @@ if #chosen == 0 then
   return {}
 end
 
-local newest, given, answers, bytes = tonumber(me[7]), {}, {}, 0
+local newest, given, answers, bytes = tonumber(me[6]), {}, {}, 0
 if not auto then lease_begins(q, g, NOW + lease) end
 for _, pair in ipairs(chosen) do
   local i, score = pair[1], pair[2]
@@ -111,7 +112,7 @@ for _, pair in ipairs(chosen) do
   end
 end
 call('HSET', key, 'seen', num(NOW), 'index', newest, 'token', token, 'given', table.concat(given, ' '))
-if me[8] then call('HDEL', key, 'gone') end
+if me[7] then call('HDEL', key, 'gone') end
 call('HSET', group, 'top', top, 'lease', lease, unpack(moved))
 for at = 1, #moved, 2 do
   call('XGROUP', 'SETID', q .. ':' .. moved[at], g, num(index_of(tonumber(moved[at + 1]))) .. '-0')

@@ -37,7 +37,6 @@ class Registered:
     group: int
     start: int
     wanted: Filter
-    auto_commit: bool
     seen: float
     cursor: dict[int, int]
     """By priority: what it wants of lower index has an entry."""
@@ -96,7 +95,7 @@ def _registered(tx: Transaction, queue: Queue | None, consumer: Consumer) -> Reg
     row = (
         queue
         and tx.db.execute(
-            "SELECT c.id, g.id, c.start, c.tags, c.auto_commit, c.seen, c.cursor_0, c.cursor_1, g.cursor_0, g.cursor_1"
+            "SELECT c.id, g.id, c.start, c.tags, c.seen, c.cursor_0, c.cursor_1, g.cursor_0, g.cursor_1"
             " FROM groups g JOIN consumers c ON c.grp = g.id WHERE g.queue = ? AND g.name = ? AND c.user = ?"
             " AND c.connection = ?",
             (queue.id, consumer.group, consumer.user, consumer.connection),
@@ -104,9 +103,9 @@ def _registered(tx: Transaction, queue: Queue | None, consumer: Consumer) -> Reg
     )
     if not row or not consumer.connection:
         raise Replaced(f"The consumer {consumer.id} has a newer connection, or none")
-    number, group, start, tags, auto, seen, low, high, group_low, group_high = row
+    number, group, start, tags, seen, low, high, group_low, group_high = row
     cursors = {LOW: low, HIGH: high}, {LOW: group_low, HIGH: group_high}
-    return Registered(number, group, start, Filter(json.loads(tags)), bool(auto), seen, *cursors)
+    return Registered(number, group, start, Filter(json.loads(tags)), seen, *cursors)
 
 
 def leave(tx: Transaction, name: str, consumer: Consumer) -> None:
@@ -158,7 +157,7 @@ def take(tx: Transaction, name: str, consumer: Consumer, limit: int, lease: floa
         "UPDATE consumers SET last_index = max(last_index, ?), given = ?, seen = ?, gone_since = NULL WHERE id = ?",
         (max(item.index for item in items), tx.now, tx.now, me.id),
     )
-    if me.auto_commit:
+    if consumer.auto_commit:
         _commit(tx, queue, me.group, items)
     return [Delivery(item, count) for item, count in zip(items, counts, strict=True)]
 
