@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from tests.queueing.crash.zygote import Zygote
 from tests.support.fronts import Front, run_front
 from tests.support.redis_server import RedisServer
 
@@ -16,6 +17,15 @@ from tests.support.redis_server import RedisServer
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     with RedisServer(tmp_path_factory.mktemp("redis")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """Forks front ends and workers over a stand-in for the engine."""
+    stores = "sdwebui_api.queueing.stores"
+    made = Zygote("tests.queueing.crash.roles", f"{stores}.sqlite", f"{stores}.redis")
+    yield made
+    made.close()
 
 
 @pytest.fixture(params=["sqlite", "redis"])

@@ -35,14 +35,6 @@ ROWS = [
 
 
 @pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    stores = "sdwebui_api.queueing.stores"
-    made = Zygote("tests.queueing.crash.roles", f"{stores}.sqlite", f"{stores}.redis")
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
 def table(request: pytest.FixtureRequest) -> Iterator[list[Report]]:
     rows: list[Report] = []
     yield rows

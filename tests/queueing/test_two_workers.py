@@ -28,13 +28,6 @@ JOBS = 200
 IDENTITY = {"X-EAS-QueueService-Redis-Uid": "me", "X-EAS-QueueService-Redis-Gid": "eas"}
 
 
-@pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    made = Zygote("tests.queueing.crash.roles", "sdwebui_api.queueing.stores.redis")
-    yield made
-    made.close()
-
-
 @pytest.fixture
 def running(zygote: Zygote, tmp_path: Path) -> Iterator[Rig]:
     with rig(zygote, tmp_path, "redis", workers=2, seconds=0.1) as made:
