@@ -1,7 +1,8 @@
 """Answers by address, as EAS services give them: `images` is empty, `parameters` says where the pictures lie.
 
-A request is answered so when it was queued, when it names `save_dir`, and under `--nowebui` when `save_images` wrote
-its pictures; all other answers are A1111's. Failures of such requests have the keys of both forms.
+A request is answered so when it was queued, when it names `save_dir`, and under `--nowebui` when it has any key of EAS
+clients and `save_images` wrote its pictures; all other answers are A1111's. Failures of such requests have the keys
+of both forms.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from sdwebui_api.api.eas_extras import spelled
+from sdwebui_api.api.eas_extras import has_extras, spelled
 from sdwebui_api.queueing.call import queued_call
 
 
@@ -38,7 +39,8 @@ def begin(request: Request, body: Mapping[str, Any], *, nowebui: bool) -> EasCal
     """None: the request is answered as A1111 answers. `body`: its fields, checked or not."""
     alwayson = body.get("alwayson_scripts")
     queued = queued_call(request.scope) is not None
-    if not queued and not spelled(alwayson, "save_dir") and not (nowebui and body.get("save_images") is True):
+    saves = nowebui and body.get("save_images") is True and has_extras(alwayson)
+    if not queued and not saves and not spelled(alwayson, "save_dir"):
         return None
     call = EasCall(spelled(alwayson, "id_task") or None, spelled(alwayson, "uid") or None, queued)
     # Error answers and the request log find it there.

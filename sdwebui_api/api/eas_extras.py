@@ -58,6 +58,11 @@ def without_extras(alwayson: Mapping[str, Any]) -> dict[str, Any]:
     return {name: entry for name, entry in alwayson.items() if name not in EXTRA_KEYS}
 
 
+def has_extras(alwayson: Any) -> bool:
+    """Whether an EAS client speaks."""
+    return isinstance(alwayson, Mapping) and any(key in alwayson for key in EXTRA_KEYS)
+
+
 def spelled(alwayson: Any, key: str) -> str:
     """A key of a body that may be anything: for answers to requests that are refused. Empty: it is no text."""
     value = alwayson.get(key) if isinstance(alwayson, Mapping) else None

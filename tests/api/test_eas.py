@@ -308,26 +308,28 @@ def test_other_routes_answer_a_queued_request_as_ever(services):
 def test_save_images_without_a_page(client, services, tmp_path):
     """The golden flags say --nowebui: what the output settings saved is answered, and not written again."""
     services.generator = Studio(tmp_path / "saved")
-    body = ask(client, save_images=True, n_iter=2, seed=3)
+    body = ask(client, save_images=True, n_iter=2, seed=3, keys={"id_task": "t6"})
     names = [f"{tmp_path}/saved/{name}.png" for name in ("00000-grid", "00001-sample", "00002-sample")]
     assert body["parameters"]["image_url"].split(",") == names and body["parameters"]["seed"] == "3,4"
     assert not (tmp_path / "saved").exists() and not (tmp_path / "outputs").exists()
     _, body = queued(services, "sdapi/v1/txt2img", {**SMALL, "save_images": True})
     assert body["parameters"]["image_url"] == f"{tmp_path}/saved/00000-sample.png"
+    # Clients of A1111 get A1111's answer.
+    assert len(ask(client, save_images=True)["images"]) == 1
     # An explicit save_dir is written besides.
     body = ask(client, save_images=True, keys={"save_dir": "x"})
     assert body["parameters"]["image_url"].startswith(f"{tmp_path}/x/txt2img-images/")
 
 
 def test_save_images_that_saved_nothing(client, studio):
-    assert len(ask(client, save_images=True)["images"]) == 1
+    assert len(ask(client, save_images=True, keys={"uid": "u"})["images"]) == 1
 
 
 def test_save_images_with_a_page(tmp_path):
     services = fake_services(tmp_path)
     services.flags = parse_flags(["--data-dir", str(tmp_path)], environ={})
     services.generator = Studio(tmp_path / "saved")
-    body = ask(TestClient(create_app(services)), save_images=True)
+    body = ask(TestClient(create_app(services)), save_images=True, keys={"uid": "u"})
     assert len(body["images"]) == 1 and "prompt" in body["parameters"]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,8 +42,7 @@ def flags_for(folder: Path, *more: str):
 
 
 def generate(folder: Path, bias: float) -> Image.Image:
-    # With a page: under --nowebui the answer would name the file that was saved.
-    flags = replace(flags_for(folder), nowebui=False)
+    flags = flags_for(folder)
     make_classifier(folder / "models" / "nsfw", bias=bias)
     services = build(flags)
     body = {"prompt": "a red apple", "steps": 1, "width": 64, "height": 64, "save_images": True}
