@@ -67,7 +67,7 @@ class Front:
         url = str(httpx.URL(of or self.input, params={name: str(value) for name, value in params.items()}))
         return connect(
             url.replace("http://", "ws://"), additional_headers=headers, compression=None, ping_interval=None,
-            max_size=None, open_timeout=10,
+            max_size=None, open_timeout=10, legacy=True,
         )  # fmt: skip
 
 
