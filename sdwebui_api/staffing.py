@@ -30,9 +30,16 @@ def staff_of(services: Services, queue: QueueService, loading: Callable[[], bool
         rules = worker_rules(services, queue)
         if rules.room == 0:
             return [dispatcher]
-        ready = _readiness(services, loading)
-        foreign = _foreign_jobs(services)
-        return [Worker(store, InProcess(app), rules, queue.failure, foreign=foreign, ready=ready), dispatcher]
+        worker = Worker(
+            store,
+            InProcess(app),
+            rules,
+            queue.failure,
+            foreign=_foreign_jobs(services),
+            ready=_readiness(services, loading),
+            check_callback=sender.check,
+        )
+        return [worker, dispatcher]
 
     return Staff(hire)
 

@@ -85,9 +85,9 @@ def is_queue(path: str) -> bool:
     return path.startswith("api/predict/")
 
 
-def refused(item: Item, failure: FailureBody) -> Outcome:
-    text = "/api/predict/… is the queue itself and cannot be queued"
-    return _failed(item, NOT_ALLOWED, failure(NOT_ALLOWED, text, id_task=_id_task(item)), "")
+def refused(item: Item, status: int, text: str, failure: FailureBody) -> Outcome:
+    """For an item that is not even passed on; nothing is sent to its `callback_url`."""
+    return _failed(item, status, failure(status, text, id_task=_id_task(item)), "")
 
 
 def _unexplained(item: Item, answer: Answer, failure: FailureBody) -> bytes:

@@ -9,16 +9,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
 
-from sdwebui_api.errors import SdWebUIError
+from sdwebui_api.errors import BadRequest, SdWebUIError
 from sdwebui_api.queueing.call import USER, QueuedCall, public_tags
 from sdwebui_api.queueing.consuming import ConsumerLoop, FindStore
 from sdwebui_api.queueing.inprocess import Answer
 from sdwebui_api.queueing.model import Delivery, sink_of
-from sdwebui_api.queueing.outcome import FailureBody, Outcome, given_up, is_queue, outcome_of, refused, without_callback
+from sdwebui_api.queueing.outcome import (
+    NOT_ALLOWED,
+    FailureBody,
+    Outcome,
+    given_up,
+    is_queue,
+    outcome_of,
+    refused,
+    without_callback,
+)
 from sdwebui_api.queueing.store import QueueFull, StoreUnavailable
 
 log = logging.getLogger(__name__)
@@ -52,6 +61,13 @@ class WorkerRules:
     """Seconds a request is offered again to an application that answers 503."""
 
 
+CheckCallback = Callable[[str], Awaitable[None]]
+
+
+async def _any_callback(url: str) -> None:
+    return
+
+
 class _Held:
     """An item in hand."""
 
@@ -78,7 +94,8 @@ class Worker(ConsumerLoop):
     """Several may share a queue, in any number of processes.
 
     `foreign(ids)`: how many jobs run here that are none of the requests `ids`; they take from the room, but one
-    place always stays. `ready()`: False while models are being loaded.
+    place always stays. `ready()`: False while models are being loaded. `check_callback(url)` raises BadRequest for a
+    `callback_url` that may not be called: such a request is not carried out.
     """
 
     def __init__(
@@ -90,6 +107,7 @@ class Worker(ConsumerLoop):
         *,
         foreign: Callable[[Collection[str]], int] = lambda ids: 0,
         ready: Callable[[], bool] = lambda: True,
+        check_callback: CheckCallback | None = None,
     ) -> None:
         super().__init__(store, rules.service, rules.service, window=rules.room, lease=rules.lease)
         self.rules = rules
@@ -97,6 +115,7 @@ class Worker(ConsumerLoop):
         self._failure = failure
         self._foreign = foreign
         self._ready = ready
+        self._check_callback = check_callback or _any_callback
         self._held: dict[int, _Held] = {}
         self._freed = asyncio.Event()
         self._sink_checked = float("-inf")
@@ -184,8 +203,14 @@ class Worker(ConsumerLoop):
         if delivery.count > self.rules.max_delivery:
             return given_up(delivery, self.rules.max_delivery, self._failure)
         if is_queue(path):
-            return refused(item, self._failure)
+            text = "/api/predict/… is the queue itself and cannot be queued"
+            return refused(item, NOT_ALLOWED, text, self._failure)
         body, callback_url = without_callback(item)
+        try:
+            if callback_url:
+                await self._check_callback(callback_url)
+        except BadRequest as error:
+            return refused(item, error.status, f"callback_url: {error.message}", self._failure)
         call = QueuedCall(item.request_id, public_tags(item.tags), item.tags.get(USER))
         answer = await self._ask(path, body, call)
         return None if answer is None else outcome_of(item, answer, callback_url, self._failure)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sdwebui_api.errors import BadRequest
 from sdwebui_api.queueing.inprocess import Answer
 from sdwebui_api.queueing.model import HIGH, LAST_CODE, REQUEST_ID
 from sdwebui_api.queueing.store import QueueStore, StoreUnavailable
@@ -133,6 +134,19 @@ async def test_a_callback_is_written_with_the_result(store, status):
     assert callback.data == result.data
     assert callback.tags == {**result.tags, "_callback_url_": "https://me.example/done"}
     assert json.loads(stage.bodies[0]) == {"prompt": "a"}
+
+
+async def test_an_address_that_may_not_be_called_fails_the_request(store):
+    async def check(url: str) -> None:
+        raise BadRequest(f"{url} is not allowed", field="callback_url", status=403)
+
+    stage = Stage()
+    await store.put(QUEUE, item(b'{"callback_url": "http://10.0.0.1/"}', rid="r"))
+    async with at_work(Worker(lambda: store, stage, WorkerRules(QUEUE, 1), failure, check_callback=check)):
+        result = await result_of(store, "r", SINK)
+    assert result.tags[LAST_CODE] == "403" and stage.calls == []
+    assert parameters(result.data)["error_msg"] == "callback_url: http://10.0.0.1/ is not allowed"
+    assert await length(store, CALLBACKS) == 0
 
 
 async def test_the_callback_of_the_put_wins(store):
