@@ -32,7 +32,8 @@ _DEEPEST = 4
 async def linked(services: Services, walk: Callable[[Swap], T]) -> AsyncIterator[T]:
     """What `walk` builds with the files in place of their URLs. Leave the block when the files are used up.
 
-    Raises what `LinkFetcher.fetched` raises; Busy, before anything is fetched, on a full server.
+    Raises what `LinkFetcher.fetched` raises; Busy, before anything is fetched, on a full server; BadRequest (422) where
+    the setting `api_enable_requests` is off.
     """
     wanted: dict[str, str] = {}
 
@@ -45,11 +46,12 @@ async def linked(services: Services, walk: Callable[[Swap], T]) -> AsyncIterator
     if not wanted:
         yield as_sent
         return
-    if services.links is None:
+    options = services.options.snapshot()
+    if services.links is None or not options.api_enable_requests:
         raise BadRequest("this server fetches no pictures by URL: send base64", field=next(iter(wanted.values())))
     services.runner.check_admission()
     begun = time.perf_counter()
-    async with services.links.fetched(wanted) as files:
+    async with services.links.fetched(wanted, options.api_useragent) as files:
         services.metrics.stage_ended("fetch", time.perf_counter() - begun)
         yield walk(lambda text, field: files.get(text, text))
 

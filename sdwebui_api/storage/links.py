@@ -31,7 +31,8 @@ MAX_DOWNLOADS = 64
 _PER_REQUEST = 8
 _SCHEME = re.compile(r"\s*[a-z][a-z0-9+.-]{0,15}://", re.IGNORECASE)
 # identity: what a small answer unpacks to cannot be known before it is unpacked.
-_HEADERS = {"Accept": "image/*, */*;q=0.5", "Accept-Encoding": "identity", "User-Agent": "sdwebui_api"}
+_HEADERS = {"Accept": "image/*, */*;q=0.5", "Accept-Encoding": "identity"}
+USER_AGENT = "sdwebui_api"
 
 
 def is_link(text: object) -> bool:
@@ -66,7 +67,7 @@ class LinkFetcher:
         self._held = 0
 
     @asynccontextmanager
-    async def fetched(self, wanted: Mapping[str, str]) -> AsyncIterator[dict[str, bytes]]:
+    async def fetched(self, wanted: Mapping[str, str], user_agent: str = "") -> AsyncIterator[dict[str, bytes]]:
         """`wanted`: URL → field of the request; yields URL → file. Their memory counts until the block is left.
 
         Raises BadRequest (422; 403 for an address that is refused), PayloadTooLarge, Busy.
@@ -74,7 +75,7 @@ class LinkFetcher:
         if len(wanted) > MAX_LINKS:
             field = list(wanted.values())[MAX_LINKS]
             raise BadRequest(f"{len(wanted)} pictures by URL, at most {MAX_LINKS} are fetched", field=field)
-        account = _Account(self)
+        account = _Account(self, {**_HEADERS, "User-Agent": user_agent or USER_AGENT})
         try:
             yield await self._fetch_all(wanted, account)
         finally:
@@ -114,7 +115,7 @@ class LinkFetcher:
         target = self.guard.parse(url, field, ("http", "https", *self._fetchers))
         async with guarded_client(self.guard, field, self._tls, self.limits.seconds) as client:
             for _ in range(self.limits.redirects + 1):
-                async with client.stream("GET", target, headers=_HEADERS) as response:
+                async with client.stream("GET", target, headers=account.headers) as response:
                     if not response.has_redirect_location:
                         return await self._body(response, field, account)
                     target = self._redirected(target, response, field)
@@ -160,9 +161,10 @@ class LinkFetcher:
 
 @dataclass
 class _Account:
-    """The bytes that one request holds."""
+    """What one request fetches with, and the bytes it holds."""
 
     fetcher: LinkFetcher
+    headers: Mapping[str, str]
     taken: int = 0
 
     def take(self, size: int, field: str) -> None:

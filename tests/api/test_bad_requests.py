@@ -28,6 +28,8 @@ DIFFERENT = {
     "unknown scheduler": 400,
     "infotext with unknown sampler": 400,
     "override_settings: unknown key": 200,
+    # as `save_dir` outside of its roots; A1111: 500 `Request to local resource not allowed`
+    "init image local URL": 403,
     # it is built in here
     "without the ControlNet extension": 200,
     # A1111 answers the caption "<error>".

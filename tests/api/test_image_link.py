@@ -230,6 +230,21 @@ def test_requests_look_like_this(client, good):
     assert headers["host"] == f"good.test:{good.port}" and headers["accept-encoding"] == "identity"
 
 
+def test_the_settings_of_a1111(tmp_path, good):
+    """`api_enable_requests`, `api_useragent`: only the settings file has them. The guard stays whatever it says."""
+    settings = tmp_path / "config.json"
+    for written, link, status in (
+        ({"api_useragent": "studio/1"}, url(good), 200),
+        ({"api_enable_requests": False}, url(good), 422),
+        ({"api_forbid_local_requests": False}, f"http://127.0.0.1:{good.port}/ok.png", 403),
+    ):
+        settings.write_text(json.dumps(written))
+        services = fake_services(tmp_path)
+        services.links = fetcher()
+        assert by_link(TestClient(create_app(services)), link).status_code == status, written
+    assert len(good.hits) == 1 and good.headers[-1]["User-Agent"] == "studio/1"
+
+
 def test_proxies_of_the_environment_are_not_used(client, good, internal, monkeypatch):
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{internal.port}")
