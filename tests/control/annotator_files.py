@@ -20,10 +20,10 @@ def layout(name: str) -> Shapes:
     return {name: tuple(int(side) for side in shape.split("x") if side) for name, _, shape in pairs}
 
 
-def shrunk(shapes: Shapes, keep: str = r"$^") -> Shapes:
+def shrunk(shapes: Shapes, keep: str = r"$^", whole: str = r"$^") -> Shapes:
     """An eighth of every width. 8a + b becomes a + b, so that sums of widths stay sums.
 
-    keep: a pattern of tensors whose first dimension stays.
+    keep, whole: patterns of tensors whose first dimension stays, or all of them.
     """
 
     def small(side: int) -> int:
@@ -32,7 +32,7 @@ def shrunk(shapes: Shapes, keep: str = r"$^") -> Shapes:
     found = {}
     for name, shape in shapes.items():
         first = shape[:1] if re.search(keep, name) else tuple(small(side) for side in shape[:1])
-        found[name] = (*first, *(small(side) for side in shape[1:2]), *shape[2:])
+        found[name] = shape if re.search(whole, name) else (*first, *(small(side) for side in shape[1:2]), *shape[2:])
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,14 @@ from sdwebui_api.control.preprocessors.leres import depth_shades
 from sdwebui_api.control.preprocessors.normals import slopes
 from sdwebui_api.control.preprocessors.palette import ANIME_FACE
 from sdwebui_api.control.preprocessors.table import find_preprocessor
-from sdwebui_api.engine.annotators import dsine
+from sdwebui_api.engine.annotators import dsine, mobile_sam
 from sdwebui_api.engine.annotators.anime_face import build_anime_face
 from sdwebui_api.engine.annotators.dsine import Camera, build_dsine
 from sdwebui_api.engine.annotators.lama import build_lama
 from sdwebui_api.engine.annotators.leres import build_leres
 from sdwebui_api.engine.annotators.manga_lines import build_manga_lines
 from sdwebui_api.engine.annotators.mlsd import build_line_segments, segments
+from sdwebui_api.engine.annotators.mobile_sam import build_mobile_sam
 from sdwebui_api.engine.annotators.network import filled
 from sdwebui_api.engine.annotators.normal_bae import build_normal_bae
 from sdwebui_api.engine.annotators.teed import build_teed
@@ -39,6 +41,7 @@ BUILDS: dict[str, Callable[[Any], torch.nn.Module]] = {
     "leres": build_leres,
     "manga_lines": build_manga_lines,
     "mlsd": build_line_segments,
+    "mobile_sam": build_mobile_sam,
     "normal_bae": build_normal_bae,
     "teed": build_teed,
 }
@@ -55,10 +58,16 @@ def published(name: str) -> Shapes:
 def small(name: str) -> dict[str, Tensor]:
     if name == "teed":  # tiny as it is
         return drawn(published(name))
-    shapes = shrunk(published(name), KEEP.get(name, r"$^"))
+    shapes = shrunk(published(name), KEEP.get(name, r"$^"), whole=r"attention_biases")
     if name == "lama":  # fewer blocks; they take long
         shapes = {tensor: shape for tensor, shape in shapes.items() if not 6 <= int(tensor.split(".")[1]) <= 21}
-    return drawn(shapes)
+    found = drawn(shapes)
+    if name == "mobile_sam":  # so that it is sure of some masks, and they are stable
+        found["mask_decoder.iou_prediction_head.layers.2.bias"] += 1.0
+        for tensor in found:
+            if re.search(r"output_hypernetworks_mlps\.\d\.layers\.2", tensor):
+                found[tensor] *= 1000.0
+    return found
 
 
 @pytest.mark.parametrize("name", BUILDS)
@@ -95,6 +104,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     put("TEED/7_model.pth", small("teed"))
     put("TEED/MTEED.pth", small("teed"))
     put("normal_bae/scannet.pt", {"model": {f"module.{name}": v for name, v in small("normal_bae").items()}, "iter": 3})
+    put("mobile_sam/mobile_sam.pt", small("mobile_sam"))
     put("normal_dsine/dsine.pt", {"model": small("dsine")})
     put("anime_face_segment/Unet.pth", small("anime_face"))
     put(
@@ -140,18 +150,18 @@ def test_maps(name: str, folder: Path, image: np.ndarray) -> None:
     assert not np.array_equal(found, run(name, folder, image[::-1]))
 
 
-@pytest.mark.parametrize("name", [*WITH_FILES, "inpaint_only+lama"])
+@pytest.mark.parametrize("name", [*WITH_FILES, "mobile_sam", "inpaint_only+lama"])
 def test_missing_files_are_named(name: str, tmp_path: Path, image: np.ndarray) -> None:
     with pytest.raises(NotFound) as refused:
         run(name, tmp_path, image)
     assert refused.value.field == "unit.module" and str(tmp_path) in refused.value.message
 
 
-@pytest.mark.parametrize("name", [*WITH_FILES, "inpaint_only+lama"])
+@pytest.mark.parametrize("name", [*WITH_FILES, "mobile_sam", "inpaint_only+lama"])
 def test_other_files_are_refused(name: str, tmp_path: Path, image: np.ndarray) -> None:
     for place in ("mlsd/mlsd_large_512_fp32.pth", "manga_line/erika.pth", "TEED/7_model.pth", "TEED/MTEED.pth",
                   "normal_bae/scannet.pt", "normal_dsine/dsine.pt", "anime_face_segment/UNet.pth", "leres/res101.pth",
-                  "lama/ControlNetLama.pth"):  # fmt: skip
+                  "lama/ControlNetLama.pth", "mobile_sam/mobile_sam.pt"):  # fmt: skip
         (tmp_path / place).parent.mkdir(exist_ok=True)
         torch.save({"some.weight": torch.zeros(3)}, tmp_path / place)
     with pytest.raises(UnusableModel):
@@ -255,6 +265,32 @@ def test_near_is_white_and_can_be_cut() -> None:
 def test_anime_faces_have_seven_colours(folder: Path, image: np.ndarray) -> None:
     found = {tuple(colour) for colour in run("anime_face_segment", folder, image).reshape(-1, 3)}
     assert len(found) > 1 and found <= {tuple(colour) for colour in ANIME_FACE}
+
+
+def test_everything_is_cut_out(folder: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mobile_sam, "POINTS", 3)  # a real grid takes minutes here
+    found = run("mobile_sam", folder, image)
+    assert found.shape == (64, 88, 3) and len({tuple(colour) for colour in found.reshape(-1, 3)}) > 1
+    assert np.array_equal(found, run("mobile_sam", folder, image))
+
+
+def test_masks_that_cover_the_same_are_one() -> None:
+    masks = torch.zeros(4, 8, 8, dtype=torch.bool)
+    masks[0, :, :5], masks[1, :, :4], masks[2, 2:4, 2:4] = True, True, True  # the last one is empty
+    scores = torch.tensor([0.9, 0.95, 0.89, 0.99])
+    found = mobile_sam._without_doubles(mobile_sam._Found(masks, scores))
+    assert [int(mask.sum()) for mask in found.masks] == [32, 4]
+    labels = mobile_sam._labels(found)
+    assert labels[0, 0] == 1 and labels[2, 2] == 2 and labels[0, 4] == 0
+
+
+def test_nothing_is_cut_out_of_what_is_unsure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mobile_sam, "POINTS", 2)
+    tensors = small("mobile_sam")
+    tensors["mask_decoder.iou_prediction_head.layers.2.bias"] -= 9.0
+    module = filled(build_mobile_sam, tensors, "")
+    with torch.no_grad():
+        assert not module(torch.zeros(1, 3, 40, 64)).any()
 
 
 def test_lama_fills_the_hole_and_nothing_else(folder: Path, image: np.ndarray) -> None:

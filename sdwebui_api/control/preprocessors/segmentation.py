@@ -1,6 +1,6 @@
 """Segmentation maps in the colours of ADE20K or COCO, by networks in transformers' format (`engine/segmentation.py`).
 
-And parts of anime faces, by a small network of its own (`engine/annotators/anime_face.py`).
+And parts of anime faces, and segments of whatever it may be, by networks in their authors' files (`engine/annotators`).
 """
 
 from __future__ import annotations
@@ -54,6 +54,25 @@ def anime_face(image: Picture, *, resolution: int, context: PreprocessorContext,
         )
 
 
+MOBILE_SAM = WeightFile("mobile_sam", "mobile_sam.pt", "dhkim2810/MobileSAM")
+
+
+def mobile_sam(image: Picture, *, resolution: int, context: PreprocessorContext, **_: Any) -> PreprocessorResult:
+    """Every segment in a colour of its own; what belongs to none is black."""
+    path = MOBILE_SAM.find(context, "mobile_sam")
+    from sdwebui_api.engine.annotators.mobile_sam import build_mobile_sam
+
+    def coloured(rgb: Picture) -> Picture:
+        labels = found.run(rgb).astype(np.int64)
+        # Drawn anew for every picture by the extension; here a request gives the same map every time.
+        colours = np.random.default_rng(0).integers(0, 256, (int(labels.max()) + 1, 3), dtype=np.uint8)
+        colours[0] = 0
+        return np.asarray(colours[labels], dtype=np.uint8)
+
+    with picture_network(context, path, build_mobile_sam, "MobileSAM network") as found:
+        return PreprocessorResult(detect_at(image, resolution, coloured))
+
+
 def _preprocessor(
     name: str, label: str, folder: str, origin: str, priority: int = 0, palette: NDArray[np.uint8] = ADE20K
 ) -> Preprocessor:
@@ -66,4 +85,5 @@ PREPROCESSORS = (
     _preprocessor("segmentation", "seg_ufade20k", "upernet", "openmmlab/upernet-convnext-small"),
     _preprocessor("oneformer_coco", "seg_ofcoco", "oneformer_coco", "shi-labs/oneformer_coco_swin_large", palette=COCO),
     Preprocessor("anime_face_segment", "seg_anime_face", anime_face, tags=("Segmentation",)),
+    Preprocessor("mobile_sam", "mobile_sam", mobile_sam, tags=("Segmentation",)),
 )
