@@ -130,10 +130,11 @@ def write_face_detector(
 
 
 def write_recogniser(path: Path) -> None:
-    """ArcFace with one random layer: 512 numbers that depend on every pixel of the 112x112 crop."""
+    """ArcFace with one random layer: 512 numbers that depend on all of the 112x112 crop, seen coarsely."""
     file = OnnxFile("n", 3, 112, 112)
-    weight = np.random.default_rng(7).normal(size=(512, 3, 112, 112), scale=1 / 194)
-    cells = file.node("Conv", ["input", file.constant("w", weight)], "c", kernel_shape=[112, 112])
+    coarse = file.node("AveragePool", ["input"], "a", kernel_shape=[8, 8], strides=[8, 8])
+    weight = np.random.default_rng(7).normal(size=(512, 3, 14, 14), scale=1 / 24)
+    cells = file.node("Conv", [coarse, file.constant("w", weight)], "c", kernel_shape=[14, 14])
     file.node("Flatten", [cells], "output", axis=1)
     file.output("output", "n", 512)
     file.write(path)

@@ -26,17 +26,22 @@ LAYERS = {1: 128, 3: 192, 5: 192, 7: 192, 9: 128, 11: 128, 13: 192}
 def files(studio: Studio) -> Path:
     """Adapters beside the golden control models, and InsightFace's two packs. Returns the packs' folder."""
     folder = studio.services.catalog.control_models.folders[0].parent
+    packs = folder / "annotators" / "insightface" / "models"
+    if not packs.exists():
+        write_adapters(folder)
+        pose_files.write_face_detector(packs / "buffalo_l" / "det_10g.onnx", LANDMARKS)
+        pose_files.write_face_detector(packs / "antelopev2" / "scrfd_10g_bnkps.onnx", LANDMARKS)
+        pose_files.write_recogniser(packs / "buffalo_l" / "w600k_r50.onnx")
+        pose_files.write_recogniser(packs / "antelopev2" / "glintr100.onnx")
+    return packs
+
+
+def write_adapters(folder: Path) -> None:
     attention = {name: tensor for name, tensor in random_adapter(LAYERS).items() if name.startswith("ip_adapter.")}
     for name, form in (("faceid", forms.face_id), ("faceid-plusv2", forms.plus), ("instant_id", forms.instant_id)):
         forms.saved(folder / "ControlNet", {**form(), **attention}, f"ip-adapter-{name}_tiny.bin")
-    packs = folder / "annotators" / "insightface" / "models"
-    pose_files.write_face_detector(packs / "buffalo_l" / "det_10g.onnx", LANDMARKS)
-    pose_files.write_recogniser(packs / "buffalo_l" / "w600k_r50.onnx")
-    pose_files.write_face_detector(packs / "antelopev2" / "scrfd_10g_bnkps.onnx", LANDMARKS)
-    pose_files.write_recogniser(packs / "antelopev2" / "glintr100.onnx")
     (folder / "annotators" / "clip_vision").mkdir(parents=True, exist_ok=True)
     save_file(random_encoder(), folder / "annotators" / "clip_vision" / "clip_h.safetensors")
-    return packs
 
 
 def somebody(seed: int, place: tuple[int, int] = (320, 320)) -> str:
@@ -99,9 +104,12 @@ def test_a_picture_without_a_face_is_refused(studio: Studio, files: Path, module
 
 def test_missing_recognisers_are_named(studio: Studio, files: Path) -> None:
     path = files / "buffalo_l" / "w600k_r50.onnx"
-    path.unlink()
-    with pytest.raises(NotFound, match=r"w600k_r50\.onnx") as refused:
-        run(studio, face_unit("ip-adapter_face_id", "faceid", somebody(1)))
+    path.rename(path.with_suffix(".aside"))
+    try:
+        with pytest.raises(NotFound, match=r"w600k_r50\.onnx") as refused:
+            run(studio, face_unit("ip-adapter_face_id", "faceid", somebody(1)))
+    finally:
+        path.with_suffix(".aside").rename(path)
     assert str(path.parent) in refused.value.message
 
 
