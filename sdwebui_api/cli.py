@@ -77,6 +77,8 @@ COMMANDS: Mapping[str, Callable[[Flags], int]] = {
 
 def _configure_logging() -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for name in ("httpx", "httpcore"):  # they write every address, with the secrets of those that are signed
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _write_bare(name: str) -> None:

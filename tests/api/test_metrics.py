@@ -100,6 +100,11 @@ def test_what_clients_choose_makes_no_labels(client):
     assert 'method="other"' in text and 'route="other"' in text
 
 
+def test_no_series_about_series(client):
+    client.get("/sdapi/v1/samplers")
+    assert "_created" not in client.get("/metrics").text
+
+
 def test_the_token_is_asked_for(tmp_path):
     client = TestClient(create_app(fake_services(tmp_path, "--token", "t")))
     assert client.get("/metrics").status_code == 401
@@ -119,12 +124,17 @@ def test_two_servers_in_one_process_count_apart(tmp_path):
 def test_the_real_engine_measures_its_stages(tmp_path):
     import httpx
 
+    from tests.support.hosts import running_host
     from tests.support.server import run_golden_server
 
-    with run_golden_server(tmp_path, "--time-log", "--api-log") as server:
-        body = {"prompt": "a secret prompt", "steps": 2, "width": 64, "height": 64, "override_settings": {}}
-        for _ in range(2):
-            assert httpx.post(f"{server.url}/sdapi/v1/txt2img", json=body, timeout=120).status_code == 200
+    flags = ("--time-log", "--api-log", "--image-link-allow", "127.0.0.1")
+    with running_host() as host, run_golden_server(tmp_path, *flags) as server:
+        link = f"http://127.0.0.1:{host.port}/ok.png?signature=secret"
+        body = {"prompt": "a secret prompt", "steps": 2, "width": 64, "height": 64}
+        linked = {**body, "alwayson_scripts": {"image_link": link}}
+        for path, sent in (("txt2img", body), ("txt2img", body), ("img2img", linked)):
+            answer = httpx.post(f"{server.url}/sdapi/v1/{path}", json=sent, timeout=120)
+            assert answer.status_code == 200, answer.text
         text = httpx.get(f"{server.url}/metrics").text
     values = {
         (sample.name, *sample.labels.values()): sample.value
@@ -132,8 +142,10 @@ def test_the_real_engine_measures_its_stages(tmp_path):
         for sample in family.samples
     }
     for stage in ("load", "text", "sample", "decode", "finish"):
-        assert values["sdwebui_stage_seconds_count", stage] == 2, stage
-    assert values["sdwebui_step_batch_size_count",] >= 2
+        assert values["sdwebui_stage_seconds_count", stage] == 3, stage
+    for stage in ("fetch", "encode"):
+        assert values["sdwebui_stage_seconds_count", stage] == 1, stage
+    assert values["sdwebui_step_batch_size_count",] >= 3
     assert values["sdwebui_cache_hits_total", "text"] >= 1 and values["sdwebui_cache_hits_total", "weights"] >= 3
     assert values["sdwebui_weights_bytes",] > 1e6
     log = (tmp_path / "server.log").read_text()
