@@ -7,9 +7,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,14 @@ import httpx
 from websockets.sync.client import ClientConnection, connect
 
 from sdwebui_api import serving
+from sdwebui_api.api.factory import create_app
 from sdwebui_api.api.frontend import create_frontend
 from sdwebui_api.api.queue import build_queue, callback_check
-from sdwebui_api.config.flags import parse_flags
+from sdwebui_api.api.services import Services
+from sdwebui_api.config.flags import Flags, parse_flags
 from sdwebui_api.queueing.service import QueueService
+from sdwebui_api.staffing import staff_of
+from tests.support.fakes import fake_services
 
 ROOT = Path(__file__).parents[2]
 PROTOBUF = "application/vnd.google.protobuf"
@@ -80,11 +84,28 @@ def wait_until(condition: Any, seconds: float = 10.0, what: str = "the condition
 
 @contextmanager
 def run_front(queue_url: str, folder: Path, *words: str, **config: Any) -> Iterator[Front]:
-    """In a thread; `config` overrides uvicorn's."""
+    """A front end in a thread; `config` overrides uvicorn's."""
     folder.mkdir(parents=True, exist_ok=True)
-    flags = parse_flags(["--queue-url", queue_url, "--data-dir", str(folder), "--port", "0", *words], environ={})
+    flags = parse_flags(["--queue-url", queue_url, "--data-dir", str(folder), *words], environ={})
     queue = build_queue(flags, folder)
-    settings = serving.server_config(create_frontend(flags, queue, callback_check(flags)), flags)
+    with _in_thread(create_frontend(flags, queue, callback_check(flags)), flags, queue, config) as front:
+        yield front
+
+
+@contextmanager
+def run_whole_server(queue_url: str, folder: Path, *words: str) -> Iterator[tuple[Front, Services]]:
+    """The API, its queue and a worker in one, as `launch.py` composes them, over a fake generator."""
+    services = fake_services(folder, "--queue-url", queue_url, *words, concurrency=4)
+    services.queue = build_queue(services.flags, folder)
+    services.companions.append(staff_of(services, services.queue, lambda: False).beside)
+    with _in_thread(create_app(services), services.flags, services.queue, {}) as front:
+        yield front, services
+    services.runner.drain(5)
+
+
+@contextmanager
+def _in_thread(app: Any, flags: Flags, queue: QueueService, config: Mapping[str, Any]) -> Iterator[Front]:
+    settings = serving.server_config(app, replace(flags, port=0))
     for name, value in config.items():
         assert hasattr(settings, name)
         setattr(settings, name, value)
@@ -92,13 +113,13 @@ def run_front(queue_url: str, folder: Path, *words: str, **config: Any) -> Itera
     server = serving.Server(settings, opened.set, queue.closing.set)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    assert opened.wait(30), "the front end did not start"
+    assert opened.wait(30), "the server did not start"
     try:
         yield Front(f"http://127.0.0.1:{server.open_port}", queue, server)
     finally:
         server.should_exit = True
         thread.join(20)
-        assert not thread.is_alive(), "the front end did not stop"
+        assert not thread.is_alive(), "the server did not stop"
 
 
 def start_front(queue_url: str, folder: Path, *words: str, port: int = 0) -> Front:
