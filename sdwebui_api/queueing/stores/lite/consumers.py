@@ -333,9 +333,9 @@ def _commit(tx: Transaction, queue: Queue, group: int, items: Sequence[Item]) ->
             (queue.id, group),
         )
     ]
-    finished = [item for item in items if all(_is_done(tx, other, item.index) for other in others)]
-    remove(tx, queue, [item.index for item in finished], failed=False)
-    others_need = [item for item in items if item not in finished]
+    others_need = [item for item in items if not all(_is_done(tx, other, item.index) for other in others)]
+    needed = {item.index for item in others_need}
+    remove(tx, queue, [item.index for item in items if item.index not in needed], failed=False)
     for item in others_need:
         _note_done(tx, queue, group, item)
     if others_need:
