@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 logger = logging.getLogger(__name__)
 
@@ -332,11 +333,21 @@ class Flags:
         for name, value in answer.items():
             if name in SECRET_FLAGS and value:
                 answer[name] = "***"
+            elif name == "queue_url" and value:
+                answer[name] = without_password(value)
             elif isinstance(value, tuple):
                 answer[name] = list(value)
             elif isinstance(value, int | float) and not isinstance(value, bool) and name in _STRINGS_ON_THE_WIRE:
                 answer[name] = str(value)
         return answer
+
+
+def without_password(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    host = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=f"{parts.username or ''}:***@{host}").geturl()
 
 
 _STRINGS_ON_THE_WIRE = ("port", "sub_quad_kv_chunk_size", "sub_quad_chunk_threshold")

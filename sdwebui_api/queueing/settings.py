@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-from sdwebui_api.config.flags import Flags
+from sdwebui_api.config.flags import Flags, without_password
 from sdwebui_api.errors import BadRequest
 
 DEFAULT_SERVICE: str = Flags.service_name
@@ -74,14 +74,6 @@ def queue_settings(flags: Flags, data_dir: Path) -> QueueSettings:
     )
 
 
-def without_password(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    host = parts.netloc.rpartition("@")[2]
-    return parts._replace(netloc=f"{parts.username or ''}:***@{host}").geturl()
-
-
 def _service_name(name: str) -> str:
     if not name or "/" in name or quote(name, safe="") != name:
         raise BadRequest(f"--service-name: {name!r} may hold letters, digits and . _ - ~ only")
@@ -92,10 +84,18 @@ def _store_url(given: str | None, data_dir: Path) -> str:
     if not given:
         return f"sqlite:///{quote(str(data_dir / 'queue.sqlite3'))}"
     scheme, _, rest = given.partition("://")
-    if scheme not in SCHEMES or not rest.strip("/"):
+    if scheme not in SCHEMES or not rest.strip("/") or not _is_address(given):
         accepted = "sqlite:///FILE, redis://HOST:PORT/DB or rediss://HOST:PORT/DB"
-        raise BadRequest(f"--queue-url: {without_password(given)!r} is none of {accepted}")
+        shown = without_password(given) if _is_address(given) else "this"
+        raise BadRequest(f"--queue-url: {shown!r} is none of {accepted}")
     return given
+
+
+def _is_address(text: str) -> bool:
+    try:
+        return urlsplit(text).port != 0
+    except ValueError:
+        return False
 
 
 def _description(file: str | None) -> Mapping[str, Any]:
