@@ -96,6 +96,10 @@ class TestWorkerCommand:
     def _look_at_the_doors(address: str, log: Path) -> None:
         assert httpx.get(f"{address}/health/live").status_code == 200
         until(lambda: httpx.get(f"{address}/health/ready").status_code == 200, log)
+        assert httpx.get(f"{address}/metrics").status_code == 401
+        numbers = httpx.get(f"{address}/metrics", headers={"Authorization": "Bearer secret"}).text
+        assert 'sdwebui_queue_consumers{queue="input",service="sd_async"} 1.0' in numbers
+        assert "sdwebui_step_batch_size_count" in numbers
         assert httpx.get(f"{address}/sdapi/v1/samplers").status_code == 404
         assert httpx.post(f"{address}/sdapi/v1/txt2img", json=QUICK).status_code == 404
         assert httpx.post(f"{address}/health/../sdapi/v1/txt2img", json=QUICK).status_code == 404
