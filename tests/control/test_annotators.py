@@ -21,6 +21,7 @@ from sdwebui_api.control.preprocessors.palette import ANIME_FACE
 from sdwebui_api.control.preprocessors.table import find_preprocessor
 from sdwebui_api.engine.annotators import dsine, mobile_sam
 from sdwebui_api.engine.annotators.anime_face import build_anime_face
+from sdwebui_api.engine.annotators.depth_merging import build_depth_merging
 from sdwebui_api.engine.annotators.dsine import Camera, build_dsine
 from sdwebui_api.engine.annotators.lama import build_lama
 from sdwebui_api.engine.annotators.leres import build_leres
@@ -36,6 +37,7 @@ from tests.control.test_weights import LoadsAtOnce
 
 BUILDS: dict[str, Callable[[Any], torch.nn.Module]] = {
     "anime_face": build_anime_face,
+    "depth_merging": build_depth_merging,
     "dsine": build_dsine,
     "lama": build_lama,
     "leres": build_leres,
@@ -105,6 +107,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     put("TEED/MTEED.pth", small("teed"))
     put("normal_bae/scannet.pt", {"model": {f"module.{name}": v for name, v in small("normal_bae").items()}, "iter": 3})
     put("mobile_sam/mobile_sam.pt", small("mobile_sam"))
+    put("leres/latest_net_G.pth", small("depth_merging"))
     put("normal_dsine/dsine.pt", {"model": small("dsine")})
     put("anime_face_segment/Unet.pth", small("anime_face"))
     put(
@@ -138,7 +141,7 @@ WITH_FILES = [
     one.name
     for one in (*lines.PREPROCESSORS, *normals.PREPROCESSORS, *leres.PREPROCESSORS, *segmentation.PREPROCESSORS)
     if one.name in ("mlsd", "lineart_anime_denoise", "softedge_teed", "softedge_anyline", "normal_bae", "normal_dsine")
-    or one.name in ("depth_leres", "anime_face_segment")
+    or one.name in ("depth_leres", "depth_leres++", "anime_face_segment")
 ]
 
 
@@ -161,7 +164,7 @@ def test_missing_files_are_named(name: str, tmp_path: Path, image: np.ndarray) -
 def test_other_files_are_refused(name: str, tmp_path: Path, image: np.ndarray) -> None:
     for place in ("mlsd/mlsd_large_512_fp32.pth", "manga_line/erika.pth", "TEED/7_model.pth", "TEED/MTEED.pth",
                   "normal_bae/scannet.pt", "normal_dsine/dsine.pt", "anime_face_segment/UNet.pth", "leres/res101.pth",
-                  "lama/ControlNetLama.pth", "mobile_sam/mobile_sam.pt"):  # fmt: skip
+                  "lama/ControlNetLama.pth", "mobile_sam/mobile_sam.pt", "leres/latest_net_G.pth"):  # fmt: skip
         (tmp_path / place).parent.mkdir(exist_ok=True)
         torch.save({"some.weight": torch.zeros(3)}, tmp_path / place)
     with pytest.raises(UnusableModel):

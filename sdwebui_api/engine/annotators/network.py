@@ -31,8 +31,8 @@ class PictureNetwork:
         self._module = module
         self._device = device
 
-    def run(self, rgb: NDArray[np.uint8], **options: float) -> NDArray[np.float32]:
-        """uint8 `[H, W, C]` → what the module makes of `[1, C, H, W]` in [0, 255]. Raises OutOfMemory."""
+    def run(self, rgb: NDArray[np.uint8] | NDArray[np.float32], **options: float) -> NDArray[np.float32]:
+        """`[H, W, C]` in [0, 255] → what the module makes of `[1, C, H, W]`. Raises OutOfMemory."""
         pixels = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None].float()
         with self._device.running(self._module):
             found: Tensor = self._module(pixels.to(self._device.plan.device), **options)
