@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -79,6 +80,13 @@ class Server(uvicorn.Server):
                 for listener in server.sockets:
                     _notice_dead_peers(listener)
             self._on_open()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """An orderly stop is a success; uvicorn would let the signal kill the process in the end. A second one does."""
+        if self.should_exit or self.force_exit:
+            self.force_exit = True
+            super().handle_exit(sig, frame)
+        self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._on_closing()
