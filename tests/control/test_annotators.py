@@ -171,6 +171,15 @@ def test_other_files_are_refused(name: str, tmp_path: Path, image: np.ndarray) -
         run(name, tmp_path, image)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (2, 130)])
+@pytest.mark.parametrize("name", [*WITH_FILES, "mobile_sam", "inpaint_only+lama"])
+def test_any_picture_has_a_map(name: str, size: tuple[int, int], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mobile_sam, "POINTS", 1)
+    for picture in (np.zeros((*size, 3), dtype=np.uint8), np.full((*size, 4), 255, dtype=np.uint8)):
+        found = run(name, folder, picture)
+        assert found.dtype == np.uint8 and found.shape[2] in (3, 4) and min(found.shape[:2]) in (64, *size)
+
+
 # -- what the maps show ------------------------------------------------------------------------------------------------
 
 

@@ -186,7 +186,7 @@ class SegmentEverything(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         scale = SIDE / max(height, width)
-        inside = (int(height * scale + 0.5), int(width * scale + 0.5))
+        inside = (max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1))
         features = self.image_encoder(_squared(x, inside)) + self.prompt_encoder.no_mask_embed.weight[0, :, None, None]
         places = self.prompt_encoder.places(_grid(features.shape[-1], features)).permute(2, 0, 1)[None]
         centres = _grid(POINTS, x).flatten(0, 1) * torch.tensor([inside[1], inside[0]]).to(x)
