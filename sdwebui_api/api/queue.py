@@ -20,6 +20,9 @@ from sdwebui_api.queueing.stores.build import open_store
 if TYPE_CHECKING:
     from sdwebui_api.storage.net_guard import NetGuard
 
+if TYPE_CHECKING:
+    from sdwebui_api.storage.net_guard import NetGuard
+
 
 def build_queue(flags: Flags, data_dir: Path) -> QueueService:
     """Connects to nothing yet. Raises BadRequest, naming the flag."""
@@ -29,14 +32,13 @@ def build_queue(flags: Flags, data_dir: Path) -> QueueService:
 
 def callback_check(flags: Flags) -> CheckCallback:
     """For `_callback_url_`: as the worker that will send there sees the address."""
-    allowed = list(flags.image_link_allow)
 
     @cache
     def guard() -> NetGuard:
         # With the first such put; importing an HTTP client would double the time a front end takes to start.
-        from sdwebui_api.storage.net_guard import AllowList, NetGuard
+        from sdwebui_api.storage import net_guard
 
-        return NetGuard(AllowList(allowed))
+        return net_guard.NetGuard(net_guard.AllowList(flags.image_link_allow))
 
     async def check(url: str, field: str) -> None:
         await guard().check(url, field)
