@@ -65,6 +65,12 @@ def test_faces_are_found_with_their_landmarks(tmp_path: Path, sides: tuple[int, 
     assert np.abs(face.landmarks - (2 * LANDMARKS + (208, 400))).max() < 0.05
 
 
+@pytest.mark.parametrize("wild", [np.nan, np.inf, 1e9])
+def test_landmarks_that_are_nowhere_are_no_face(tmp_path: Path, wild: float) -> None:
+    pose_files.write_face_detector(tmp_path / "scrfd.onnx", np.full((5, 2), wild, dtype=np.float32))
+    assert find_faces(white_at((200, 160)), load_onnx_network(tmp_path / "scrfd.onnx", PLAN, DEVICE)) == []
+
+
 def test_landmarks_are_drawn_for_the_largest_face(tmp_path: Path) -> None:
     pose_files.write_face_detector(tmp_path / ANTELOPE / "scrfd_10g_bnkps.onnx", LANDMARKS)
     found = run("instant_id_face_keypoints", tmp_path, white_at((200, 160))).map

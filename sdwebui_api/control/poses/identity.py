@@ -26,6 +26,8 @@ IDENTITY = 512
 
 _SIDE, _STRIDES, _ANCHORS = 640, (8, 16, 32), 2
 _LEAST_SCORE, _OVERLAP = 0.5, 0.4
+_FARTHEST = 1e4
+"""Pixels from the corner at which a landmark may still lie."""
 _CROP = 112
 _TEMPLATE = np.array(
     [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
@@ -54,7 +56,8 @@ def find_faces(rgb: Picture, detector: OnnxModel) -> list[Face]:
     canvas[: small.shape[0], : small.shape[1]] = small
     x = ((canvas.astype(np.float32) - 127.5) / 128.0).transpose(2, 0, 1)[None]
     scores, boxes, landmarks = _decoded(detector.run(x), width, height)
-    sure = np.nonzero(scores >= _LEAST_SCORE)[0]
+    usable = np.isfinite(boxes).all(axis=1) & (np.abs(landmarks) < _FARTHEST).all(axis=(1, 2))
+    sure = np.nonzero(usable & (scores >= _LEAST_SCORE))[0]
     sure = sure[np.argsort(-scores[sure], kind="stable")]
     kept = sure[without_overlaps(boxes[sure], _OVERLAP)]
     return [Face(boxes[index] / scale, landmarks[index] / scale) for index in kept]

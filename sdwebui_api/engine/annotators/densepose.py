@@ -46,7 +46,7 @@ class DensePoseNetwork:
                     _paint(labels, box, outline, parts)
         except SdWebUIError:
             raise
-        except (RuntimeError, TypeError, ValueError) as error:
+        except (RuntimeError, TypeError, ValueError, OverflowError) as error:
             raise UnusableModel(f"{self._name} is no DensePose for pictures: {error}"[:500]) from error
         return np.asarray(labels.numpy(), dtype=np.uint8)
 
