@@ -27,7 +27,9 @@ class Report:
     duplicates: int = 0
     """Results beyond the first of a request."""
     strangers: int = 0
-    """Results of requests that were never put."""
+    """Results of requests that were not acknowledged."""
+    doubtful: int = 0
+    """Puts of which the client does not know whether they arrived: so many strangers there may be."""
     disorder: int = 0
     """Deliveries that came before an older one of the same priority, or puts whose indexes are not in order."""
     repeated: int = 0
