@@ -28,7 +28,7 @@ from sdwebui_api.queueing.store import Replaced, StoreUnavailable, StreamEnded
 
 log = logging.getLogger(__name__)
 
-BATCH = 32
+BATCH = 128
 """Items taken at once: what an auto-committing client that vanishes can at most have missed."""
 BATCH_BYTES = 4 * 2**20
 """Large results are taken fewer at a time."""
