@@ -28,8 +28,8 @@ def service_of(queue: str) -> str:
     return f"{base_of(queue.partition('/')[0])}:queues"
 
 
-def wake_channel(queue: str) -> str:
-    return f"{base_of(queue)}:wake"
+def wake_channel(queue: str, database: int) -> str:
+    return f"{base_of(queue)}:wake:{database}"
 
 
 def text(value: bytes) -> str:

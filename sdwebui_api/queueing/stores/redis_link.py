@@ -91,8 +91,8 @@ class _Session:
     """One life of the connection."""
 
     connection: AbstractConnection
-    run_id: bytes = b""
-    """Of the server process; another one after a restart or a failover."""
+    run: bytes = b""
+    """Number of the database, and run id of the server process: another one after a restart or a failover."""
     waiting: deque[_Call] = field(default_factory=deque)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     broken: Exception | None = None
@@ -224,7 +224,8 @@ class Link:
             async with asyncio.timeout(2 * CONNECT_SECONDS):
                 await connection.connect()
                 session.tasks.append(asyncio.create_task(session.read()))
-                session.run_id = self._inspect(await _info(session))
+                run_id = self._inspect(await _info(session))
+                session.run = b"%d/%s" % (int(connection.db), run_id)
         except (exceptions.ConnectionError, TimeoutError, OSError, exceptions.TimeoutError) as error:
             await session.close()
             self._options = dict(self._seed)
@@ -269,7 +270,7 @@ class Link:
 
 
 async def _evaluate(session: _Session, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:
-    rest = (len(keys), *keys, session.run_id, *args)
+    rest = (len(keys), *keys, session.run, *args)
     try:
         return await session.send("EVALSHA", script.digest, *rest)
     except exceptions.NoScriptError:

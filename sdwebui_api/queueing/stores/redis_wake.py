@@ -60,6 +60,7 @@ class Wakes:
 
     def __init__(self, url: str, peek: Peek) -> None:
         self._kind, self._options = maker_of_connections(url)
+        self._database = int(self._options.get("db", 0))
         self._peek = peek
         self._queues: dict[str, _Queue] = {}
         self._names: dict[bytes, str] = {}
@@ -107,7 +108,7 @@ class Wakes:
 
     def _add(self, queue: str, number: int) -> _Queue:
         known = self._queues.setdefault(queue, _Queue(number))
-        self._names[wake_channel(queue).encode()] = queue
+        self._names[wake_channel(queue, self._database).encode()] = queue
         return known
 
     async def _first_look(self, queue: str) -> _Queue:

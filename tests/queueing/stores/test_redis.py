@@ -18,6 +18,7 @@ from sdwebui_api.queueing.store import StoreUnavailable
 from sdwebui_api.queueing.stores.redis import CLAIM, FINISH, MOST_TAGS, PUT, TAKE, RedisStore
 from sdwebui_api.queueing.stores.redis_keys import base_of
 from sdwebui_api.queueing.stores.redis_link import Link
+from sdwebui_api.queueing.stores.redis_wake import LOOK_SECONDS
 from tests.queueing.stores.support import (
     LONG,
     QUEUE,
@@ -469,12 +470,29 @@ async def test_odd_names_do_not_meet(store):
     assert len(stats.consumers) == len(stats.groups) == 5
 
 
+async def test_databases_of_one_server_do_not_hear_each_other(server, store):
+    """Messages go to the listeners of all databases; the numbers in them mean something in one."""
+    other = RedisStore(server.url.removesuffix("0") + "1")
+    await other.open()
+    await put_many(store, 1)
+    seen = await store.wait(QUEUE, -1, 0)
+    waiter = asyncio.create_task(store.wait(QUEUE, seen, 5))
+    await put_many(other, 20)
+    await asyncio.sleep(0.05)
+    assert not waiter.done()
+    begun = time.monotonic()
+    await put_many(store, 1)
+    assert await waiter != seen
+    assert time.monotonic() - begun < LOOK_SECONDS / 2, "woken, not found by looking"
+    await other.close()
+
+
 async def fill(server: RedisServer, queue: str, count: int) -> None:
     """Puts without the way through the network, by the scripts' own function."""
-    loop = b"for n = 1, 5000 do append(KEYS[1], 'r' .. n .. ARGV[1], '0', '', 'data', {'requestId', 'x'}) end return 1"
+    loop = b"for n = 1, 5000 do append(KEYS[1], 'r' .. n .. ARGV[2], '0', '', 'data', {'requestId', 'x'}) end return 1"
     link = Link(server.url)
     for part in range(count // 5000):
-        await link.command("EVAL", PUT.common + loop, 1, base_of(queue), f"-{part}")
+        await link.command("EVAL", PUT.common + loop, 1, base_of(queue), "0/fill", f"-{part}")
     await link.close()
 
 

@@ -5,7 +5,7 @@
 --
 -- A queue `q` is a set of keys with one prefix (docs/redis.md lists them):
 --   q:state            hash    index (of the newest item ever), turns (changes that are no puts), ended,
---                             run (of the server, its run id), settle (a consumer was forgotten)
+--                             run (of the server: database/run id), settle (a consumer was forgotten)
 --   q:high, q:low      streams the items of either priority; entry id = <index>-0
 --   q:order            zset    every index, in order of delivery: score = index, plus LOW for low priority
 --   q:ids              hash    request id -> index, as long as it is remembered
@@ -23,6 +23,8 @@
 --   q:consumer:<n>:<g>.<u>  hash  connection, floor, window, auto, tags, seen, index, left, gone, token, given
 local LOW = 4503599627370496
 local RUN = ARGV[1]
+-- Messages reach the listeners of all databases, so the database's number stands in the channel's name.
+local CHANNEL = ':wake:' .. string.match(RUN, '^%d+')
 local call = redis.call
 
 local clock = call('TIME')
@@ -71,7 +73,7 @@ end
 local function changed(q)
   redis.pcall('HINCRBY', q .. ':state', 'turns', 1)
   local number = version(q)
-  call('PUBLISH', q .. ':wake', num(number))
+  call('PUBLISH', q .. CHANNEL, num(number))
   return number
 end
 
@@ -79,7 +81,7 @@ end
 local function lease_begins(q, g, deadline)
   local first = call('ZRANGE', q .. ':leases:' .. g, 0, 0, 'WITHSCORES')
   if not first[1] or deadline < tonumber(first[2]) then
-    call('PUBLISH', q .. ':wake', num(version(q)) .. ' ' .. num(deadline - NOW))
+    call('PUBLISH', q .. CHANNEL, num(version(q)) .. ' ' .. num(deadline - NOW))
   end
 end
 
@@ -114,7 +116,7 @@ local function append(q, id, priority, path, data, tags)
   call('XADD', stream_of(q, score), i .. '-0', unpack(entry))
   call('ZADD', q .. ':order', num(score), i)
   call('HSET', q .. ':ids', id, i)
-  call('PUBLISH', q .. ':wake', num(version(q)))
+  call('PUBLISH', q .. CHANNEL, num(version(q)))
   return i, true
 end
 
