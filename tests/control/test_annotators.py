@@ -171,7 +171,7 @@ def test_other_files_are_refused(name: str, tmp_path: Path, image: np.ndarray) -
         run(name, tmp_path, image)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2, 130)])
+@pytest.mark.parametrize("size", [(1, 1), (5, 60)])
 @pytest.mark.parametrize("name", [*WITH_FILES, "mobile_sam", "inpaint_only+lama"])
 def test_any_picture_has_a_map(name: str, size: tuple[int, int], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mobile_sam, "POINTS", 1)
