@@ -249,23 +249,26 @@ class RedisStore:
         wanted = dict(tags or {})
         if request_id is not None and wanted.setdefault(REQUEST_ID, request_id) != request_id:
             return []
-        exact = request_id is not None or (start > 0 and length == 1)
-        look = partial(self._find, queue, start, group, exact, wanted)
+        shown = str(start) if start > 0 and length == 1 else "none"
+        if request_id is not None or group is None:
+            shown = "all"
+        look = partial(self._find, queue, start, group or "", shown, wanted)
         return await self._get_and_delete(queue, look, length) if delete else await look(length)
 
     async def _find(
-        self, queue: str, start: int, group: str | None, exact: bool, tags: Mapping[str, str], length: int
+        self, queue: str, start: int, group: str, shown: str, tags: Mapping[str, str], length: int
     ) -> list[Item]:
+        """`shown`: which of the items that are pending in `group`."""
         if length < 1:
             return []
-        pending = (int(group is not None), raw(group or ""), int(exact))
-        return _items(await self._call(FIND, queue, start, length, *pending, *flat(tags)))
+        return _items(await self._call(FIND, queue, start, length, raw(group), shown, *flat(tags)))
 
     async def _get_and_delete(self, queue: str, look: Any, length: int) -> list[Item]:
         """First read, then claim: whatever breaks on the way, the items are in hand or still there."""
         found: list[Item] = []
         while len(found) < length and sum(len(item.data) for item in found) < MOST_BYTES:
-            seen: list[Item] = await look(length - len(found))
+            wanted = min(length - len(found), PORTION)
+            seen: list[Item] = await look(wanted)
             if not seen:
                 break
             try:
@@ -275,6 +278,8 @@ class RedisStore:
                 return found + seen
             self._wakes.note(queue, int(number))
             found += [item for item in seen if item.index in mine]
+            if len(mine) == len(seen) < wanted:
+                break  # nobody else was at it: there is no more
         return found
 
     async def delete(self, queue: str, indexes: Sequence[int]) -> list[Item]:

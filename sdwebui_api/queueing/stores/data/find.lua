@@ -1,13 +1,14 @@
--- KEYS q; ARGV run, start, length, has group, group, exact (also what is pending in the group), then tags.
+-- KEYS q; ARGV run, start, length, group, what of its pending items is shown ('all', 'none' or an index), tags.
 -- Answers {index, 0, priority, fields} of each. Stops early when it has 64 MiB.
 local q = KEYS[1]
-local start, length, grouped, g = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1' and ARGV[6] ~= '1', ARGV[5]
-local keys, only = filter_of(q, slice(ARGV, 7))
+local start, length, g, shown = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5]
+local grouped = shown ~= 'all'
+local keys, only = filter_of(q, slice(ARGV, 6))
 if grouped then expire(q, g) end
 local found, bytes = {}, 0
 
 local function visible(i)
-  return has_all(keys, i) and not (grouped and call('ZSCORE', q .. ':leases:' .. g, i))
+  return has_all(keys, i) and not (grouped and i ~= tonumber(shown) and call('ZSCORE', q .. ':leases:' .. g, i))
 end
 
 local function collect(i, score)

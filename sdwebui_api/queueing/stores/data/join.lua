@@ -6,8 +6,9 @@ ensure_group(q, g)
 local freed = give_back_all(q, g, u)
 local newest = tonumber(call('HGET', q .. ':state', 'index') or 0)
 local key = consumer_key(q, g, u)
+local given = call('HGET', key, 'index') or 0
 call('DEL', key)
-call('HSET', key, 'connection', ARGV[4], 'window', ARGV[5], 'auto', ARGV[6], 'seen', num(NOW), 'index', 0,
+call('HSET', key, 'connection', ARGV[4], 'window', ARGV[5], 'auto', ARGV[6], 'seen', num(NOW), 'index', given,
   'floor', start < 0 and newest + 1 or start)
 for at = 8, #ARGV, 2 do call('HSET', key, '=' .. ARGV[at], ARGV[at + 1]) end
 call('SADD', q .. ':members:' .. g, u)
