@@ -261,7 +261,10 @@ class Flags:
     gradio_auth_path: str | None = _path(PAGE, "file of log-ins of the page")
     gradio_allowed_path: tuple[str, ...] = _repeated(PAGE, "folder the page may serve files from")
     ui_config_file: str | None = _path(PAGE, "file of the page's defaults, default DATA_DIR/ui-config.json")
-    localizations_dir: str | None = _path(PAGE, "folder of translations")
+    localizations_dir: str | None = _path(
+        PAGE, "folder of translations, <language>.json, default DATA_DIR/localizations"
+    )
+    localization: str | None = _text(PAGE, "language of the page: zh_CN, en; default: the setting", metavar="LANGUAGE")
     freeze_settings: bool = _switch(PAGE, "refuse changes of settings")
     freeze_settings_in_sections: str | None = _text(PAGE, "refuse changes in these sections", metavar="NAME[,NAME]")
     freeze_specific_settings: str | None = _text(PAGE, "refuse changes of these settings", metavar="NAME[,NAME]")

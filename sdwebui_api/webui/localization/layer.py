@@ -1,0 +1,102 @@
+"""The layer around the page that puts the texts of the reader's language in place of the marks of `t`.
+
+It sees what the page answers: the page itself (HTML with its configuration in a script), JSON, and the stream of
+events by which handlers change the page. Files pass through untouched.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sdwebui_api.webui.localization.choice import browser_tag
+from sdwebui_api.webui.localization.marks import Translate, is_marked, resolve_json
+
+EVENTS = "text/event-stream"
+WHOLE = ("text/html", "application/json")
+
+LanguageOf = Callable[[Scope], str]
+"""The language of the reader who sends this request."""
+
+
+class LanguageLayer:
+    def __init__(
+        self, app: ASGIApp, translate: Callable[[str, str], str], language_of: LanguageOf, head: Callable[[], str]
+    ) -> None:
+        """translate: (English text, language) → text; head: HTML for the top of every page, before its scripts."""
+        self._app = app
+        self._translate = translate
+        self._language_of = language_of
+        self._head = head
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        language = self._language_of(scope)
+        answer = _Answer(send, language, lambda text: self._translate(text, language), self._head)
+        await self._app(scope, receive, answer.send)
+
+
+class _Answer:
+    """One answer on its way out. Its start waits for the first part of the body, which may change its length."""
+
+    def __init__(self, send: Send, language: str, translate: Translate, head: Callable[[], str]) -> None:
+        self._send = send
+        self._language = language
+        self._translate = translate
+        self._head = head
+        self._start: Message | None = None
+        self._kind = ""
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._kind = Headers(raw=message["headers"]).get("content-type", "").partition(";")[0].strip()
+            self._start = message
+            if self._kind not in WHOLE:
+                await self._send_start()
+        elif message["type"] == "http.response.body":
+            await self._send_body(message)
+        else:
+            await self._send(message)
+
+    async def _send_body(self, message: Message) -> None:
+        body: bytes = message.get("body", b"")
+        whole = self._start is not None and not message.get("more_body", False)
+        if body and (whole or self._kind == EVENTS):
+            message = {**message, "body": self._spoken(body)}
+        if self._start is not None:
+            if whole and "content-length" in (headers := MutableHeaders(raw=self._start["headers"])) and body:
+                headers["content-length"] = str(len(message["body"]))
+            await self._send_start()
+        await self._send(message)
+
+    async def _send_start(self) -> None:
+        start, self._start = self._start, None
+        if start is not None:
+            await self._send(start)
+
+    def _spoken(self, body: bytes) -> bytes:
+        try:
+            text = body.decode()
+        except UnicodeDecodeError:
+            return body
+        if self._kind == "text/html":
+            text = _with_head(text, self._language, self._head())
+        elif not is_marked(text):
+            return body
+        return resolve_json(text, self._translate).encode()
+
+
+def _with_head(html: str, language: str, head: str) -> str:
+    """The page says its language, to the browser and to gradio's own texts (which go by `navigator.language`)."""
+    tag = json.dumps(browser_tag(language))
+    speaks = (
+        f"<script>for (const [name, value] of [['language', {tag}], ['languages', [{tag}]]])"
+        " Object.defineProperty(navigator, name, {get: () => value, configurable: true});</script>"
+    )
+    html = html.replace('lang="en"', f"lang={tag}", 1)
+    return html.replace("<head>", f"<head>{speaks}{head}", 1)
