@@ -15,6 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from sdwebui_api import serving
 from sdwebui_api.api.factory import create_app
@@ -326,6 +327,8 @@ def serve(flags: Flags) -> int:
         services = build(flags)
         staff = _staff(services)
         app = create_app(services)
+        if not flags.nowebui:
+            _add_page(app, services)
     except SdWebUIError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return 1
@@ -334,7 +337,7 @@ def serve(flags: Flags) -> int:
     server = Server(
         config,
         services.runner,
-        lambda: serving.announce(flags, server, "API documentation: /docs"),
+        lambda: serving.announce(flags, server, f"{'' if flags.nowebui else 'page: /, '}API documentation: /docs"),
         queue.closing.set if queue is not None else lambda: None,
         staff=staff,
         results=services.results,
@@ -349,6 +352,12 @@ def serve(flags: Flags) -> int:
     if server.restart:
         os.execv(sys.executable, sys.orig_argv)
     return 0 if server.started else 1
+
+
+def _add_page(app: FastAPI, services: Services) -> None:
+    from sdwebui_api.webui.page import mount_page  # gradio takes seconds, which --nowebui spares
+
+    mount_page(app, services)
 
 
 def _staff(services: Services) -> Staff | None:

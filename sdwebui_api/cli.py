@@ -12,8 +12,6 @@ from sdwebui_api.config.flags import Flags, parse_flags
 
 logger = logging.getLogger(__name__)
 
-ONLY_API = "The web page is not part of this version yet: only the API runs (--nowebui says so and silences this line)."
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serves until stopped; the exit code is 0 after an orderly stop and 1 when the server could not start.
@@ -36,9 +34,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(flags: Flags) -> int:
-    if not flags.nowebui:
-        print(ONLY_API, flush=True)
-        logger.info(ONLY_API)
     _spin_briefly()
     from sdwebui_api.app import serve  # seconds of imports, which --help and a taken port need not wait for
 

@@ -31,11 +31,6 @@ def test_flags_reach_the_app(served, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_without_nowebui_it_says_that_only_the_api_runs(served, capsys):
-    assert cli.main(["--port", "0"]) == 0
-    assert "only the API runs" in capsys.readouterr().out
-
-
 def test_a_taken_port_is_one_clear_line(served, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -33,7 +33,7 @@ async def progress(
     if job is None or not job.live:
         return _idle(job)
     now = job.snapshot()
-    image = None if skip_current_image else await _preview(services, job)
+    image = None if skip_current_image else await live_preview(services, job)
     return {
         "progress": now.progress,
         "eta_relative": now.eta_relative,
@@ -79,7 +79,7 @@ async def internal_progress(question: ProgressQuestion, request: Request) -> dic
     answer = _internal(job, question.id_live_preview, active=True, textinfo=now.textinfo)
     answer["progress"] = now.fraction
     answer["eta"] = now.elapsed / now.fraction - now.elapsed if now.fraction > 0 else None
-    image = await _preview(services, job) if question.live_preview else None
+    image = await live_preview(services, job) if question.live_preview else None
     if image and image.number != question.id_live_preview:
         kind = job.preview_settings.image_format
         answer["live_preview"] = f"data:image/{kind};base64,{base64.b64encode(image.data).decode()}"
@@ -167,7 +167,7 @@ def _idle(last: Job | None) -> dict[str, Any]:
     return {"progress": 0.0, "eta_relative": 0.0, "state": state, "current_image": None, "textinfo": None}
 
 
-async def _preview(services: Services, job: Job) -> Preview | None:
+async def live_preview(services: Services, job: Job) -> Preview | None:
     """The newest picture that can be had without making the client, or the sampling, wait."""
     if not job.preview_settings.wanted or job.state != "running":
         return None

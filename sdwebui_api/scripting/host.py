@@ -9,13 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from sdwebui_api.config.flags import Flags
 from sdwebui_api.errors import SdWebUIError
 from sdwebui_api.generation.request import GenerationRequest, GenerationResult, ScriptCall
 from sdwebui_api.scripting.arguments import Argument, Arguments, UnknownScript, unknown_script
 from sdwebui_api.scripting.chain import Part, report_error
 from sdwebui_api.scripting.extensions import ExtensionFolder, ScriptFile
 from sdwebui_api.scripting.hooks import Files, Kind, Running, Script, ScriptContext
-from sdwebui_api.scripting.loading import load_native_scripts, needs_legacy
+from sdwebui_api.scripting.loading import NativeFile, load_native_file, needs_legacy
+from sdwebui_api.scripting.page_hooks import PageTab
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +67,8 @@ class ScriptHost:
     failures: dict[str, str] = field(default_factory=dict)
     """Path → why the file could not be loaded."""
     legacy: Legacy | None = None
+    native_files: dict[str, NativeFile] = field(default_factory=dict)
+    """Path → what the file brought, of those that are written for this server."""
 
     def load(self) -> None:
         """Runs every file. One that fails is logged and left out; the server starts all the same."""
@@ -85,7 +89,9 @@ class ScriptHost:
 
     def _load(self, file: ScriptFile) -> Sequence[Script]:
         if not needs_legacy(file):
-            return load_native_scripts(file)
+            native = load_native_file(file)
+            self.native_files[str(file.path)] = native
+            return native.scripts
         if self.legacy is None:
             if self.make_legacy is None:
                 raise SdWebUIError("this server does not load extensions of A1111")
@@ -223,8 +229,30 @@ class ScriptHost:
 
     def app_started(self, app: Any) -> None:
         """The application with all of our routes exists: extensions may add theirs."""
+        for path, native in self.native_files.items():
+            if native.app_started is not None:
+                try:
+                    native.app_started(app)
+                except Exception as error:
+                    self.failures[path] = f"{type(error).__name__}: {error}"
+                    log.error("%s: app_started failed", path, exc_info=error)
         if self.legacy is not None:
             self.legacy.app_started(app)
+
+    def page_tabs(self, flags: Flags) -> list[PageTab]:
+        """The tabs that extensions bring and that `flags` allow, in loading order."""
+        tabs = []
+        for path, native in self.native_files.items():
+            if native.page_tab is None:
+                continue
+            try:
+                tab = native.page_tab()
+                if tab.shown(flags):
+                    tabs.append(tab)
+            except Exception as error:
+                self.failures[path] = f"{type(error).__name__}: {error}"
+                log.error("%s: page_tab failed", path, exc_info=error)
+        return tabs
 
 
 def _plain(value: Any) -> Any:

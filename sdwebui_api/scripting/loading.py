@@ -6,13 +6,16 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from sdwebui_api.scripting.extensions import ScriptFile
 from sdwebui_api.scripting.hooks import Script
+from sdwebui_api.scripting.page_hooks import PageTab
 
 _A1111_IMPORT = re.compile(r"^\s*(?:from|import)\s+modules\b", re.MULTILINE)
 
@@ -34,11 +37,22 @@ def _uses_modules(path: Path) -> bool:
         return False
 
 
-def load_native_scripts(file: ScriptFile) -> Sequence[Script]:
-    """One instance of every `Script` that the file itself defines. Raises what the file raises."""
+@dataclass(frozen=True)
+class NativeFile:
+    """What a file of ours brings."""
+
+    scripts: Sequence[Script] = ()
+    app_started: Callable[[Any], None] | None = None
+    """`app_started(app)`: the application with all of our routes exists."""
+    page_tab: Callable[[], PageTab] | None = None
+
+
+def load_native_file(file: ScriptFile) -> NativeFile:
+    """One instance of every `Script` that the file itself defines, and its hooks. Raises what the file raises."""
     module = run_file(file, f"sdwebui_scripts.{_identifier(file)}")
     classes = [value for value in vars(module).values() if inspect.isclass(value) and issubclass(value, Script)]
-    return [made() for made in classes if made.__module__ == module.__name__ and made.title]
+    scripts = [made() for made in classes if made.__module__ == module.__name__ and made.title]
+    return NativeFile(scripts, getattr(module, "app_started", None), getattr(module, "page_tab", None))
 
 
 def run_file(file: ScriptFile, name: str) -> ModuleType:

@@ -1,0 +1,103 @@
+"""The page as a whole: built once at the start, mounted below the routes of the API."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import gradio as gr
+from fastapi import FastAPI
+
+from sdwebui_api.api.services import Services
+from sdwebui_api.config.flags import Flags
+from sdwebui_api.config.paths import Paths
+from sdwebui_api.scripting.page_hooks import PageTab
+from sdwebui_api.webui import quick_settings, theme
+from sdwebui_api.webui.context import PageBuilder
+from sdwebui_api.webui.localization import t
+from sdwebui_api.webui.page_jobs import PageJobs
+from sdwebui_api.webui.tabs.registry import TABS, Tab
+from sdwebui_api.webui.ui_config import UiConfig
+
+log = logging.getLogger(__name__)
+
+TITLE = "Stable Diffusion"
+CLEAN_EVERY, KEPT_FOR = 3600, 86400
+"""Seconds: gradio's copies of pictures and uploads."""
+
+
+def mount_page(app: FastAPI, services: Services) -> None:
+    """Adds the page to `app`, whose own routes win over it. Takes seconds: gradio is large."""
+    paths = Paths.from_flags(services.flags)
+    cache = _cache_folder(paths)
+    page = PageBuilder(services, PageJobs(cache), UiConfig(_defaults_file(services.flags, paths)))
+    blocks = build_page(page)
+    gr.mount_gradio_app(
+        app,
+        blocks,
+        path="/",
+        footer_links=[],
+        run_history=False,
+        allowed_paths=[str(Path(path).expanduser().absolute()) for path in services.flags.gradio_allowed_path],
+        show_error=True,
+        ssr_mode=False,
+        enable_monitoring=False,
+        mcp_server=False,
+        theme=theme.page_theme(),
+        css_paths=theme.style_sheets(),
+        head=theme.head(),
+    )
+
+
+def build_page(page: PageBuilder) -> gr.Blocks:
+    """Every tab that is shown. One that fails to build is logged and left out if an extension brought it."""
+    with gr.Blocks(
+        title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(CLEAN_EVERY, KEPT_FOR)
+    ) as blocks:
+        page.blocks = blocks
+        quick_settings.build(page)
+        with gr.Tabs(elem_id="tabs", selected="txt2img") as page.tabs:
+            for tab in _shown(TABS, page.flags):
+                with gr.Tab(t(tab.label), id=tab.id, elem_id=f"tab_{tab.id}"):
+                    tab.build(page)
+            for extra in page.services.scripts.page_tabs(page.flags):
+                _build_extra(page, extra)
+        page.finish()
+    # Jobs wait in the runner, never here: a handler that waits holds nothing up.
+    blocks.queue(default_concurrency_limit=None)
+    return blocks
+
+
+def _build_extra(page: PageBuilder, tab: PageTab) -> None:
+    if _hidden(tab.id, tab.label, page.flags):
+        return
+    with gr.Tab(t(tab.label), id=tab.id, elem_id=f"tab_{tab.id}"):
+        try:
+            tab.build(page)
+        except Exception:
+            log.exception("the tab %r could not be built", tab.label)
+            gr.Markdown(t("This tab could not be built; the log tells more."))
+
+
+def _shown(tabs: Iterable[Tab], flags: Flags) -> list[Tab]:
+    return [tab for tab in tabs if not _hidden(tab.id, tab.label, flags)]
+
+
+def _hidden(id: str, label: str, flags: Flags) -> bool:
+    """`--always-hide-tabs` names tabs by label or id; letter case does not matter."""
+    hidden = {name.strip().lower() for word in flags.always_hide_tabs for name in word.split(",")}
+    return bool({id.lower(), label.lower()} & hidden)
+
+
+def _cache_folder(paths: Paths) -> Path:
+    """Gradio reads its folder of served files from the environment alone; beside the data there is room."""
+    folder = Path(os.environ.setdefault("GRADIO_TEMP_DIR", str(paths.data_dir / "tmp" / "page")))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _defaults_file(flags: Flags, paths: Paths) -> Path:
+    given = flags.ui_config_file
+    return Path(given).expanduser().absolute() if given else paths.data_dir / "ui-config.json"

@@ -1,0 +1,78 @@
+"""`ui-config.json`: the page's defaults, in A1111's form (`"txt2img/Sampling steps/value": 20`)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from gradio.components import Component
+
+log = logging.getLogger(__name__)
+
+LIMITS = ("minimum", "maximum", "step")
+
+
+class UiConfig:
+    """Reads the file once, when the page is built; `save` writes what visitors chose as new defaults."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._values = _read(path)
+        self._known: dict[str, Component] = {}
+
+    def apply(self, key: str, component: Component) -> None:
+        """Gives the component what the file says of it. A value that does not fit is logged and left out."""
+        self._known[key] = component
+        value = self._values.get(f"{key}/value")
+        if value is not None:
+            if _fits(component, value):
+                component.value = value
+            else:
+                log.warning("%s: %s/value: %r does not fit", self._path.name, key, value)
+        for limit in LIMITS:
+            number = self._values.get(f"{key}/{limit}")
+            if hasattr(component, limit) and isinstance(number, (int, float)) and not isinstance(number, bool):
+                setattr(component, limit, number)
+        visible = self._values.get(f"{key}/visible")
+        if isinstance(visible, bool):
+            component.visible = visible
+
+    @property
+    def components(self) -> dict[str, Component]:
+        """Key → component, of all whose values are kept."""
+        return self._known
+
+    def save(self, values: dict[str, Any]) -> None:
+        """`values`: key → value. Other entries of the file stay. Raises OSError."""
+        current = _read(self._path) | {f"{key}/value": value for key, value in values.items()}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        written = self._path.with_suffix(".tmp")
+        written.write_text(json.dumps(current, indent=4, ensure_ascii=False), encoding="utf-8")
+        os.replace(written, self._path)
+        self._values = current
+        for key, value in values.items():
+            self._known[key].value = value
+
+
+def _fits(component: Component, value: Any) -> bool:
+    """Whether the component could have this value; choices that come and go (files) are checked by the request."""
+    held = component.value
+    if isinstance(held, bool) or isinstance(value, bool):
+        return isinstance(held, bool) and isinstance(value, bool)
+    if isinstance(held, (int, float)):
+        return isinstance(value, (int, float))
+    return held is None or isinstance(value, type(held))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        log.warning("%s cannot be read: %s", path, error)
+        return {}
+    return found if isinstance(found, dict) else {}
