@@ -123,7 +123,8 @@ class Watcher(threading.Thread):
     def _connect(self) -> ClientConnection:
         query = "?_watch_=true&_index_=0&_window_=20&_index_only_=false&_auto_commit_=false"
         address = self._queue.replace("http:", "ws:") + query
-        return connect(address, additional_headers=IDENTITY, compression=None, open_timeout=5)
+        # Without a close handshake, as the SDKs: with full buffers it would not notice that nobody answers any more.
+        return connect(address, additional_headers=IDENTITY, compression=None, open_timeout=5, close_timeout=0.05)
 
     def _read(self, connection: ClientConnection, client: httpx.Client) -> None:
         while not self._ended.is_set():
