@@ -81,20 +81,25 @@ def load_control_network(
         tensors = completed(tensors, unet) if is_change(tensors) else _control_tensors(tensors)
         size = tensors_size(tensors, weights.dtype)
         reserve(size)
-        if UNION_MARK in tensors:
-            return ControlNetUnion(
-                key, _controlnet(assemble_union, tensors, unet, weights), weights.dtype, device
-            ), size
-        if _any(tensors, "control_model.", "input_hint_block.", "controlnet_cond_embedding."):
-            pooled = "shuffle" in path.stem.lower()
-            module = _controlnet(assemble_controlnet, tensors, unet, weights)
-            return ControlNet(key, module, weights.dtype, device, pooled=pooled), size
-        if _any(tensors, "body.", "adapter.body."):
-            adapter = materialise(assemble_adapter(tensors, unet), weights, "T2I-Adapter")
-            return T2IAdapter(key, adapter, weights.dtype, device), size
-        raise UnusableModel("this is no control model: it has none of the tensors of the known kinds")
+        pooled = "shuffle" in path.stem.lower()
+        return _hint_reader(tensors, unet, weights, device, key, pooled=pooled), size
     except UnusableModel as error:
         raise UnusableModel(f"{path.name}: {error.message}") from error
+
+
+def _hint_reader(
+    tensors: Mapping[str, Tensor], unet: Any, weights: Weights, device: Device, key: str, *, pooled: bool
+) -> ControlNetwork:
+    """A network that reads maps. pooled: its residuals are averaged over the picture."""
+    if UNION_MARK in tensors:
+        return ControlNetUnion(key, _controlnet(assemble_union, tensors, unet, weights), weights.dtype, device)
+    if _any(tensors, "control_model.", "input_hint_block.", "controlnet_cond_embedding."):
+        module = _controlnet(assemble_controlnet, tensors, unet, weights)
+        return ControlNet(key, module, weights.dtype, device, pooled=pooled)
+    if _any(tensors, "body.", "adapter.body."):
+        adapter = materialise(assemble_adapter(tensors, unet), weights, "T2I-Adapter")
+        return T2IAdapter(key, adapter, weights.dtype, device)
+    raise UnusableModel("this is no control model: it has none of the tensors of the known kinds")
 
 
 def _read(path: Path) -> Tensors:
