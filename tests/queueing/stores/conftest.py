@@ -15,7 +15,7 @@ import pytest
 from sdwebui_api.queueing.store import QueueStore
 from sdwebui_api.queueing.stores.redis import RedisStore
 from sdwebui_api.queueing.stores.sqlite import SqliteStore
-from tests.support.redis_server import RedisServer
+from tests.support.redis_server import shared_redis
 
 MakeStore = Callable[..., QueueStore]
 StoreFactory = Callable[..., Awaitable[QueueStore]]
@@ -28,8 +28,9 @@ def sqlite_backend(folder: Path) -> Iterator[MakeStore]:
 
 @contextmanager
 def redis_backend(folder: Path) -> Iterator[MakeStore]:
-    with RedisServer(folder / "redis") as server:
-        yield lambda **options: RedisStore(server.url, **options)
+    server = shared_redis()
+    server.ask("FLUSHALL")
+    yield lambda **options: RedisStore(server.url, **options)
 
 
 BACKENDS: dict[str, Callable[[Path], AbstractContextManager[MakeStore]]] = {

@@ -524,8 +524,8 @@ async def test_with_100_000_waiting_everything_is_as_fast_as_with_10(tmp_path):
         long = min([await seconds("long") for _ in range(5)])
         assert long < 4 * short + 0.05
         begun = time.monotonic()
-        assert await store.truncate("long", 10**9) > 99_000
-        assert time.monotonic() - begun < 60
+        assert await store.truncate("long", 10_001) > 9_900
+        assert time.monotonic() - begun < 10
         await store.close()
 
 
