@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.types import Scope
 
 from sdwebui_api.api.services import Services
+from sdwebui_api.config.flags import Flags
+from sdwebui_api.config.paths import Paths
 from sdwebui_api.webui.localization import Texts
 from sdwebui_api.webui.localization.choice import choose_language
 from sdwebui_api.webui.localization.layer import LanguageLayer
@@ -27,6 +30,11 @@ def language_layer(services: Services, texts: Texts) -> Middleware:
         language_of=lambda scope: language_of(scope, services, texts),
         head=lambda: head,
     )
+
+
+def localizations_folder(flags: Flags) -> Path:
+    given = flags.localizations_dir
+    return Path(given).expanduser() if given else Paths.from_flags(flags).data_dir / "localizations"
 
 
 def language_of(scope: Scope, services: Services, texts: Texts) -> str:

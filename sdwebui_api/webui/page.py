@@ -16,7 +16,9 @@ from sdwebui_api.config.paths import Paths
 from sdwebui_api.scripting.page_hooks import PageTab
 from sdwebui_api.webui import quick_settings, theme
 from sdwebui_api.webui.context import PageBuilder
+from sdwebui_api.webui.languages import language_layer, localizations_folder
 from sdwebui_api.webui.localization import t
+from sdwebui_api.webui.localization.texts import load_texts
 from sdwebui_api.webui.page_jobs import PageJobs
 from sdwebui_api.webui.tabs.registry import TABS, Tab
 from sdwebui_api.webui.ui_config import UiConfig
@@ -48,6 +50,7 @@ def mount_page(app: FastAPI, services: Services) -> None:
         theme=theme.page_theme(),
         css_paths=theme.style_sheets(),
         head=theme.head(),
+        app_kwargs={"middleware": [language_layer(services, load_texts(localizations_folder(services.flags)))]},
     )
 
 
