@@ -213,7 +213,7 @@ def test_missing_weights_name_file_and_folder(name: str, tmp_path: Path, image: 
         run(name, tmp_path, image)
     assert refused.value.status == 404 and refused.value.field == "unit.module"
     assert str(tmp_path) in refused.value.message
-    assert any(word in refused.value.message for word in (".pth", "config.json"))
+    assert any(word in refused.value.message for word in (".pth", ".pt ", "config.json"))
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense"])
