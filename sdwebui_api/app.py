@@ -68,6 +68,7 @@ class Catalog:
     loras: LoraCatalog
     hypernetworks: HypernetworkCatalog
     control_models: ControlModelCatalog
+    models_dirs: tuple[Path, ...] = ()
 
     def refresh(self) -> None:
         self.checkpoints.refresh()
@@ -185,7 +186,9 @@ def build(flags: Flags) -> Services:
 
     def generator_on(lender: Any) -> Generator:
         """`lender`: the engine, or what lends one model of it (previews of trainings)."""
-        return Generator(lender, catalog, storage, upscalers, scripts, resolver, censor, interrogator, faces)
+        return Generator(
+            lender, catalog, storage, upscalers, scripts, resolver, censor, interrogator, faces, engine.auxiliary
+        )
 
     generator = generator_on(engine)
     loads_at_start = not flags.skip_load_model_at_start
@@ -207,6 +210,7 @@ def build(flags: Flags) -> Services:
         sampler_rows=sampler_rows(),
         schedule_rows=schedule_rows(),
         merge_folder=paths.checkpoint_dirs[0],
+        lend_network=engine.auxiliary,
         trainer=Trainer(engine, TrainingFiles(paths, storage), generator_on, lambda: runner.draining),
         links=link_fetcher(flags, results.fetchers()),
         results=results,
@@ -230,6 +234,7 @@ def build_catalog(flags: Flags, paths: Paths) -> Catalog:
         LoraCatalog(paths.lora_dirs, hashes),
         HypernetworkCatalog(paths.hypernetwork_dir),
         ControlModelCatalog((*paths.controlnet_dirs, *_extension_models(paths))),
+        models_dirs=(paths.models_dir,),
     )
     catalog.refresh()
     return catalog

@@ -26,6 +26,7 @@ from sdwebui_api.postprocess.faces import FaceLibrary
 from sdwebui_api.postprocess.interrogate import Interrogator
 from sdwebui_api.postprocess.upscalers import UpscalerLibrary
 from sdwebui_api.queueing.call import queued_call
+from sdwebui_api.scripting.hooks import LendsNetworks, lends_nothing
 
 if TYPE_CHECKING:
     from sdwebui_api.catalog.checkpoints import CheckpointCatalog, CheckpointFile
@@ -132,6 +133,9 @@ class Catalog(Protocol):
     @property
     def upscalers(self) -> UpscalerCatalog: ...
 
+    @property
+    def models_dirs(self) -> Sequence[Path]: ...
+
 
 @dataclass
 class Services:
@@ -159,6 +163,8 @@ class Services:
     """The answer of GET /schedulers."""
     merge_folder: Path
     """Where merged checkpoints are written."""
+    lend_network: LendsNetworks = lends_nothing
+    """For networks of extensions, within jobs."""
     trainer: Trains | None = None
     """None: this server cannot train (tests)."""
     links: LinkFetcher | None = None

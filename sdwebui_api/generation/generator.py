@@ -21,7 +21,7 @@ from sdwebui_api.generation.script_context import PLAIN, JobContext, PipelineCal
 from sdwebui_api.generation.txt2img import TextToImage
 from sdwebui_api.prompting.encoding import EncodingCache
 from sdwebui_api.scripting.chain import HookChain, Part
-from sdwebui_api.scripting.hooks import Draft, Files
+from sdwebui_api.scripting.hooks import Draft, Files, LendsNetworks, lends_nothing
 from sdwebui_api.storage.local import LocalStorage
 
 if TYPE_CHECKING:
@@ -49,7 +49,9 @@ class Generator:
         censor: Censor | None = None,
         interrogator: Interrogator | None = None,
         faces: FaceLibrary | None = None,
+        lend_network: LendsNetworks = lends_nothing,
     ) -> None:
+        """`engine` lends the checkpoints, `lend_network` what scripts bring."""
         self._engine = engine
         self._catalog = catalog
         self._storage = storage
@@ -59,6 +61,7 @@ class Generator:
         self._censor = censor
         self._interrogator = interrogator
         self._faces = faces
+        self._lend_network = lend_network
         self.encodings = EncodingCache()
 
     def run(self, request: GenerationRequest, job: Job) -> GenerationResult:
@@ -84,7 +87,7 @@ class Generator:
         self, request: GenerationRequest, job: Job, call: PipelineCall = PLAIN, *, counts: bool = True
     ) -> GenerationResult:
         """The plain generation, always-on scripts included. `counts`: it is all that the job does."""
-        run = Run(request, job, self.encodings, infotext=dict(call.infotext))
+        run = Run(request, job, self.encodings, self._catalog, self._lend_network, infotext=dict(call.infotext))
         parts = self._scripts.parts(request, run) if call.parts is None else call.parts(request, run)
         run.hooks = HookChain(
             [*parts, *(Part(request.script.title if request.script else "", own) for own in call.hooks)], run

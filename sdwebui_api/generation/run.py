@@ -27,7 +27,7 @@ from sdwebui_api.sampling.noise import ImageNoise
 from sdwebui_api.sampling.session import Conditioning, SamplingSettings, refined_model
 from sdwebui_api.sampling.settings import SamplingOptions
 from sdwebui_api.scripting.chain import HookChain
-from sdwebui_api.scripting.hooks import Draft, Sampled
+from sdwebui_api.scripting.hooks import Draft, Files, LendsNetworks, Sampled
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,6 +79,8 @@ class Run:
     request: GenerationRequest
     job: Job
     encodings: EncodingCache
+    files: Files
+    lend_network: LendsNetworks
     plan: GenerationPlan = field(init=False)
     model: DiffusionModel = field(init=False)
     """The request's checkpoint with the networks of the current pass."""

@@ -25,9 +25,11 @@ Order for one call of the pipeline:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
+from sdwebui_api.errors import Unavailable
 from sdwebui_api.generation.plan import Batch, GenerationPlan
 from sdwebui_api.generation.request import GenerationRequest, GenerationResult
 from sdwebui_api.scripting.arguments import Argument, Arguments, read_arguments
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from sdwebui_api.catalog.upscalers import UpscalerCatalog
     from sdwebui_api.catalog.vaes import VaeCatalog
     from sdwebui_api.config.options import Options
+    from sdwebui_api.engine.devices import Device, DevicePlan
     from sdwebui_api.engine.model import DiffusionModel
     from sdwebui_api.engine.networks.control import ControlNetwork
     from sdwebui_api.imaging.inpaint import PreparedInit
@@ -62,6 +65,7 @@ __all__ = [
     "GenerationRequest",
     "GenerationResult",
     "Hooks",
+    "LendsNetworks",
     "MaskOverlay",
     "PictureFile",
     "PicturePlace",
@@ -70,9 +74,36 @@ __all__ = [
     "SamplingStart",
     "Script",
     "ScriptContext",
+    "lends_nothing",
 ]
 
 Kind = Literal["txt2img", "img2img"]
+
+T = TypeVar("T")
+
+
+class LendsNetworks(Protocol):
+    """The engine's way to hold networks of a script's own: loaded once for all, dropped when others need the room."""
+
+    def __call__(
+        self,
+        path: Path,
+        load: Callable[[Path, DevicePlan, Device], T],
+        kind: type[T],
+        on_progress: Callable[[str], None] | None = None,
+        *,
+        keep: bool = True,
+    ) -> AbstractContextManager[T]:
+        """What `load(path, plan, device)` makes of a file or folder, a `kind`, while the context lasts.
+
+        `keep` False: its memory is given back then. Raises what `load` raises (UnusableModel), and OutOfMemory.
+        """
+        ...
+
+
+def lends_nothing(*asked: Any, **more: Any) -> AbstractContextManager[Any]:
+    """In place of `LendsNetworks` where there is no engine."""
+    raise Unavailable("this server loads no networks of scripts")
 
 
 class Running(Protocol):
@@ -102,6 +133,12 @@ class Running(Protocol):
     def control_network(self, path: Path, model: DiffusionModel, *, keep: bool = True) -> ControlNetwork:
         """The control model in `path` for `model`, until the request ends. Raises UnusableModel."""
         ...
+
+    @property
+    def files(self) -> Files: ...
+
+    @property
+    def lend_network(self) -> LendsNetworks: ...
 
 
 @dataclass(frozen=True)
@@ -292,6 +329,11 @@ class Files(Protocol):
 
     @property
     def hypernetworks(self) -> HypernetworkCatalog: ...
+
+    @property
+    def models_dirs(self) -> Sequence[Path]:
+        """The folders of models; a script keeps files of its own in a folder of its own below each."""
+        ...
 
 
 class SamplerNames(Protocol):
