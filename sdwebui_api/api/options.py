@@ -33,14 +33,20 @@ async def get_options(request: Request) -> dict[str, Any]:
 @router.post("/options")
 async def set_options(request: Request, values: Annotated[dict[str, Any], Body()]) -> None:
     """Takes over any subset, or the whole object; all of it or, when a value is wrong, nothing."""
-    services = services_of(request)
     try:
-        changed = await services.off_loop(store_options, services, values)
+        await apply_options(services_of(request), values)
     except BadRequest as error:
         # The body is the object of options itself.
         error.field = (error.field or "").removeprefix("options.") or None
         raise
-    if changed:
+
+
+async def apply_options(services: Services, values: Mapping[str, Any]) -> None:
+    """Stores `values`, all or none, and begins to load another checkpoint when they chose one.
+
+    Raises BadRequest(422) and NotFound naming the setting, SdWebUIError when they cannot be saved.
+    """
+    if await services.off_loop(store_options, services, values):
         checkpoint = services.current_checkpoint()
         if checkpoint is not None:
             services.executor.submit(_warm, services, checkpoint)
@@ -53,6 +59,14 @@ def _current(services: Services) -> dict[str, Any]:
         values["sd_model_checkpoint"] = checkpoint.title
         values["sd_checkpoint_hash"] = checkpoint.sha256 or ""
     return values
+
+
+def change_options(services: Services, values: Mapping[str, Any]) -> None:
+    """Stores them; another checkpoint is loaded in the background. Raises BadRequest and NotFound, naming the field."""
+    if store_options(services, values):
+        checkpoint = services.current_checkpoint()
+        if checkpoint is not None:
+            services.executor.submit(_warm, services, checkpoint)
 
 
 def store_options(services: Services, values: Mapping[str, Any]) -> bool:

@@ -144,14 +144,27 @@ class OptionStore:
         """
         coerced, warnings = coerce_values(values, field, self._table)
         with self._lock:
-            changed = {name: value for name, value in coerced.items() if value != self._options[name]}
-            self._refuse_frozen(changed, field)
-            if changed:
-                options = self._options.with_values(changed)
-                contents = self._contents(options)
-                self._write(contents)
-                self._file, self._options = contents, options
+            self._take_over(coerced, field)
         return warnings
+
+    def _take_over(self, coerced: Mapping[str, Any], field: str) -> None:
+        """Under the lock."""
+        changed = {name: value for name, value in coerced.items() if value != self._options[name]}
+        self._refuse_frozen(changed, field)
+        if changed:
+            options = self._options.with_values(changed)
+            contents = self._contents(options)
+            self._write(contents)
+            self._file, self._options = contents, options
+
+    def keep(self, values: Mapping[str, Any]) -> None:
+        """Takes over and saves settings that clients may not change, such as `disabled_extensions`; as `update`."""
+        with self._lock:
+            coerced = {name: self._table[name].coerce(value, f"options.{name}") for name, value in values.items()}
+            self._take_over(coerced, "options")
+
+    def is_frozen(self, name: str) -> bool:
+        return self._frozen or name in self._frozen_names
 
     def _stored_values(self) -> dict[str, Any]:
         values = {}
@@ -164,7 +177,7 @@ class OptionStore:
 
     def _refuse_frozen(self, changed: Collection[str], field: str) -> None:
         for name in changed:
-            if self._frozen or name in self._frozen_names:
+            if self.is_frozen(name):
                 raise BadRequest(f"{field}.{name}: settings are frozen on this server", field=f"{field}.{name}")
 
     def _contents(self, options: Options) -> dict[str, Any]:
