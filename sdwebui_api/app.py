@@ -30,6 +30,7 @@ from sdwebui_api.catalog.styles import StyleCatalog
 from sdwebui_api.catalog.upscalers import HiresUpscalers, UpscalerCatalog
 from sdwebui_api.catalog.vaes import VaeCatalog
 from sdwebui_api.config.flags import Flags
+from sdwebui_api.config.option_sections import PLACES, names_in_sections
 from sdwebui_api.config.options import OptionStore
 from sdwebui_api.config.paths import Paths
 from sdwebui_api.errors import SdWebUIError
@@ -251,8 +252,15 @@ def _extension_models(paths: Paths) -> list[Path]:
 
 
 def _option_store(flags: Flags, paths: Paths) -> OptionStore:
-    names = [name.strip() for name in (flags.freeze_specific_settings or "").split(",") if name.strip()]
-    return OptionStore(paths.options_file, frozen=flags.freeze_settings, frozen_names=names)
+    frozen = set(_listed(flags.freeze_specific_settings))
+    frozen |= names_in_sections(_listed(flags.freeze_settings_in_sections))
+    if flags.hide_ui_dir_config:
+        frozen |= set(PLACES)
+    return OptionStore(paths.options_file, frozen=flags.freeze_settings, frozen_names=frozen)
+
+
+def _listed(text: str | None) -> list[str]:
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
 def warm_in_background(services: Services) -> threading.Thread:
