@@ -78,17 +78,29 @@ class RedisServer:
 
     def ask(self, *command: str) -> bytes:
         """The first line of the answer to a plain command; empty when the server cannot be reached."""
-        return self.ask_all(*command).partition(b"\r\n")[0]
-
-    def ask_all(self, *command: str) -> bytes:
-        """The answer as it comes over the wire, 64 KB at most."""
-        packed = f"*{len(command)}\r\n" + "".join(f"${len(part.encode())}\r\n{part}\r\n" for part in command)
         try:
-            with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
-                connection.sendall(packed.encode())
-                return connection.recv(65536)
+            with self._asking(command) as connection:
+                return connection.recv(65536).partition(b"\r\n")[0]
         except OSError:
             return b""
+
+    def ask_all(self, *command: str) -> bytes:
+        """The answer as it comes over the wire, until nothing comes for a moment."""
+        answer = b""
+        with self._asking(command) as connection:
+            connection.settimeout(0.2)
+            try:
+                while data := connection.recv(65536):
+                    answer += data
+            except TimeoutError:
+                return answer
+        return answer
+
+    def _asking(self, command: tuple[str, ...]) -> socket.socket:
+        packed = f"*{len(command)}\r\n" + "".join(f"${len(part.encode())}\r\n{part}\r\n" for part in command)
+        connection = socket.create_connection(("127.0.0.1", self.port), 1)
+        connection.sendall(packed.encode())
+        return connection
 
     def log(self) -> str:
         return (self.folder / "redis.log").read_text(errors="replace")

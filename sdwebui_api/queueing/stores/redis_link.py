@@ -95,6 +95,8 @@ class _Session:
     """Number of the database, and run id of the server process: another one after a restart or a failover."""
     waiting: deque[_Call] = field(default_factory=deque)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    loading: dict[str, asyncio.Future[Any]] = field(default_factory=dict)
+    """Of scripts that are being sent, by digest."""
     broken: Exception | None = None
 
     async def send(self, *command: Argument) -> Any:
@@ -110,6 +112,15 @@ class _Session:
         except (exceptions.RedisError, OSError) as error:
             self.fail(error)
         return await call.answer
+
+    async def load(self, script: Script) -> None:
+        """Sends a script that the server does not know; once for all calls that found that out together."""
+        loading = self.loading.get(script.digest)
+        if loading is None:
+            loading = asyncio.ensure_future(self.send("SCRIPT", "LOAD", script.source))
+            self.loading[script.digest] = loading
+            loading.add_done_callback(lambda _: self.loading.pop(script.digest, None))
+        await asyncio.shield(loading)
 
     async def read(self) -> None:
         """Hands each answer to the call that waits for it, until the connection ends."""
@@ -270,11 +281,12 @@ class Link:
 
 
 async def _evaluate(session: _Session, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:
-    rest = (len(keys), *keys, session.run, *args)
-    try:
-        return await session.send("EVALSHA", script.digest, *rest)
-    except exceptions.NoScriptError:
-        return await session.send("EVAL", script.source, *rest)
+    rest = (script.digest, len(keys), *keys, session.run, *args)
+    while True:
+        try:
+            return await session.send("EVALSHA", *rest)
+        except exceptions.NoScriptError:
+            await session.load(script)
 
 
 async def _info(session: _Session) -> bytes:

@@ -440,8 +440,19 @@ async def test_a_password(tmp_path):
 
 @pytest.mark.parametrize("more", [[], ["+info"]], ids=["least", "with info"])
 async def test_a_user_with_the_rights_that_the_documentation_names(server, more):
-    rights = ["on", ">secret", "~sdwebui:*", "&sdwebui:*", "+@all", "-@admin", "-@dangerous", *more]
-    assert server.ask("ACL", "SETUSER", "web", *rights) == b"+OK"
+    rights = [
+        "on",
+        ">secret",
+        "~sdwebui:*",
+        "resetchannels",
+        "&sdwebui:*",
+        "+@all",
+        "-@admin",
+        "-@dangerous",
+        "+client|setname",
+        *more,
+    ]
+    assert server.ask("ACL", "SETUSER", "web", *rights, *more) == b"+OK"
     store = RedisStore(server.url.replace("redis://", "redis://web:secret@"))
     await store.open()
     seen = await store.wait(QUEUE, -1, 0)
