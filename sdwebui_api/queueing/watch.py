@@ -97,7 +97,7 @@ class Watch:
         self._rang = False
         self._looked = self._settled = float("-inf")
         self._look_pause = LOOK_SECONDS[0]
-        self._lost: Exception | None = None
+        self._lost: BaseException | None = None
         self._stop_listening: Callable[[], None] = lambda: None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -116,6 +116,8 @@ class Watch:
             asyncio.create_task(self._beat(), name="watch lease"),
             asyncio.create_task(self._until_closing(), name="watch closing"),
         ]
+        for task in self._tasks:
+            task.add_done_callback(self._on_end)
         return self
 
     async def __aexit__(
@@ -212,8 +214,10 @@ class Watch:
         timeout = BELL_SECONDS
         if self._rang and self._room() <= 0:
             timeout = max(self._look_pause, self._settled + SETTLED_SECONDS - time.monotonic())
+        # Not wait_for: before Python 3.12 it forgets that it was cancelled when the event comes at that moment.
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), timeout)
+            async with asyncio.timeout(timeout):
+                await self._wake.wait()
 
     # -- beside the items ----------------------------------------------------------------------------
 
@@ -241,6 +245,12 @@ class Watch:
             except Replaced as error:
                 self._lost = error
                 self._wake.set()
+
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        """A bug in one of the tasks must not leave a watcher that waits for ever, or without its leases."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._lost = error
+            self._wake.set()
 
     async def _until_closing(self) -> None:
         await self._service.closing.wait()

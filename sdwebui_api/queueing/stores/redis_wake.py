@@ -97,8 +97,10 @@ class Wakes:
             if known.lookout is None or known.lookout.done():
                 known.lookout = asyncio.create_task(self._look_out(queue, known))
             while known.number == seen and (left := deadline - time.monotonic()) > 0:
+                # Not wait_for: before Python 3.12 it forgets that it was cancelled when the event comes just then.
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(known.changed.wait(), left)
+                    async with asyncio.timeout(left):
+                        await known.changed.wait()
         finally:
             known.waiters -= 1
         return known.number
@@ -131,7 +133,8 @@ class Wakes:
                 pause = min(pause, max(0.0, known.lease_ends - time.monotonic()))
             known.lease_news.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(known.lease_news.wait(), pause + 0.001)
+                async with asyncio.timeout(pause + 0.001):
+                    await known.lease_news.wait()
                 continue
             with suppress(StoreUnavailable):
                 await self._look(queue, known)
