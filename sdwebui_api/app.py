@@ -126,6 +126,11 @@ class EngineForDoors:
     def refresh_embeddings(self) -> None:
         self._engine.embeddings()
 
+    def count_tokens(self, prompt: str) -> tuple[int, int]:
+        from sdwebui_api.prompting.counting import count_tokens
+
+        return count_tokens(prompt, self._engine.tokenizer)
+
     def warm(self, checkpoint: CheckpointFile) -> None:
         """With the VAE that a request without overrides would take; the hash is what listings wait for."""
         vae = self._catalog.vaes.resolve(self._options.snapshot().sd_vae, checkpoint)

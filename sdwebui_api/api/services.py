@@ -105,6 +105,10 @@ class EngineDoor(Protocol):
 
     def refresh_embeddings(self) -> None: ...
 
+    def count_tokens(self, prompt: str) -> tuple[int, int]:
+        """(used, room) as the page shows it beside a prompt."""
+        ...
+
     def warm(self, checkpoint: CheckpointFile) -> None:
         """Loads it, if it is not there already."""
         ...

@@ -76,7 +76,7 @@ class Engine:
         budget = memory.weights_budget(self.plan, flags.min_ram_reserved)
         self._weights = WeightsCache(budget, on_evict=self._forget_dropped)
         self._variants = Variants(self.device)
-        self._tokenizer = Tokenizer()
+        self.tokenizer = Tokenizer()
         self._text_widths: dict[str, int] = {}
         self._encoder_folders = (paths.models_dir / "annotators" / "clip_vision",)
         """Image encoders of IP-Adapters."""
@@ -240,13 +240,13 @@ class Engine:
         self, network: _Network, text: _Text, text_key: str, autoencoder: Vae, networks: NetworkSet
     ) -> DiffusionModel:
         self._embeddings.refresh()
-        database = self._embeddings.database(self._tokenizer.tokenize, text.width)
-        database = database.with_more(self._variants.embeddings(networks), self._tokenizer.tokenize)
+        database = self._embeddings.database(self.tokenizer.tokenize, text.width)
+        database = database.with_more(self._variants.embeddings(networks), self.tokenizer.tokenize)
         # Texts may contain embeddings, so encodings depend on their files too.
         text_key = f"{text_key}#{database.version}{self._variants.embeddings_key(networks)}"
         return DiffusionModel(
             unet=network.unet,
-            text_encoder=TextEncoder(text_key, text.module, self._tokenizer, self.device),
+            text_encoder=TextEncoder(text_key, text.module, self.tokenizer, self.device),
             vae=autoencoder,
             facts=network.facts,
             embeddings=database,
@@ -288,7 +288,7 @@ class Engine:
         self._embeddings.refresh()
         checkpoint = checkpoint or self._loaded_checkpoint
         width = self._text_width(checkpoint.path) if checkpoint is not None else 0
-        return self._embeddings.database(self._tokenizer.tokenize, width)
+        return self._embeddings.database(self.tokenizer.tokenize, width)
 
     def _text_width(self, path: Path) -> int:
         """0 for a checkpoint that cannot be read."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -15,6 +15,8 @@ from sdwebui_api.webui.page_jobs import PageJobs
 from sdwebui_api.webui.ui_config import UiConfig
 
 C = TypeVar("C", bound=Component)
+Choices = Callable[[Services], Sequence[Any]]
+"""What a drop-down offers, as the visitor's services know it now."""
 
 
 @dataclass
@@ -28,6 +30,14 @@ class PageBuilder:
     """By elem_id."""
     parameters: dict[str, dict[str, Component]] = field(default_factory=dict)
     """Tab id → infotext name ("Steps", "CFG scale", "Prompt") → the component that holds it."""
+    lists: dict[Component, Choices] = field(default_factory=dict)
+    """Drop-downs whose choices come and go; asked again when the page is opened and when somebody refreshes."""
+    remembered: list[tuple[gr.BrowserState, dict[str, Component]]] = field(default_factory=list)
+    """A browser's store, and the components whose values it keeps, by their keys."""
+    current: list[Callable[[Services], dict[Component, Any]]] = field(default_factory=list)
+    """Values that are the server's, not the browser's; asked together with `lists`."""
+    hints: dict[str, str] = field(default_factory=dict)
+    """elem_id → tool tip (marked by `t`)."""
     blocks: gr.Blocks | None = None
     tabs: gr.Tabs | None = None
     _finishers: list[Callable[[], None]] = field(default_factory=list)
@@ -40,12 +50,22 @@ class PageBuilder:
         """The services as the visitor of `request` sees them."""
         return self.services
 
-    def add(self, component: C, *, saved: str | None = None, infotext: tuple[str, str] | None = None) -> C:
+    def add(
+        self,
+        component: C,
+        *,
+        saved: str | None = None,
+        infotext: tuple[str, str] | None = None,
+        choices: Choices | None = None,
+    ) -> C:
         """Registers a component under its elem_id.
 
         saved: its key in ui-config.json, `txt2img/Sampling steps`: the file's value becomes the component's.
         infotext: (tab, name), such as ("txt2img", "Steps"): where parameters read from a picture go.
+        choices: asked again when the page is opened and refreshed.
         """
+        if choices is not None:
+            self.lists[component] = choices
         if component.elem_id:
             self.components[component.elem_id] = component
         if saved is not None:
@@ -55,6 +75,11 @@ class PageBuilder:
             self.parameters.setdefault(tab, {})[name] = component
         return component
 
+    def tool(self, symbol: str, id: str, hint: str) -> gr.Button:
+        """A small square button; `hint` (marked by `t`) is its tool tip."""
+        self.hints[id] = hint
+        return self.add(gr.Button(symbol, elem_id=id, elem_classes=["tool"], size="sm", min_width=40, scale=0))
+
     def when_complete(self, finish: Callable[[], None]) -> None:
         """Called once all tabs are built, inside of the Blocks: for wires between tabs."""
         self._finishers.append(finish)
@@ -62,6 +87,8 @@ class PageBuilder:
     def finish(self) -> None:
         for finish in self._finishers:
             finish()
+        hints = "".join(f'<span data-for="{id}">{hint}</span>' for id, hint in self.hints.items())
+        gr.HTML(hints, elem_id="page_hints", padding=False)
 
 
 def user_of(request: gr.Request | None) -> str | None:

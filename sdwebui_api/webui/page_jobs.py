@@ -83,7 +83,7 @@ class PageJobs:
     """
 
     def __init__(self, cache: Path) -> None:
-        self._cache = cache
+        self.cache = cache
         self._jobs: dict[str, PageJob] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -143,7 +143,7 @@ class PageJobs:
         from sdwebui_api.imaging.codec import encode_image
 
         if image.saved_path and Path(image.saved_path).is_file():
-            return Path(save_file_to_cache(image.saved_path, str(self._cache)))
+            return Path(save_file_to_cache(image.saved_path, str(self.cache)))
         stored = prepared.stored
         data = encode_image(
             image.image,
@@ -153,7 +153,7 @@ class PageJobs:
             infotext=(image.infotext or None) if prepared.request.options.enable_pnginfo else None,
         )
         name = f"{image.role}.{stored.samples_format}"
-        return Path(save_bytes_to_cache(data, name, str(self._cache)))
+        return Path(save_bytes_to_cache(data, name, str(self.cache)))
 
     def _forget_old(self) -> None:
         horizon = time.monotonic() - KEEP_SECONDS

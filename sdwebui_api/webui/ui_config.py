@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 from gradio.components import Component
 
 log = logging.getLogger(__name__)
@@ -26,16 +29,16 @@ class UiConfig:
     def apply(self, key: str, component: Component) -> None:
         """Gives the component what the file says of it. A value that does not fit is logged and left out."""
         self._known[key] = component
-        value = self._values.get(f"{key}/value")
-        if value is not None:
-            if _fits(component, value):
-                component.value = value
-            else:
-                log.warning("%s: %s/value: %r does not fit", self._path.name, key, value)
         for limit in LIMITS:
             number = self._values.get(f"{key}/{limit}")
             if hasattr(component, limit) and isinstance(number, (int, float)) and not isinstance(number, bool):
                 setattr(component, limit, number)
+        value = self._values.get(f"{key}/value")
+        if value is not None:
+            if fits(component, value):
+                component.value = value
+            else:
+                log.warning("%s: %s/value: %r does not fit", self._path.name, key, value)
         visible = self._values.get(f"{key}/visible")
         if isinstance(visible, bool):
             component.visible = visible
@@ -57,14 +60,18 @@ class UiConfig:
             self._known[key].value = value
 
 
-def _fits(component: Component, value: Any) -> bool:
-    """Whether the component could have this value; choices that come and go (files) are checked by the request."""
-    held = component.value
-    if isinstance(held, bool) or isinstance(value, bool):
-        return isinstance(held, bool) and isinstance(value, bool)
-    if isinstance(held, (int, float)):
-        return isinstance(value, (int, float))
-    return held is None or isinstance(value, type(held))
+def fits(component: Component, value: Any, choices: Sequence[Any] | None = None) -> bool:
+    """Whether the component can have this value. `choices`: those of now, where they come and go."""
+    if isinstance(component, gr.Dropdown):
+        offered = choices if choices is not None else [choice for _, choice in component.choices]
+        return all(one in offered for one in (value if isinstance(value, list) else [value]))
+    if isinstance(component, gr.Checkbox):
+        return isinstance(value, bool)
+    if isinstance(component, (gr.Slider, gr.Number)):
+        least = component.minimum if component.minimum is not None else -math.inf
+        most = component.maximum if component.maximum is not None else math.inf
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most
+    return isinstance(value, str)
 
 
 def _read(path: Path) -> dict[str, Any]:

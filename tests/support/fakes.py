@@ -129,6 +129,9 @@ class FakeEngine:
     def refresh_embeddings(self) -> None:
         return
 
+    def count_tokens(self, prompt: str) -> tuple[int, int]:
+        return len(prompt.split()), 75
+
     def warm(self, checkpoint: Any) -> None:
         self.warmed.append(checkpoint.name)
 

@@ -4,9 +4,40 @@ from __future__ import annotations
 
 import gradio as gr
 
+from sdwebui_api.webui import remembered
 from sdwebui_api.webui.context import PageBuilder
+from sdwebui_api.webui.generation import gallery, hires, panel, prompt
+from sdwebui_api.webui.generation.form import Form
+from sdwebui_api.webui.generation.run import Run
 from sdwebui_api.webui.localization import t
 
 
 def build(page: PageBuilder) -> None:
-    page.add(gr.Textbox(label=t("Prompt"), elem_id="txt2img_prompt"), infotext=("txt2img", "Prompt"))
+    form = Form(page, "txt2img")
+    area = prompt.build(form)
+    with gr.Tabs(elem_id="txt2img_extra_tabs"):
+        _generation(form, area)
+    remembered.wire(form)
+
+
+def _generation(form: Form, area: prompt.PromptArea) -> None:
+    with gr.Tab(t("Generation"), id="txt2img_generation"), gr.Row(equal_height=False):
+        with gr.Column(scale=1, min_width=320, elem_id="txt2img_settings", elem_classes=["settings"]):
+            seed = _settings(form)
+        results = gallery.build(form)
+    gallery.wire_seed(form, results, seed)
+    Run(form, area, results).wire()
+
+
+def _settings(form: Form) -> panel.Seed:
+    panel.sampling(form)
+    with gr.Row(elem_classes=["compact"]):
+        with gr.Column(scale=3, min_width=280):
+            size = panel.size(form)
+        with gr.Column(scale=2, min_width=180):
+            panel.batches(form)
+    panel.guidance(form)
+    seed = panel.seed(form)
+    hires.build(form, size)
+    panel.refiner(form)
+    return seed

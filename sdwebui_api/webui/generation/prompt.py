@@ -1,0 +1,113 @@
+"""The top of a generation tab: prompts with their token counters, styles, and the buttons that start and stop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import gradio as gr
+
+from sdwebui_api.api.services import Services
+from sdwebui_api.prompting.styles import apply_styles
+from sdwebui_api.webui.generation.form import Form
+from sdwebui_api.webui.localization import t
+
+
+@dataclass
+class PromptArea:
+    prompt: gr.Textbox
+    negative: gr.Textbox
+    styles: gr.Dropdown
+    generate: gr.Button
+    interrupt: gr.Button
+    skip: gr.Button
+    forever: gr.Checkbox
+    tools: gr.Row
+    """Other rooms put their small buttons here: `with area.tools:`."""
+
+
+def build(form: Form) -> PromptArea:
+    with gr.Row(elem_id=form.id("toprow"), elem_classes=["toprow"]):
+        with gr.Column(scale=6, min_width=320, elem_classes=["prompts"]):
+            prompt = _prompt(form, "prompt", t("Prompt"), t("Prompt (Ctrl+Enter generates, Esc interrupts)"), "Prompt")
+            negative = _prompt(
+                form, "neg_prompt", t("Negative prompt"), t("Negative prompt: what should not be seen"),
+                "Negative prompt",
+            )  # fmt: skip
+        with gr.Column(scale=1, min_width=240, elem_classes=["actions"]):
+            generate, interrupt, skip = _buttons(form)
+            with gr.Row(elem_classes=["tools"]) as tools:
+                clear = form.page.tool("🗑️", form.id("clear_prompt"), t("Clear both prompts"))
+                apply = form.page.tool("📋", form.id("style_apply"), t("Write the chosen styles into the prompts"))
+                forever = gr.Checkbox(
+                    label=t("Generate forever"), elem_id=form.id("forever"), elem_classes=["forever"], container=False,
+                    min_width=120,
+                )  # fmt: skip
+            styles = form.field(
+                "styles",
+                gr.Dropdown(
+                    style_names(form.page.services),
+                    value=[],
+                    label=t("Styles"),
+                    multiselect=True,
+                    elem_id=form.id("styles"),
+                ),
+                label="Styles",
+                infotext="Styles array",
+                choices=style_names,
+            )
+    clear.click(None, None, [prompt, negative], js="() => ['', '']", show_progress="hidden")
+    _wire_styles(form, apply, prompt, negative, styles)
+    return PromptArea(prompt, negative, styles, generate, interrupt, skip, forever, tools)
+
+
+def style_names(services: Services) -> Sequence[str]:
+    return [style.name for style in services.catalog.styles.all()]
+
+
+def _prompt(form: Form, name: str, label: str, hint: str, infotext: str) -> gr.Textbox:
+    field = "prompt" if name == "prompt" else "negative_prompt"
+    with gr.Group(elem_classes=["prompt-box"]):
+        box = form.field(
+            field,
+            gr.Textbox(
+                label=label, show_label=False, placeholder=hint, lines=3, max_lines=20, elem_id=form.id(name),
+                elem_classes=["prompt"], autofocus=False,
+            ),
+            label=infotext,
+            infotext=infotext,
+        )  # fmt: skip
+        counter = gr.HTML("0/75", elem_id=form.id(f"{name}_tokens"), elem_classes=["token-counter"], padding=False)
+    _count_while_typing(form, box, counter)
+    return box
+
+
+def _count_while_typing(form: Form, box: gr.Textbox, counter: gr.HTML) -> None:
+    async def count(text: str, request: gr.Request) -> str:
+        services = form.page.services_for(request)
+        used, room = await services.off_loop(services.engine.count_tokens, text)
+        return f"{used}/{room}"
+
+    box.change(
+        count, box, counter, queue=False, show_progress="hidden", trigger_mode="always_last", api_visibility="private"
+    )
+
+
+def _buttons(form: Form) -> tuple[gr.Button, gr.Button, gr.Button]:
+    page = form.page
+    with gr.Row(elem_classes=["generate-box"]):
+        generate = page.add(
+            gr.Button(t("Generate"), variant="primary", elem_id=form.id("generate"), elem_classes=["generate"])
+        )
+        interrupt = page.add(gr.Button(t("Interrupt"), variant="stop", visible=False, elem_id=form.id("interrupt")))
+        skip = page.add(gr.Button(t("Skip"), visible=False, elem_id=form.id("skip")))
+    return generate, interrupt, skip
+
+
+def _wire_styles(form: Form, apply: gr.Button, prompt: gr.Textbox, negative: gr.Textbox, styles: gr.Dropdown) -> None:
+    def write(text: str, negative_text: str, names: list[str], request: gr.Request) -> tuple[str, str, list[str]]:
+        known = form.page.services_for(request).catalog.styles.all()
+        return *apply_styles(text, negative_text, names or [], known), []
+
+    parts = [prompt, negative, styles]
+    apply.click(write, parts, parts, queue=False, show_progress="hidden", api_visibility="private")

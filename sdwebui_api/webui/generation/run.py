@@ -1,0 +1,125 @@
+"""From the Generate button to the pictures: handlers that wait on the event loop alone, and follow a job for as long
+as somebody looks. The job itself does not care whether anybody does."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from sdwebui_api.errors import SdWebUIError
+from sdwebui_api.webui.context import user_of
+from sdwebui_api.webui.generation import gallery
+from sdwebui_api.webui.generation.form import Form
+from sdwebui_api.webui.generation.gallery import Results
+from sdwebui_api.webui.generation.prompt import PromptArea
+from sdwebui_api.webui.localization import t
+from sdwebui_api.webui.page_jobs import PageJob
+
+Updates = dict[Component, Any]
+
+BROWSER_SECRET = "sdwebui"
+"""What a browser keeps for itself is no secret; gradio wants one, and it must outlive a restart of the server."""
+
+
+@dataclass
+class Run:
+    """The wires of one generation tab."""
+
+    form: Form
+    area: PromptArea
+    results: Results
+
+    def wire(self) -> None:
+        form, area, results = self.form, self.area, self.results
+        self.job_id = gr.BrowserState(None, storage_key=f"sdwebui_{form.kind}_job", secret=BROWSER_SECRET)
+        outputs: list[Component] = [
+            results.progress, results.gallery, results.info, results.infotexts, results.shown, results.files,
+            self.job_id, area.generate, area.interrupt, area.skip,
+        ]  # fmt: skip
+        # The page's own calls are no API: `txt2img` by name is (`webui/named_calls.py`).
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+        begun = area.generate.click(self._generate, form.inputs, outputs, **quiet)
+        again = (
+            f"(on) => {{ if (on) setTimeout(() => document.getElementById('{form.id('generate')}')?.click(), 300) }}"
+        )
+        begun.success(None, area.forever, None, js=again)
+        area.interrupt.click(self._interrupt, self.job_id, area.forever, queue=False, **quiet)
+        area.skip.click(self._skip, self.job_id, None, queue=False, **quiet)
+        blocks = form.page.blocks
+        assert blocks is not None
+        blocks.load(self._find_again, self.job_id, outputs, **quiet)
+
+    async def _generate(self, values: Mapping[Component, Any], request: gr.Request) -> AsyncIterator[Updates]:
+        page, user = self.form.page, user_of(request)
+        services = page.services_for(request)
+        try:
+            body = await services.off_loop(self.form.body, values)
+            job = await page.jobs.start(services, self.form.kind, body, user)
+        except SdWebUIError as error:
+            raise refusal(error.message) from None
+        async for updates in self._follow(job, request):
+            yield updates
+
+    async def _find_again(self, id: str | None, request: gr.Request) -> AsyncIterator[Updates]:
+        """After a reload: what the browser was waiting for, or has seen."""
+        job = self.form.page.jobs.find(id, user_of(request))
+        if job is None:
+            yield {self.area.skip: gr.skip()}
+            return
+        async for updates in self._follow(job, request):
+            yield updates
+
+    async def _follow(self, job: PageJob, request: gr.Request) -> AsyncIterator[Updates]:
+        page, results = self.form.page, self.results
+        if not job.ended.is_set():
+            yield {**self._buttons(working=True), self.job_id: job.id, results.files: gr.update(visible=False)}
+            last = None
+            async for sight in page.jobs.watch(page.services_for(request), job):
+                if sight != last and not job.ended.is_set():
+                    yield {results.progress: gallery.progress_html(sight)}
+                last = sight
+        yield {**self._buttons(working=False), results.progress: "", **self._pictures(job)}
+        if job.error and job.job.state != "cancelled":
+            raise refusal(job.error)
+
+    def _pictures(self, job: PageJob) -> Updates:
+        results = self.results
+        if not job.pictures:
+            return {results.info: gallery.summary_html(job)}
+        return {
+            results.gallery: gr.update(value=[str(picture.path) for picture in job.pictures], selected_index=0),
+            results.infotexts: [picture.infotext for picture in job.pictures],
+            results.shown: 0,
+            results.info: gallery.summary_html(job),
+        }
+
+    def _buttons(self, *, working: bool) -> Updates:
+        area = self.area
+        return {
+            area.generate: gr.update(visible=not working),
+            area.interrupt: gr.update(visible=working),
+            area.skip: gr.update(visible=working),
+        }
+
+    def _interrupt(self, id: str | None, request: gr.Request) -> bool:
+        """Also ends "generate forever"."""
+        page = self.form.page
+        job = page.jobs.find(id, user_of(request))
+        if job is not None:
+            page.services_for(request).runner.interrupt(job.job)
+        return False
+
+    def _skip(self, id: str | None, request: gr.Request) -> None:
+        job = self.form.page.jobs.find(id, user_of(request))
+        if job is not None:
+            job.job.skip()
+
+
+def refusal(message: str) -> gr.Error:
+    """Shown by the page; it would take markup in `message` for its own."""
+    return gr.Error(html.escape(message), title=t("Not possible"), print_exception=False)
