@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from starlette.datastructures import Headers
@@ -11,6 +12,7 @@ from starlette.types import Scope
 
 from sdwebui_api.api.services import Services
 from sdwebui_api.config.flags import Flags
+from sdwebui_api.config.options import Options
 from sdwebui_api.config.paths import Paths
 from sdwebui_api.webui.localization import Texts
 from sdwebui_api.webui.localization.choice import choose_language
@@ -23,12 +25,12 @@ THEME_KEY = "sdwebui_theme"
 
 def language_layer(services: Services, texts: Texts) -> Middleware:
     """For gradio's `app_kwargs={"middleware": [...]}`: inside of its compression."""
-    head = theme_script(services.flags.theme)
+    theme = theme_script(services.flags.theme)
     return Middleware(
         LanguageLayer,
         translate=texts.translate,
         language_of=lambda scope: language_of(scope, services, texts),
-        head=lambda: head,
+        head=lambda: theme + tab_style(services.options.snapshot()),
     )
 
 
@@ -55,4 +57,24 @@ if (chosen && !address.searchParams.has("__theme")) {{
 address.searchParams.set("__theme", chosen);
 history.replaceState(null, "", address);
 }}
+window.sdwebuiTheme = {{ toggle() {{
+const theme = document.body.classList.toggle("dark") ? "dark" : "light";
+localStorage.setItem("{THEME_KEY}", theme);
+const address = new URL(location.href);
+address.searchParams.set("__theme", theme);
+history.replaceState(null, "", address);
+}} }};
 }})();</script>"""
+
+
+def tab_style(options: Options) -> str:
+    """The settings `hidden_tabs` and `ui_tab_order`, of ids or labels: no need to build the page anew for them."""
+    rules = [f"#tab_{id}-button {{display: none}}" for id in map(_tab_id, options.hidden_tabs) if id != "settings"]
+    order = [_tab_id(name) for name in options.ui_tab_order]
+    rules += [f"#tab_{id}-button {{order: {place - len(order)}}}" for place, id in enumerate(order)]
+    return f"<style>{' '.join(rules)}</style>" if rules else ""
+
+
+def _tab_id(name: str) -> str:
+    """Ids are labels in lower case with underscores; nothing else reaches the page."""
+    return re.sub(r"\W+", "_", name.strip().lower(), flags=re.ASCII)

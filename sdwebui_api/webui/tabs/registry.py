@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sdwebui_api.webui.context import PageBuilder
-from sdwebui_api.webui.tabs import txt2img
+from sdwebui_api.webui.tabs import settings, txt2img
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,6 @@ TABS: tuple[Tab, ...] = (
     # png_info
     # merger
     # train
-    # settings
+    Tab("settings", "Settings", settings.build),
     # extensions
 )
