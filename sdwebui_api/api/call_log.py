@@ -22,8 +22,8 @@ access = logging.getLogger("sdwebui_api.access")
 api_log = logging.getLogger("sdwebui_api.api_log")
 time_log = logging.getLogger("sdwebui_api.time_log")
 
-QUIET_PATHS = ("/health/", "/metrics", "/internal/ping", "/sdapi/v1/progress", "/internal/progress")
-"""Polled all the time: logged at level DEBUG, and by `--api-log`."""
+QUIET_PATHS = ("/health/", "/metrics", "/internal/ping", "/sdapi/v1/progress", "/internal/progress", "/api/predict/")
+"""Polled all the time, and the queue's own traffic (hundreds a second): logged at level DEBUG, and by `--api-log`."""
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")
 PROMPTS = ("prompt", "negative_prompt")
 OTHER = "other"
@@ -76,7 +76,7 @@ def write_line(call: Call) -> None:
     expected = call.status < 400 or path.startswith("/health/")
     job = call.state.get("job_id")
     access.log(
-        logging.DEBUG if path.startswith(QUIET_PATHS) and expected else logging.INFO,
+        logging.DEBUG if path.startswith(QUIET_PATHS) and expected and not job else logging.INFO,
         "id=%s method=%s path=%s status=%d ms=%.1f client=%s%s",
         call.request_id, call.scope["method"], _escaped(path), call.status, call.seconds * 1000,
         call.client, f" job={_escaped(job)}" if job else "",
