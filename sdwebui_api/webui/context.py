@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import gradio as gr
@@ -11,6 +12,7 @@ from gradio.components import Component
 
 from sdwebui_api.api.services import Services
 from sdwebui_api.config.flags import Flags
+from sdwebui_api.webui.generation.results import Results
 from sdwebui_api.webui.page_jobs import PageJobs
 from sdwebui_api.webui.ui_config import UiConfig
 
@@ -32,6 +34,8 @@ class PageBuilder:
     """Tab id → infotext name ("Steps", "CFG scale", "Prompt") → the component that holds it."""
     lists: dict[Component, Choices] = field(default_factory=dict)
     """Drop-downs whose choices come and go; asked again when the page is opened and when somebody refreshes."""
+    results: dict[str, Results] = field(default_factory=dict)
+    """Generation tab → its pictures, as they are shown."""
     remembered: list[tuple[gr.BrowserState, dict[str, Component]]] = field(default_factory=list)
     """A browser's store, and the components whose values it keeps, by their keys."""
     current: list[Callable[[Services], dict[Component, Any]]] = field(default_factory=list)
@@ -79,6 +83,11 @@ class PageBuilder:
         """A small square button; `hint` (marked by `t`) is its tool tip."""
         self.hints[id] = hint
         return self.add(gr.Button(symbol, elem_id=id, elem_classes=["tool"], size="sm", min_width=40, scale=0))
+
+    def clean_later(self, files: Iterable[Path]) -> None:
+        """For files in gradio's cache that no component has shown: they go when those that one has shown go."""
+        assert self.tabs is not None
+        self.tabs.temp_files |= {str(file) for file in files}
 
     def when_complete(self, finish: Callable[[], None]) -> None:
         """Called once all tabs are built, inside of the Blocks: for wires between tabs."""

@@ -20,7 +20,7 @@ def wire(page: PageBuilder) -> None:
     """Once, after all tabs are built."""
     assert page.blocks is not None
     stores = [store for store, _ in page.remembered]
-    outputs = {*shown(page), *(one for _, kept in page.remembered for one in kept.values())}
+    outputs = list(dict.fromkeys([*shown(page), *(one for _, kept in page.remembered for one in kept.values())]))
 
     async def opened(request: gr.Request, *stored: Any) -> dict[Component, Any]:
         services = page.services_for(request)
@@ -32,9 +32,11 @@ def wire(page: PageBuilder) -> None:
     page.blocks.load(opened, stores, outputs, show_progress="hidden", api_visibility="private", queue=False)
 
 
-def shown(page: PageBuilder) -> set[Block]:
+def shown(page: PageBuilder) -> list[Block]:
     """What `known` speaks about."""
-    return {*page.lists, *(component for tell in page.current for component in tell(page.services))}
+    return list(
+        dict.fromkeys([*page.lists, *(component for tell in page.current for component in tell(page.services))])
+    )
 
 
 def known(page: PageBuilder, services: Services) -> tuple[Offered, dict[Component, Any]]:

@@ -14,7 +14,7 @@ from sdwebui_api.api.services import Services
 from sdwebui_api.config.flags import Flags
 from sdwebui_api.config.paths import Paths
 from sdwebui_api.scripting.page_hooks import PageTab
-from sdwebui_api.webui import opening, quick_settings, theme
+from sdwebui_api.webui import named_calls, opening, quick_settings, theme
 from sdwebui_api.webui.context import PageBuilder
 from sdwebui_api.webui.languages import language_layer, localizations_folder
 from sdwebui_api.webui.localization import t
@@ -69,6 +69,7 @@ def build_page(page: PageBuilder) -> gr.Blocks:
                 _build_extra(page, extra)
         page.finish()
         opening.wire(page)
+        named_calls.build(page)
     # Jobs wait in the runner, never here: a handler that waits holds nothing up.
     blocks.queue(default_concurrency_limit=None)
     return blocks

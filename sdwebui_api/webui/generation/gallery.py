@@ -8,7 +8,6 @@ import time
 import uuid
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +18,12 @@ from sdwebui_api.api.services import Services
 from sdwebui_api.config.paths import Paths
 from sdwebui_api.webui.generation.form import Form
 from sdwebui_api.webui.generation.panel import Seed
+from sdwebui_api.webui.generation.results import Results
 from sdwebui_api.webui.localization import t
 from sdwebui_api.webui.page_jobs import PageJob, Sight
 
 Pictures = Sequence[tuple[str, str | None]]
 """A gallery's value as handlers get it: (file, caption)."""
-
-
-@dataclass
-class Results:
-    """The right half of a generation tab."""
-
-    progress: gr.HTML
-    gallery: gr.Gallery
-    info: gr.HTML
-    infotexts: gr.State
-    """list[str], one per picture of the gallery."""
-    shown: gr.State
-    """int: which picture is looked at."""
-    files: gr.File
-    actions: gr.Row
-    """Other rooms put buttons here (send to …): `with results.actions:`."""
 
 
 def build(form: Form) -> Results:
@@ -60,6 +44,7 @@ def build(form: Form) -> Results:
         info = gr.HTML("", elem_id=form.id("html_info"), elem_classes=["infotext"], padding=False)
         infotexts, shown = gr.State([]), gr.State(0)
     results = Results(progress, gallery, info, infotexts, shown, files, actions)
+    form.page.results[form.kind] = results
     _wire_looking(results)
     _wire_saving(form, results, save, zipped)
     return results
@@ -112,6 +97,7 @@ def _wire_saving(form: Form, results: Results, save: gr.Button, zipped: gr.Butto
             raise gr.Warning(t("There is no picture yet"), print_exception=False)
         services = form.page.services_for(request)
         archive = await services.off_loop(_zip, [Path(file) for file, _ in pictures], form.page.jobs.cache)
+        form.page.clean_later([archive])
         return gr.update(value=[str(archive)], visible=True)
 
     inputs = [results.gallery, results.shown]

@@ -15,8 +15,8 @@ from sdwebui_api.errors import SdWebUIError
 from sdwebui_api.webui.context import user_of
 from sdwebui_api.webui.generation import gallery
 from sdwebui_api.webui.generation.form import Form
-from sdwebui_api.webui.generation.gallery import Results
 from sdwebui_api.webui.generation.prompt import PromptArea
+from sdwebui_api.webui.generation.results import Results
 from sdwebui_api.webui.localization import t
 from sdwebui_api.webui.page_jobs import PageJob
 
@@ -92,7 +92,7 @@ class Run:
         if not job.pictures:
             return {results.info: gallery.summary_html(job)}
         return {
-            results.gallery: gr.update(value=[str(picture.path) for picture in job.pictures], selected_index=0),
+            results.gallery: [str(picture.path) for picture in job.pictures],
             results.infotexts: [picture.infotext for picture in job.pictures],
             results.shown: 0,
             results.info: gallery.summary_html(job),
