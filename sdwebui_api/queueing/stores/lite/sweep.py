@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 from sdwebui_api.queueing.model import rear_of, sink_of
 from sdwebui_api.queueing.stores.lite.items import CHUNK, LEAVE
@@ -11,7 +12,9 @@ from sdwebui_api.queueing.stores.lite.schema import DONE, HELD
 from sdwebui_api.queueing.stores.lite.writer import Transaction
 
 ROOM = 4096
-"""Free pages (of 4 KiB) that the file may keep for what comes next, and those given back in one call."""
+"""Free pages (of 4 KiB) that the file may keep for what comes next."""
+SHRINK_SECONDS = 0.01
+"""For giving pages back, in one call: they are moved one by one, and the puts wait meanwhile."""
 
 # Groups that nobody has joined or committed for, for a while.
 _ABANDONED = "g.touched < :before AND NOT EXISTS (SELECT 1 FROM consumers c WHERE c.grp = g.id)"
@@ -98,8 +101,8 @@ def old_records(tx: Transaction, retention: float) -> int:
 def unused_pages(tx: Transaction) -> int:
     """Gives room back to the disk when a quarter of the file is free, as it is after a flood."""
     (free,), (pages,) = (tx.db.execute(f"PRAGMA {name}").fetchone() for name in ("freelist_count", "page_count"))
-    if free < ROOM or free < pages // 4:
-        return 0
-    tx.db.execute(f"PRAGMA incremental_vacuum({ROOM})").fetchall()
-    (left,) = tx.db.execute("PRAGMA freelist_count").fetchone()
-    return int(free - left)
+    given_back, end = 0, time.monotonic() + SHRINK_SECONDS
+    while free - given_back > max(ROOM, pages // 4) and time.monotonic() < end:
+        tx.db.execute("PRAGMA incremental_vacuum(1)")
+        given_back += 1
+    return given_back
