@@ -27,7 +27,7 @@ class Report:
     duplicates: int = 0
     """Results beyond the first of a request."""
     strangers: int = 0
-    """Results of requests that were not acknowledged."""
+    """Results of requests whose acknowledgement was lost with a connection: nobody knew that they had been put."""
     doubtful: int = 0
     """Puts of which the client does not know whether they arrived: so many strangers there may be."""
     disorder: int = 0
@@ -41,14 +41,14 @@ class Report:
     seconds: float = 0.0
 
     HEADER = (
-        f"{'killed':32} {'kills':>5} {'puts acked':>10} {'results':>7} {'lost':>4} {'dupl.':>5} {'disorder':>8} "
-        f"{'redelivered':>11} {'given up':>8} {'s':>6}"
+        f"{'killed':32} {'kills':>5} {'puts acked':>10} {'results':>7} {'unacked':>7} {'lost':>4} "
+        f"{'dupl.':>5} {'disorder':>8} {'redelivered':>11} {'given up':>8} {'s':>6}"
     )
 
     def line(self) -> str:
         return (
-            f"{self.name:32} {self.kills:5} {self.puts:10} {self.results:7} {self.lost:4} {self.duplicates:5} "
-            f"{self.disorder:8} {self.repeated:11} {self.given_up:8} {self.seconds:6.1f}"
+            f"{self.name:32} {self.kills:5} {self.puts:10} {self.results:7} {self.strangers:7} {self.lost:4} "
+            f"{self.duplicates:5} {self.disorder:8} {self.repeated:11} {self.given_up:8} {self.seconds:6.1f}"
         )
 
 
