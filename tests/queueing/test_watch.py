@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import httpx
 import pytest
@@ -29,8 +30,8 @@ def take(watcher: ClientConnection, count: int, timeout: float = 5) -> list[Fram
     return frames
 
 
-def indexes(watcher: ClientConnection, count: int) -> list[int]:
-    return [frame.index for frame in take(watcher, count)]
+def indexes(watcher: ClientConnection, count: int, timeout: float = 5) -> list[int]:
+    return [frame.index for frame in take(watcher, count, timeout)]
 
 
 def nothing_comes(watcher: ClientConnection, seconds: float = 0.3) -> bool:
@@ -234,6 +235,38 @@ class TestSeveralFrontEnds:
                 assert indexes(new, 1) == [1]
                 with pytest.raises(ConnectionClosed):
                     old.recv(timeout=10)
+
+    def test_clients_that_come_and_go_at_random_see_everything(self, queue_url, tmp_path):
+        """Three users of a group on two front ends: they abort at any moment and commit on either side."""
+        total, seed = 150, random.randrange(2**32)
+        print(f"seed {seed}")
+        with run_front(queue_url, tmp_path / "a") as a, run_front(queue_url, tmp_path / "b") as b:
+            seen: set[int] = set()
+
+            def client(uid: str) -> None:
+                dice = random.Random(f"{seed} {uid}")
+                while len(seen) < total:
+                    watcher = dice.choice((a, b)).watch(uid=uid, _window_=dice.randint(1, 8))
+                    with suppress(TimeoutError, ConnectionClosed):
+                        while dice.random() > 0.1:
+                            (index,) = indexes(watcher, 1, 0.5)
+                            if dice.random() < 0.8:
+                                commit(dice.choice((a, b)), index)
+                                seen.add(index)
+                    abort(watcher)
+
+            def puts() -> None:
+                for number in range(total):
+                    (a, b)[number % 2].put(str(number))
+
+            threads = [threading.Thread(target=client, args=(f"u{number}",)) for number in range(3)]
+            threads.append(threading.Thread(target=puts))
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(60)
+                assert not thread.is_alive(), f"seen {len(seen)} of {total}"
+            assert seen == set(range(1, total + 1)) and a.length() == 0
 
 
 class TestHandshake:
