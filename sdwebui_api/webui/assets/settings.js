@@ -88,3 +88,17 @@
     reset: () => "",
   };
 })();
+
+// After a restart the page is built anew: wait for a server that says another id, then load it.
+window.sdwebuiWaitForRestart = async () => {
+  const before = window.gradio_config.app_id;
+  for (;;) {
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+    try {
+      const answer = await fetch("config", { cache: "no-store" });
+      if (answer.ok && (await answer.json()).app_id !== before) return location.reload();
+    } catch (error) {
+      console.info("not back yet", error);
+    }
+  }
+};

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sdwebui_api.webui.context import PageBuilder
-from sdwebui_api.webui.tabs import settings, txt2img
+from sdwebui_api.webui.tabs import extensions, settings, txt2img
 
 
 @dataclass(frozen=True)
@@ -26,5 +26,5 @@ TABS: tuple[Tab, ...] = (
     # merger
     # train
     Tab("settings", "Settings", settings.build),
-    # extensions
+    Tab("extensions", "Extensions", extensions.build),
 )

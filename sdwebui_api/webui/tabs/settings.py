@@ -29,12 +29,12 @@ ATTACH = "window.sdwebuiSettings.attach(element, watch);"
 def build(page: PageBuilder) -> None:
     languages = load_texts(localizations_folder(page.flags)).languages
     with gr.Row(elem_id="settings_buttons"):
-        apply = gr.Button(t("Apply settings"), variant="primary", elem_id="settings_submit")
-        reload_page = gr.Button(t("Reload UI"), elem_id="settings_restart_gradio")
-        theme = gr.Button(t("Dark or light"), elem_id="settings_theme")
-        unload = gr.Button(t("Free the memory of models"), elem_id="settings_unload_models")
+        apply = gr.Button(t("Apply settings"), variant="primary", elem_id="settings_submit", min_width=140)
+        reload_page = gr.Button(t("Reload UI"), elem_id="settings_restart_gradio", min_width=140)
+        theme = gr.Button(t("Dark or light"), elem_id="settings_theme", min_width=140)
+        unload = gr.Button(t("Free the memory of models"), elem_id="settings_unload_models", min_width=140)
     status = gr.Markdown(elem_id="settings_result")
-    form = gr.HTML(js_on_load=ATTACH, elem_id="settings", container=False)
+    form = gr.HTML(js_on_load=ATTACH, elem_id="settings", apply_default_css=False)
     changes = gr.Textbox(visible=False)
 
     def show(request: gr.Request) -> str:
