@@ -16,7 +16,7 @@ from sdwebui_api.webui.localization import t
 class ExtensionRow:
     name: str
     ticked: bool
-    """Whether it will be loaded at the next start; `loaded`: whether it is now."""
+    """Whether the settings would have it loaded; `loaded`: whether it is."""
     loaded: bool
     builtin: bool
     remote: str = ""
@@ -27,19 +27,27 @@ class ExtensionRow:
 
 
 def rows_of(
-    extensions: Iterable[ExtensionFolder], disabled: Collection[str], failures: Mapping[str, str]
+    installed: Iterable[ExtensionFolder],
+    loaded: Collection[str],
+    disabled: Collection[str],
+    failures: Mapping[str, str],
 ) -> list[ExtensionRow]:
-    """Asks git about each, which takes moments. failures: path of a script → why it could not be loaded."""
-    return [_row(extension, disabled, failures) for extension in extensions]
+    """Asks git about each, which takes moments.
+
+    installed: those in the folders now; loaded: names of those that run; failures: path of a script → why it does not.
+    """
+    return [_row(extension, loaded, disabled, failures) for extension in installed]
 
 
-def _row(extension: ExtensionFolder, disabled: Collection[str], failures: Mapping[str, str]) -> ExtensionRow:
+def _row(
+    extension: ExtensionFolder, loaded: Collection[str], disabled: Collection[str], failures: Mapping[str, str]
+) -> ExtensionRow:
     facts = extension.row()
     seconds = facts["commit_date"]
     return ExtensionRow(
         extension.name,
         ticked=extension.name not in disabled,
-        loaded=extension.enabled,
+        loaded=extension.name in loaded,
         builtin=extension.builtin,
         remote=facts["remote"],
         branch=facts["branch"],

@@ -8,9 +8,12 @@ import gradio as gr
 from gradio.context import Context
 
 from sdwebui_api.api.services import Services
+from sdwebui_api.config.options import Options
+from sdwebui_api.config.paths import Paths
 from sdwebui_api.errors import SdWebUIError
+from sdwebui_api.scripting.build import installed_extensions
 from sdwebui_api.webui.context import PageBuilder
-from sdwebui_api.webui.extension_list import extensions_html, rows_of
+from sdwebui_api.webui.extension_list import ExtensionRow, extensions_html, rows_of
 from sdwebui_api.webui.localization import t
 
 LEVELS = ("none", "extra", "all")
@@ -39,9 +42,7 @@ def build(page: PageBuilder) -> None:
     async def show(request: gr.Request) -> tuple[str, str]:
         services = page.services_for(request)
         options = services.options.snapshot()
-        rows = await services.off_loop(
-            rows_of, services.scripts.extensions, options.disabled_extensions, services.scripts.failures
-        )
+        rows = await services.off_loop(_rows, services, options)
         chosen = options.disable_all_extensions
         return extensions_html(rows, locked=locked), chosen if chosen in LEVELS else "none"
 
@@ -59,28 +60,32 @@ def build(page: PageBuilder) -> None:
     applied.then(None, [state], js=WAIT)
 
 
+def _rows(services: Services, options: Options) -> list[ExtensionRow]:
+    installed = installed_extensions(services.flags, Paths.from_flags(services.flags), options)
+    return rows_of(installed, _loaded(services), options.disabled_extensions, services.scripts.failures)
+
+
+def _loaded(services: Services) -> set[str]:
+    return {extension.name for extension in services.scripts.extensions if extension.enabled}
+
+
 async def apply_extensions(services: Services, disabled: list[str], level: str) -> tuple[str, str]:
-    """(message, state): stores what is not to be loaded, then restarts when anything changed. Raises SdWebUIError."""
-    known = {extension.name for extension in services.scripts.extensions}
-    options = services.options.snapshot()
-    wanted = [name for name in options.disabled_extensions if name not in known] + sorted(known & set(disabled))
-    level = level if level in LEVELS else "none"
-    same = set(wanted) == set(options.disabled_extensions) and level == options.disable_all_extensions
-    if same and not _differs_from_running(services, set(wanted), level):
-        return t("Nothing was changed."), ""
-    await services.off_loop(services.options.keep, {"disabled_extensions": wanted, "disable_all_extensions": level})
+    """(message, state): stores what is not to be loaded, then restarts when that differs from what is.
+
+    disabled: names of the boxes without a tick. Raises SdWebUIError.
+    """
+    options, paths = services.options.snapshot(), Paths.from_flags(services.flags)
+    known = {extension.name for extension in installed_extensions(services.flags, paths, options)}
+    gone = [name for name in options.disabled_extensions if name not in known]
+    wanted = {
+        "disabled_extensions": [*gone, *sorted(known & set(disabled))],
+        "disable_all_extensions": level if level in LEVELS else "none",
+    }
+    await services.off_loop(services.options.keep, wanted)
+    next_time = installed_extensions(services.flags, paths, services.options.snapshot())
+    if {extension.name for extension in next_time if extension.enabled} == _loaded(services):
+        return t("Saved; nothing else is to be loaded than is already."), ""
     if services.stop_server is None:
         return t("Saved; it takes effect at the next start."), ""
     services.stop_server("restart")
     return t("Restarting: running jobs end first, then the page comes back by itself."), "restarting"
-
-
-def _differs_from_running(services: Services, disabled: set[str], level: str) -> bool:
-    flags = services.flags
-    if flags.disable_all_extensions or flags.disable_extra_extensions:
-        return False
-
-    def wanted(name: str, builtin: bool) -> bool:
-        return name not in disabled and level != "all" and (builtin or level != "extra")
-
-    return any(one.enabled != wanted(one.name, one.builtin) for one in services.scripts.extensions)
