@@ -63,6 +63,15 @@ class Script:
         return hashlib.sha1(self.source, usedforsecurity=False).hexdigest()
 
 
+def _packed(command: Sequence[Argument]) -> bytes:
+    """A command as it is sent."""
+    parts = [b"*%d\r\n" % len(command)]
+    for argument in command:
+        value = argument if isinstance(argument, bytes) else str(argument).encode()
+        parts.append(b"$%d\r\n%b\r\n" % (len(value), value))
+    return b"".join(parts)
+
+
 class Lost(Exception):
     """The connection broke, or could not be made. Whether a call was carried out is not known."""
 
@@ -108,7 +117,7 @@ class _Session:
         # No await between these: answers come in the order of the writes.
         self.waiting.append(call)
         try:
-            await self.connection.send_packed_command(self.connection.pack_command(*command), check_health=False)
+            await self.connection.send_packed_command(_packed(command), check_health=False)
         except (exceptions.RedisError, OSError) as error:
             self.fail(error)
         return await call.answer

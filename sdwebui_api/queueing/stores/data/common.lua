@@ -77,8 +77,10 @@ local function changed(q)
   return number
 end
 
--- Tells everyone when the first lease ends, if that is sooner than it was.
+-- Tells everyone when the first lease ends, if that is sooner than it was and sooner than everyone looks by himself (once
+-- a second).
 local function lease_begins(q, g, deadline)
+  if deadline - NOW > 3000 then return end
   local first = call('ZRANGE', q .. ':leases:' .. g, 0, 0, 'WITHSCORES')
   if not first[1] or deadline < tonumber(first[2]) then
     call('PUBLISH', q .. CHANNEL, num(version(q)) .. ' ' .. num(deadline - NOW))
@@ -98,10 +100,10 @@ local function ensure_queue(q)
   call('SADD', string.match(q, '^[^}]*}') .. ':queues', q)
 end
 
--- Adds an item whatever the limits say. Returns index, whether it is new.
+-- Adds an item whatever the limits say. Returns index, whether it is new, the new version.
 local function append(q, id, priority, path, data, tags)
   local known = call('HGET', q .. ':ids', id)
-  if known then return tonumber(known), false end
+  if known then return tonumber(known), false, version(q) end
   local i = call('HINCRBY', q .. ':state', 'index', 1)
   if i == 1 then ensure_queue(q) end
   local score = priority == '1' and i or i + LOW
@@ -116,8 +118,9 @@ local function append(q, id, priority, path, data, tags)
   call('XADD', stream_of(q, score), i .. '-0', unpack(entry))
   call('ZADD', q .. ':order', num(score), i)
   call('HSET', q .. ':ids', id, i)
-  call('PUBLISH', q .. CHANNEL, num(version(q)))
-  return i, true
+  local number = i + tonumber(call('HGET', q .. ':state', 'turns') or 0)
+  call('PUBLISH', q .. CHANNEL, num(number))
+  return i, true, number
 end
 
 -- Remembers a request that leaves; when memory is full, forgets it altogether instead.

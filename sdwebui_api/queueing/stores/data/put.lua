@@ -7,5 +7,5 @@ local known = call('HGET', q .. ':ids', id)
 if known then return { tonumber(known), 0, num(version(q)) } end
 if call('HGET', q .. ':state', 'ended') then return 'ended' end
 if most >= 0 and call('ZCARD', q .. ':order') >= most then return 'full' end
-local i = append(q, id, priority, path, data, tags)
-return { i, 1, num(version(q)) }
+local i, _, number = append(q, id, priority, path, data, tags)
+return { i, 1, num(number) }
