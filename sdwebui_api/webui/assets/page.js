@@ -41,6 +41,13 @@
     }
   }, true);
 
+  // Gradio's gallery takes the focus when pictures come, and scrolls to it: not while somebody writes or reads elsewhere.
+  const focus = HTMLElement.prototype.focus;
+  HTMLElement.prototype.focus = function (options) {
+    if (!this.closest('.thumbnails')) focus.call(this, options);
+    else if (!/^(TEXTAREA|INPUT)$/.test(document.activeElement?.tagName)) focus.call(this, { preventScroll: true });
+  };
+
   document.addEventListener('mouseover', (event) => {
     const button = event.target.closest?.('button.tool');
     if (button && !button.title) button.title = document.querySelector(`#page_hints [data-for="${button.id}"]`)?.textContent || '';

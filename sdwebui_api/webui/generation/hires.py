@@ -17,8 +17,11 @@ SAME_SAMPLER, SAME_SCHEDULE, SAME_CHECKPOINT = "Use same sampler", "Use same sch
 
 
 def build(form: Form, size: panel.Size) -> None:
-    on = form.add(gr.Checkbox(label=t("Hires. fix"), elem_id=form.id("enable_hr"), container=False), label="Hires. fix")
-    with gr.Group(visible=bool(on.value), elem_id=form.id("hires_fix")) as more:
+    on = form.add(
+        gr.Checkbox(label=t("Hires. fix"), elem_id=form.id("enable_hr"), container=False, elem_classes=["bare"]),
+        label="Hires. fix",
+    )
+    with gr.Column(visible=bool(on.value), elem_id=form.id("hires_fix"), elem_classes=["more"]) as more:
         parts = {**_scaling(form), **_models(form), **_prompts(form)}
         note = gr.HTML("", elem_id=form.id("hires_size"), elem_classes=["note"])
     on.change(None, on, more, js=panel.SHOW, show_progress="hidden")

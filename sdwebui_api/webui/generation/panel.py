@@ -154,11 +154,18 @@ def seed(form: Form) -> Seed:
         dice = page.tool("🎲", form.id("random_seed"), t("A new seed every time"))
         reuse = page.tool("♻️", form.id("reuse_seed"), t("The seed of the picture that is shown"))
         extra = form.add(
-            gr.Checkbox(label=t("Extra"), elem_id=form.id("seed_extra"), container=False, min_width=80, scale=1),
+            gr.Checkbox(
+                label=t("Extra"),
+                elem_id=form.id("seed_extra"),
+                container=False,
+                elem_classes=["bare"],
+                min_width=80,
+                scale=1,
+            ),
             label="Extra",
         )
     dice.click(None, None, number, js="() => -1", show_progress="hidden")
-    with gr.Group(visible=bool(extra.value), elem_id=form.id("seed_extras")) as more:
+    with gr.Column(visible=bool(extra.value), elem_id=form.id("seed_extras"), elem_classes=["more"]) as more:
         subseed, reuse_subseed = _seed_extras(form, extra)
     extra.change(None, extra, more, js=SHOW, show_progress="hidden")
     return Seed(number, reuse, subseed, reuse_subseed)
@@ -206,8 +213,14 @@ def _write_seed_extras(body: Body, extra: bool, subseed: int, strength: float, w
 
 def refiner(form: Form) -> None:
     """Another checkpoint for the last steps."""
-    on = form.add(gr.Checkbox(label=t("Refiner"), elem_id=form.id("enable_refiner"), container=False), label="Refiner")
-    with gr.Group(visible=bool(on.value), elem_id=form.id("refiner")) as more, gr.Row(elem_classes=["compact"]):
+    on = form.add(
+        gr.Checkbox(label=t("Refiner"), elem_id=form.id("enable_refiner"), container=False, elem_classes=["bare"]),
+        label="Refiner",
+    )
+    with (
+        gr.Column(visible=bool(on.value), elem_id=form.id("refiner"), elem_classes=["more"]) as more,
+        gr.Row(elem_classes=["compact"]),
+    ):
         checkpoint = form.add(
             gr.Dropdown(
                 checkpoint_titles(form.page.services), value=None, label=t("Checkpoint"), elem_id=form.id("checkpoint")

@@ -40,7 +40,7 @@ def build(form: Form) -> PromptArea:
                 clear = form.page.tool("🗑️", form.id("clear_prompt"), t("Clear both prompts"))
                 apply = form.page.tool("📋", form.id("style_apply"), t("Write the chosen styles into the prompts"))
                 forever = gr.Checkbox(
-                    label=t("Generate forever"), elem_id=form.id("forever"), elem_classes=["forever"], container=False,
+                    label=t("Generate forever"), elem_id=form.id("forever"), elem_classes=["bare"], container=False,
                     min_width=120,
                 )  # fmt: skip
             styles = form.field(

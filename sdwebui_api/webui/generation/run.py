@@ -92,7 +92,7 @@ class Run:
         if not job.pictures:
             return {results.info: gallery.summary_html(job)}
         return {
-            results.gallery: [str(picture.path) for picture in job.pictures],
+            results.gallery: gr.update(value=[str(picture.path) for picture in job.pictures], selected_index=0),
             results.infotexts: [picture.infotext for picture in job.pictures],
             results.shown: 0,
             results.info: gallery.summary_html(job),
