@@ -355,7 +355,7 @@ def serve(flags: Flags) -> int:
     server = Server(
         config,
         services.runner,
-        lambda: serving.announce(flags, server, f"{'' if flags.nowebui else 'page: /, '}API documentation: /docs"),
+        lambda: _opened(flags, server),
         queue.closing.set if queue is not None else lambda: None,
         staff=staff,
         results=services.results,
@@ -368,6 +368,7 @@ def serve(flags: Flags) -> int:
     if services.results is not None:
         services.results.close()
     if server.restart:
+        os.environ[serving.RESTARTED] = "1"
         os.execv(sys.executable, sys.orig_argv)
     return 0 if server.started else 1
 
@@ -376,6 +377,11 @@ def _add_page(app: FastAPI, services: Services) -> None:
     from sdwebui_api.webui.page import mount_page  # gradio takes seconds, which --nowebui spares
 
     mount_page(app, services)
+
+
+def _opened(flags: Flags, server: Server) -> None:
+    serving.announce(flags, server, f"{'' if flags.nowebui else 'page: /, '}API documentation: /docs")
+    serving.open_browser(flags, server)
 
 
 def _staff(services: Services) -> Staff | None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import threading
+import webbrowser
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -18,6 +21,8 @@ SILENT_SECONDS = 20.0
 MAX_MESSAGE_BYTES = 2**20
 """Clients of the queue send nothing but pings."""
 GRACE_SECONDS = 10
+RESTARTED = "SDWEBUI_API_RESTARTED"
+"""In the environment of a program that replaced itself."""
 
 
 class PatientWebSocket(WebSocketsSansIOProtocol):
@@ -109,7 +114,19 @@ def _notice_dead_peers(listener: Any) -> None:
 
 def announce(flags: Flags, server: Server, hint: str) -> None:
     """The line that says where the server is."""
+    print(f"Running on {address(flags, server)} ({hint})", flush=True)
+
+
+def address(flags: Flags, server: Server) -> str:
+    """As a browser on this machine would open it."""
     scheme = "https" if flags.tls_certfile else "http"
     subpath = f"/{flags.subpath.strip('/')}" if flags.subpath else ""
     host = "127.0.0.1" if flags.host in ("0.0.0.0", "::") else flags.host
-    print(f"Running on {scheme}://{host}:{server.open_port}{subpath} ({hint})", flush=True)
+    return f"{scheme}://{host}:{server.open_port}{subpath}"
+
+
+def open_browser(flags: Flags, server: Server) -> None:
+    """`--autolaunch`, where there is a page; a restarted program leaves the browser to its open page."""
+    if flags.autolaunch and not flags.nowebui and RESTARTED not in os.environ:
+        # Some browsers keep their caller until they are closed.
+        threading.Thread(target=webbrowser.open, args=(address(flags, server),), name="browser", daemon=True).start()
