@@ -13,6 +13,7 @@ from beautiful_prompt.templates import CHAT, CONTINUATION, PAI_V1, PAI_V2, Templ
 from sdwebui_api.errors import BadRequest, UnusableModel, nearest
 
 FOLDER = "BeautifulPrompt"
+DEFAULT = "default"
 TEMPLATE_FILE = "beautiful_prompt.json"
 _WEIGHTS = ("*.safetensors", "*.bin")
 
@@ -80,7 +81,7 @@ class Library:
         names = self.names()
         wanted = (name or "").strip().lower()
         found = next((one for one in names if one.lower() == wanted), None)
-        if wanted in ("", "default"):
+        if wanted in ("", DEFAULT):
             found = names[0]
         if found is None:
             where = f"{(self.models_dirs or (Path(),))[0] / FOLDER}"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from beautiful_prompt.expand import Expansion, checked, expand
-from beautiful_prompt.library import Library
+from beautiful_prompt.library import DEFAULT, Library
 from beautiful_prompt.sampling import LARGEST_SEED, LONGEST_RESULT, MOST_RESULTS, Sampling
 
 from sdwebui_api.prompting.comments import strip_comments
@@ -23,12 +23,23 @@ from sdwebui_api.scripting.hooks import (
     Running,
     Script,
 )
+from sdwebui_api.scripting.page_hooks import PageTab
 
 
 def app_started(app: Any) -> None:
     from beautiful_prompt.routes import router
 
     app.include_router(router)
+
+
+def page_tab() -> PageTab:
+    return PageTab("beautiful_prompt", "BeautifulPrompt", _build_tab)
+
+
+def _build_tab(page: Any) -> None:
+    from beautiful_prompt.tab import build  # gradio
+
+    build(page)
 
 
 class BeautifulPrompt(Script):
@@ -39,7 +50,7 @@ class BeautifulPrompt(Script):
 
     args: ClassVar[Sequence[Argument]] = (
         Argument("enabled", False, "Expand the prompt"),
-        Argument("model", "", "Model"),
+        Argument("model", DEFAULT, "Model"),
         Argument("each_picture", False, "Another prompt for each picture"),
         Argument("seed", -1, "Seed", -1, LARGEST_SEED, 1),
         Argument("max_new_tokens", 100, "Longest addition, in tokens", 1, LONGEST_RESULT, 1),
@@ -48,6 +59,10 @@ class BeautifulPrompt(Script):
         Argument("top_p", 0.95, "Top p", 0.01, 1, 0.01),
         Argument("repetition_penalty", None, "Repetition penalty", 0.1, 5, 0.05),
     )
+
+    def arguments_for(self, kind: Kind, files: Files) -> Sequence[Argument]:
+        choices = (DEFAULT, *Library(files.models_dirs).names())
+        return [replace(argument, choices=choices) if argument.name == "model" else argument for argument in self.args]
 
     def read(self, given: object, kind: Kind, files: Files, field: str) -> Arguments:
         """An object that does not say `enabled` means yes. Raises BadRequest naming what is wrong."""
@@ -65,7 +80,7 @@ class BeautifulPrompt(Script):
             else:
                 number(value, argument.minimum, argument.maximum, argument.label, place)
         if arguments.enabled:
-            Library(files.models_dirs).find(arguments.model, f"{field}.model")
+            Library(files.models_dirs).find(str(arguments.model), f"{field}.model")
         return arguments
 
     def hooks(self, request: GenerationRequest, args: Arguments) -> Hooks | None:
