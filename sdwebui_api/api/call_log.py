@@ -22,8 +22,12 @@ access = logging.getLogger("sdwebui_api.access")
 api_log = logging.getLogger("sdwebui_api.api_log")
 time_log = logging.getLogger("sdwebui_api.time_log")
 
-QUIET_PATHS = ("/health/", "/metrics", "/internal/ping", "/sdapi/v1/progress", "/internal/progress", "/api/predict/")
-"""Polled all the time, and the queue's own traffic (hundreds a second): logged at level DEBUG, and by `--api-log`."""
+QUIET_PATHS = (
+    "/health/", "/metrics", "/internal/ping", "/sdapi/v1/progress", "/internal/progress", "/api/predict/",
+    "/gradio_api/", "/assets/", "/static/", "/svelte/", "/theme.css",
+)  # fmt: skip
+"""Polled all the time, the queue's own traffic (hundreds a second), and what a page fetches by the dozen: logged at
+level DEBUG, and by `--api-log`."""
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")
 PROMPTS = ("prompt", "negative_prompt")
 OTHER = "other"

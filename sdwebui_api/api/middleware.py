@@ -76,6 +76,8 @@ class Subpath:
 
 MAX_COMMAS = 250_000
 """Of one body: JSON of millions of values takes seconds to parse, on the event loop. A base64 picture has none."""
+OPAQUE = ("/api/predict/", "/gradio_api/upload")
+"""What is put into the queue, or uploaded by the page, is stored and not parsed."""
 RETRY_AFTER_SECONDS = 5
 
 
@@ -100,8 +102,8 @@ class BodyLimit:
             await error_response(self._error())(scope, receive, send)
             return
         taken = commas = 0
-        # What is put into the queue is stored, not parsed (a call by way of the gateway has another path by now).
-        opaque = scope["path"].removeprefix(scope.get("root_path", "")).startswith("/api/predict/")
+        # (A call by way of the gateway has another path by now.)
+        opaque = scope["path"].removeprefix(scope.get("root_path", "")).startswith(OPAQUE)
 
         # An HTTPException passes FastAPI's body reader; any other error would become a 400 there.
         async def counted() -> Message:

@@ -1,0 +1,153 @@
+"""What the components of a generation tab say in a request; defaults from ui-config.json; what browsers remember."""
+
+from __future__ import annotations
+
+import json
+
+import gradio as gr
+import pytest
+
+from sdwebui_api.api.generation_schema import Txt2ImgBody
+from sdwebui_api.prompting.counting import count_tokens
+from sdwebui_api.webui import opening, remembered
+from sdwebui_api.webui.context import PageBuilder
+from sdwebui_api.webui.generation.form import Form
+from sdwebui_api.webui.page_jobs import PageJobs
+from sdwebui_api.webui.tabs import txt2img
+from sdwebui_api.webui.ui_config import UiConfig
+from tests.support.fakes import fake_services
+
+
+class Tab:
+    """A built txt2img tab with the values of its components."""
+
+    def __init__(self, folder, monkeypatch):
+        forms = []
+        monkeypatch.setattr(remembered, "wire", lambda form: (forms.append(form), wire(form)))
+        wire = WIRE
+        self.page = PageBuilder(fake_services(folder), PageJobs(folder), UiConfig(folder / "ui-config.json"))
+        with gr.Blocks(analytics_enabled=False) as self.page.blocks:
+            txt2img.build(self.page)
+        self.form: Form = forms[0]
+        self.values = {component: component.value for component in self.form.inputs}
+
+    def set(self, **values):
+        for name, value in values.items():
+            self.values[self.page.components[f"txt2img_{name}"]] = value
+
+    def body(self):
+        return Txt2ImgBody.model_validate(self.form.body(self.values))
+
+
+WIRE = remembered.wire
+
+
+@pytest.fixture
+def tab(tmp_path, monkeypatch):
+    return Tab(tmp_path, monkeypatch)
+
+
+def test_an_untouched_tab_asks_for_a1111s_defaults(tab):
+    body = tab.body()
+    assert (body.steps, body.sampler_name, body.scheduler, body.cfg_scale) == (20, "DPM++ 2M", "Automatic", 7)
+    assert (body.seed, body.n_iter, body.batch_size) == (-1, 1, 1)
+    assert body.save_images and not body.enable_hr and body.refiner_checkpoint is None and body.subseed == -1
+
+
+def test_folded_parts_count_only_when_they_are_on(tab):
+    tab.set(hr_scale=3, subseed=7, subseed_strength=0.5, switch_at=0.3, checkpoint="tiny.safetensors")
+    untouched = tab.body()
+    assert not untouched.enable_hr and untouched.subseed == -1 and untouched.refiner_switch_at is None
+    tab.set(enable_hr=True, seed_extra=True, enable_refiner=True)
+    body = tab.body()
+    assert body.enable_hr and body.hr_scale == 3 and body.denoising_strength == 0.7
+    assert body.hr_sampler_name == "Use same sampler"
+    assert (body.subseed, body.subseed_strength) == (7, 0.5)
+    assert (body.refiner_checkpoint, body.refiner_switch_at) == ("tiny.safetensors", 0.3)
+
+
+def test_what_the_tab_asks_for_can_be_resolved(tab):
+    services = tab.page.services
+    tab.set(enable_hr=True)
+    body = tab.body()
+    values = body.model_dump()
+    request = services.resolver("txt2img", values, body.model_fields_set, services.options.snapshot())
+    assert request.hires is not None and request.hires.scale == 2 and request.hires.upscaler == "Latent"
+
+
+def test_defaults_come_from_the_file_and_odd_ones_are_left_out(tmp_path, monkeypatch):
+    stored = {
+        "txt2img/Sampling steps/value": 33, "txt2img/Sampling steps/maximum": 40, "txt2img/CFG Scale/value": "much",
+        "txt2img/Width/value": 99999, "txt2img/Hires. fix/value": True, "txt2img/Sampling method/value": "None such",
+        "txt2img/Batch count/visible": False,
+    }  # fmt: skip
+    (tmp_path / "ui-config.json").write_text(json.dumps(stored))
+    tab = Tab(tmp_path, monkeypatch)
+    body = tab.body()
+    assert (body.steps, body.cfg_scale, body.sampler_name, body.enable_hr) == (33, 7, "DPM++ 2M", True)
+    assert body.width < 99999
+    assert tab.page.components["txt2img_steps"].maximum == 40
+    assert tab.page.components["txt2img_batch_count"].visible is False
+
+
+def test_new_defaults_are_written_beside_what_the_file_holds(tmp_path, monkeypatch):
+    (tmp_path / "ui-config.json").write_text('{"other/Thing/value": 1}')
+    tab = Tab(tmp_path, monkeypatch)
+    tab.page.defaults.save({"txt2img/Sampling steps": 12})
+    assert json.loads((tmp_path / "ui-config.json").read_text()) == {
+        "other/Thing/value": 1, "txt2img/Sampling steps/value": 12
+    }  # fmt: skip
+    assert Tab(tmp_path, monkeypatch).body().steps == 12
+
+
+def test_an_unreadable_file_of_defaults_is_no_obstacle(tmp_path, monkeypatch):
+    (tmp_path / "ui-config.json").write_text("{broken")
+    assert Tab(tmp_path, monkeypatch).body().steps == 20
+
+
+def test_a_browser_gets_back_what_still_fits(tab):
+    kept = tab.form.kept
+    stored = {
+        "txt2img/Sampling steps": 44, "txt2img/Prompt": "a cat", "txt2img/Sampling method": "gone",
+        "txt2img/Width": -5, "txt2img/Styles": ["no such style"], "unknown": 1, "txt2img/Extra": "yes",
+    }  # fmt: skip
+    found = remembered.restored(kept, stored, {})
+    assert {component.elem_id: value for component, value in found.items()} == {
+        "txt2img_steps": 44, "txt2img_prompt": "a cat"
+    }  # fmt: skip
+    assert remembered.restored(kept, "nonsense", {}) == {}
+
+
+def test_lists_are_asked_again(tab, tmp_path):
+    page = tab.page
+    offered, _ = opening.known(page, page.services)
+    names = {component.elem_id: [value for _, value in rows] for component, rows in offered.items()}
+    assert "Latent" in names["txt2img_hr_upscaler"] and names["txt2img_checkpoint"]
+    assert names["txt2img_hr_checkpoint"][0] == "Use same checkpoint"
+
+
+class Letters:
+    """A token per letter."""
+
+    bos_id, eos_id, pad_id, comma_id = 1, 2, 0, ord(",")
+
+    def tokenize(self, text):
+        return [ord(letter) for letter in text if letter != " "]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "used", "room"),
+    [
+        ("", 0, 75),
+        ("abc", 3, 75),
+        ("(abc:1.2)", 3, 75),
+        ("abc <lora:x:1>", 3, 75),
+        ("[a:bcde:5]", 4, 75),
+        ("ab AND cdef", 4, 75),
+        ("a BREAK b", 76, 150),
+        ("x" * 80, 80, 150),
+        ("(" * 100_000, 100_000, 100_050),
+    ],
+)
+def test_tokens_are_counted_as_they_will_be_used(prompt, used, room):
+    assert count_tokens(prompt, Letters()) == (used, room)
