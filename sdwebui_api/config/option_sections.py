@@ -180,7 +180,7 @@ PLACES = (*(name for section in SECTIONS if section.id == "saving-paths" for nam
 
 WITHOUT_EFFECT = frozenset(
     _names("""
-    grid_zip_filename_pattern use_original_name_batch use_upscaler_name_as_suffix save_selected_only
+    quicksettings_list grid_zip_filename_pattern use_original_name_batch use_upscaler_name_as_suffix save_selected_only
     save_write_log_csv temp_dir clean_temp_dir_at_start notification_audio notification_volume
     use_save_to_dirs_for_ui realesrgan_enabled_models dat_enabled_models set_scale_by_when_changing_upscaler
     face_restoration_unload postprocessing_enable_in_main_ui postprocessing_disable_in_extras
@@ -208,13 +208,12 @@ WITHOUT_EFFECT = frozenset(
     js_modal_lightbox_gamepad_repeat sd_webui_modal_lightbox_icon_opacity sd_webui_modal_lightbox_toolbar_opacity
     gallery_height open_dir_button_choice compact_prompt_box samplers_in_dropdown dimensions_and_batch_together
     sd_checkpoint_dropdown_use_short hires_fix_show_sampler hires_fix_show_prompts txt2img_settings_accordion
-    img2img_settings_accordion interrupt_after_current quicksettings_list ui_tab_order hidden_tabs ui_reorder_list
-    gradio_themes_cache show_progress_in_title send_seed send_size enable_reloading_ui_scripts show_progressbar
-    live_preview_allow_lowvram_full live_preview_refresh_period live_preview_fast_interrupt
-    js_live_preview_in_modal_lightbox prevent_screen_sleep_during_generation hide_samplers
-    lora_bundled_ti_to_infotext lora_show_all lora_hide_unknown_for_versions lora_in_memory_limit
-    lora_not_found_warning_console lora_not_found_gradio_warning lora_functional canvas_hotkey_zoom
-    canvas_hotkey_adjust canvas_hotkey_shrink_brush canvas_hotkey_grow_brush canvas_hotkey_move
+    img2img_settings_accordion interrupt_after_current ui_reorder_list gradio_themes_cache show_progress_in_title
+    send_seed send_size enable_reloading_ui_scripts show_progressbar live_preview_allow_lowvram_full
+    live_preview_refresh_period live_preview_fast_interrupt js_live_preview_in_modal_lightbox
+    prevent_screen_sleep_during_generation lora_bundled_ti_to_infotext lora_show_all lora_hide_unknown_for_versions
+    lora_in_memory_limit lora_not_found_warning_console lora_not_found_gradio_warning lora_functional
+    canvas_hotkey_zoom canvas_hotkey_adjust canvas_hotkey_shrink_brush canvas_hotkey_grow_brush canvas_hotkey_move
     canvas_hotkey_fullscreen canvas_hotkey_reset canvas_hotkey_overlap canvas_show_tooltip canvas_auto_expand
     canvas_blur_prompt canvas_disabled_functions extra_options_txt2img extra_options_img2img extra_options_cols
     extra_options_accordion

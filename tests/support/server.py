@@ -8,13 +8,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import uvicorn
+from fastapi import FastAPI
 
 from sdwebui_api.api.factory import create_app
 from sdwebui_api.api.services import Services
@@ -96,11 +97,14 @@ def _announced(log: Path) -> str:
 
 
 @contextmanager
-def run_in_thread(services: Services) -> Iterator[str]:
-    """Serves `services` until the context ends; yields the URL."""
+def run_in_thread(services: Services, add_page: Callable[[FastAPI, Services], None] | None = None) -> Iterator[str]:
+    """Serves `services` until the context ends; yields the URL. add_page: `webui.page.mount_page`, for a page too."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(create_app(services), log_config=None, access_log=False, timeout_graceful_shutdown=5)
+    app = create_app(services)
+    if add_page is not None:
+        add_page(app, services)
+    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from sdwebui_api.api.services import Services
-from sdwebui_api.config.option_table import OPTION_TABLE
 from sdwebui_api.webui.localization import t
 from sdwebui_api.webui.settings.form import Choices
 
@@ -29,7 +28,6 @@ def choices_of(services: Services, languages: Iterable[str], tabs: Sequence[tupl
             *((LANGUAGE_NAMES.get(language, language), language) for language in languages),
         ],
         "hidden_tabs": list(tabs),
-        "quicksettings_list": _same(OPTION_TABLE),
     }
 
 
