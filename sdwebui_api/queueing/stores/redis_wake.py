@@ -126,7 +126,9 @@ class Wakes:
     # -- the net -------------------------------------------------------------------------------------
 
     async def _look_out(self, queue: str, known: _Queue) -> None:
-        """Looks at the queue while somebody waits for it."""
+        """Looks at the queue while somebody waits for it, at once and then now and again."""
+        with suppress(StoreUnavailable):
+            await self._look(queue, known)
         while known.waiters:
             pause = LOOK_SECONDS
             if known.lease_ends is not None:

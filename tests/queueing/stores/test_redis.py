@@ -609,6 +609,19 @@ async def test_a_worker_process_that_dies_leaves_its_items_to_others(store, serv
     assert [(d.item.index, d.count) for d in await store.take(QUEUE, heir, 9, lease=LONG)] == [(1, 2), (2, 2)]
 
 
+async def test_a_lease_that_began_long_before_the_waiting_is_noticed_in_time(store, server):
+    other = RedisStore(server.url)
+    await other.open()
+    await put_many(store, 1)
+    await one(other, await joined(other, "elsewhere"), lease=3.6)
+    await asyncio.sleep(3.0)
+    seen = await store.wait(QUEUE, -1, 0)
+    begun = time.monotonic()
+    assert await store.wait(QUEUE, seen, 5) != seen
+    assert time.monotonic() - begun < 1.1
+    await other.close()
+
+
 async def test_what_tools_see_is_true(store, server):
     """The streams' own consumer groups say who has what; monitoring and autoscaling read them."""
     await put_many(store, 3)
