@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sdwebui_api.webui.localization.choice import browser_tag
-from sdwebui_api.webui.localization.marks import Translate, is_marked, resolve_json
+from sdwebui_api.webui.localization.marks import MARKS, Translate, resolve_json
 
 EVENTS = "text/event-stream"
 WHOLE = ("text/html", "application/json")
@@ -80,14 +80,15 @@ class _Answer:
             await self._send(start)
 
     def _spoken(self, body: bytes) -> bytes:
+        page = self._kind == "text/html"
+        if not page and not any(mark in body for mark in MARKS):  # most events: previews, which are long
+            return body
         try:
             text = body.decode()
         except UnicodeDecodeError:
             return body
-        if self._kind == "text/html":
+        if page:
             text = _with_head(text, self._language, self._head())
-        elif not is_marked(text):
-            return body
         return resolve_json(text, self._translate).encode()
 
 

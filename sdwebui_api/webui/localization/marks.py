@@ -11,6 +11,8 @@ from typing import Any
 _OPEN, _CLOSE, _VALUES = "\ue900", "\ue901", "\ue902"
 
 _PLAIN = re.compile(f"{_OPEN}([^{_OPEN}{_CLOSE}]*){_CLOSE}")
+MARKS = (_OPEN.encode(), rb"\ue900")
+"""What a marked text begins with: as UTF-8, as JSON in ASCII."""
 _ESCAPED_MARKS = {r"\ue900": _OPEN, r"\ue901": _CLOSE, r"\ue902": _VALUES}
 
 Translate = Callable[[str], str]
