@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import sdwebui_api
 from sdwebui_api.webui.localization import t
 from sdwebui_api.webui.localization.choice import choose_language
 from sdwebui_api.webui.localization.layer import LanguageLayer
-from sdwebui_api.webui.localization.marks import is_marked, resolve
+from sdwebui_api.webui.localization.marks import is_marked, resolve, resolve_json
 from sdwebui_api.webui.localization.texts import Texts, load_texts
 
 PACKAGE = Path(sdwebui_api.__file__).parent
@@ -46,6 +47,12 @@ class TestMarks:
 
     def test_a_value_may_hold_what_users_write(self) -> None:
         assert resolve(t("No file {name}", name='a"b\\{count}'), lambda text: text) == 'No file a"b\\{count}'
+
+    def test_a_mark_escaped_for_html_is_translated_and_stays_escaped(self) -> None:
+        text = f"<b>{escape(t('It is {name}', name='<i>'))}</b>"
+        assert resolve(text, lambda english: english.replace("It is", "C'est")) == "<b>C&#x27;est &lt;i&gt;</b>"
+        answer = json.loads(resolve_json(json.dumps({"value": text}), lambda english: english))
+        assert answer == {"value": "<b>It is &lt;i&gt;</b>"}
 
 
 async def _answer(body: Any, language: str = "zh_CN") -> httpx.Response:

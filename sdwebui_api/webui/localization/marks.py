@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -59,6 +60,10 @@ def _for_script(text: str) -> str:
 
 
 def _spoken(content: str, translate: Translate) -> str:
+    """What stands for the content of a mark. Where the mark has been escaped for HTML, so is its translation."""
+    plain = html.unescape(content)
+    if plain != content:
+        return html.escape(_spoken(plain, translate))
     text, _, written = content.partition(_VALUES)
     values: Mapping[str, Any] = json.loads(written) if written else {}
     spoken = translate(text)
