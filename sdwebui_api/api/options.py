@@ -61,14 +61,6 @@ def _current(services: Services) -> dict[str, Any]:
     return values
 
 
-def change_options(services: Services, values: Mapping[str, Any]) -> None:
-    """Stores them; another checkpoint is loaded in the background. Raises BadRequest and NotFound, naming the field."""
-    if store_options(services, values):
-        checkpoint = services.current_checkpoint()
-        if checkpoint is not None:
-            services.executor.submit(_warm, services, checkpoint)
-
-
 def store_options(services: Services, values: Mapping[str, Any]) -> bool:
     """Checks names of files, stores; True when another checkpoint is the current one now."""
     before = services.current_checkpoint()

@@ -9,7 +9,7 @@ import gradio as gr
 
 from sdwebui_api.errors import SdWebUIError
 from sdwebui_api.webui.context import PageBuilder, user_of
-from sdwebui_api.webui.generation.run import refusal
+from sdwebui_api.webui.refusals import refusal
 
 
 def build(page: PageBuilder) -> None:

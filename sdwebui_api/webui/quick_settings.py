@@ -7,15 +7,15 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from sdwebui_api.api.options import change_options
+from sdwebui_api.api.options import apply_options
 from sdwebui_api.api.services import Services
 from sdwebui_api.catalog.vaes import AUTOMATIC, NONE
 from sdwebui_api.errors import SdWebUIError
 from sdwebui_api.webui import opening
 from sdwebui_api.webui.context import PageBuilder
 from sdwebui_api.webui.generation.panel import checkpoint_titles
-from sdwebui_api.webui.generation.run import refusal
 from sdwebui_api.webui.localization import t
+from sdwebui_api.webui.refusals import refusal
 
 LARGEST_SKIP = 12
 
@@ -67,7 +67,7 @@ def _store(page: PageBuilder, name: str, component: Component) -> None:
     async def store(value: Any, request: gr.Request) -> None:
         services = page.services_for(request)
         try:
-            await services.off_loop(change_options, services, {name: value})
+            await apply_options(services, {name: value})
         except SdWebUIError as error:
             raise refusal(error.message) from None
 

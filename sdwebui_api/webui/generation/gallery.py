@@ -135,7 +135,9 @@ def summary_html(job: PageJob) -> str:
     """Below the pictures of a job: parameters of the first one, warnings, time."""
     parts = [infotext_html(job.pictures[0].infotext)] if job.pictures else []
     parts += [f'<div class="warning-line">{html.escape(warning)}</div>' for warning in job.warnings]
-    if job.error:
+    if job.job.state == "cancelled":
+        parts.append(f'<div class="note">{t("Cancelled before it began")}</div>')
+    elif job.error:
         parts.append(f'<div class="error-line">{html.escape(job.error)}</div>')
     parts.append(f'<div class="note">{t("Time taken: {seconds} s", seconds=f"{job.seconds:.1f}")}</div>')
     return "".join(parts)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 
@@ -11,6 +13,9 @@ from sdwebui_api.api.services import Services
 from sdwebui_api.prompting.styles import apply_styles
 from sdwebui_api.webui.generation.form import Form
 from sdwebui_api.webui.localization import t
+from sdwebui_api.webui.refusals import refusal
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -39,6 +44,7 @@ def build(form: Form) -> PromptArea:
             with gr.Row(elem_classes=["tools"]) as tools:
                 clear = form.page.tool("🗑️", form.id("clear_prompt"), t("Clear both prompts"))
                 apply = form.page.tool("📋", form.id("style_apply"), t("Write the chosen styles into the prompts"))
+                keep = form.page.tool("📌", form.id("keep_defaults"), t("Keep these values as the page's defaults"))
                 forever = gr.Checkbox(
                     label=t("Generate forever"), elem_id=form.id("forever"), elem_classes=["bare"], container=False,
                     min_width=120,
@@ -58,6 +64,8 @@ def build(form: Form) -> PromptArea:
             )
     clear.click(None, None, [prompt, negative], js="() => ['', '']", show_progress="hidden")
     _wire_styles(form, apply, prompt, negative, styles)
+    # The other fields come after this area.
+    form.page.when_complete(lambda: _wire_defaults(form, keep))
     return PromptArea(prompt, negative, styles, generate, interrupt, skip, forever, tools)
 
 
@@ -85,6 +93,8 @@ def _prompt(form: Form, name: str, label: str, hint: str, infotext: str) -> gr.T
 def _count_while_typing(form: Form, box: gr.Textbox, counter: gr.HTML) -> None:
     async def count(text: str, request: gr.Request) -> str:
         services = form.page.services_for(request)
+        if services.options.snapshot().disable_token_counters:
+            return ""
         used, room = await services.off_loop(services.engine.count_tokens, text)
         return f"{used}/{room}"
 
@@ -111,3 +121,22 @@ def _wire_styles(form: Form, apply: gr.Button, prompt: gr.Textbox, negative: gr.
 
     parts = [prompt, negative, styles]
     apply.click(write, parts, parts, queue=False, show_progress="hidden", api_visibility="private")
+
+
+def _wire_defaults(form: Form, keep: gr.Button) -> None:
+    """The tab's values become those of ui-config.json, for everybody who opens the page."""
+    names = list(form.kept)
+
+    async def store(request: gr.Request, *values: Any) -> None:
+        services = form.page.services_for(request)
+        if services.flags.freeze_settings:
+            raise refusal(t("Settings are frozen on this server"))
+        try:
+            await services.off_loop(form.page.defaults.save, dict(zip(names, values, strict=True)))
+        except OSError:
+            log.warning("ui-config.json cannot be written", exc_info=True)
+            raise refusal(t("The file of defaults cannot be written")) from None
+        gr.Info(t("These values are the page's defaults now"))
+
+    inputs = [form.kept[name] for name in names]
+    keep.click(store, inputs, None, show_progress="hidden", api_visibility="private")

@@ -3,7 +3,6 @@ as somebody looks. The job itself does not care whether anybody does."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +16,8 @@ from sdwebui_api.webui.generation import gallery
 from sdwebui_api.webui.generation.form import Form
 from sdwebui_api.webui.generation.prompt import PromptArea
 from sdwebui_api.webui.generation.results import Results
-from sdwebui_api.webui.localization import t
 from sdwebui_api.webui.page_jobs import PageJob
+from sdwebui_api.webui.refusals import refusal
 
 Updates = dict[Component, Any]
 
@@ -118,8 +117,3 @@ class Run:
         job = self.form.page.jobs.find(id, user_of(request))
         if job is not None:
             job.job.skip()
-
-
-def refusal(message: str) -> gr.Error:
-    """Shown by the page; it would take markup in `message` for its own."""
-    return gr.Error(html.escape(message), title=t("Not possible"), print_exception=False)
