@@ -25,6 +25,7 @@ def wire(page: PageBuilder) -> None:
     async def opened(request: gr.Request, *stored: Any) -> dict[Component, Any]:
         services = page.services_for(request)
         offered, values = await services.off_loop(known, page, services)
+        values |= page.defaults.changed
         for (_, kept), found in zip(page.remembered, stored, strict=True):
             values |= restored(kept, found, {one: [value for _, value in rows] for one, rows in offered.items()})
         return updates(offered, values)

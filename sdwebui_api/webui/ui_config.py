@@ -25,6 +25,8 @@ class UiConfig:
         self._path = path
         self._values = _read(path)
         self._known: dict[str, Component] = {}
+        self.changed: dict[Component, Any] = {}
+        """What was saved since the page was built."""
 
     def apply(self, key: str, component: Component) -> None:
         """Gives the component what the file says of it. A value that does not fit is logged and left out."""
@@ -57,7 +59,7 @@ class UiConfig:
         os.replace(written, self._path)
         self._values = current
         for key, value in values.items():
-            self._known[key].value = value
+            self._known[key].value = self.changed[self._known[key]] = value
 
 
 def fits(component: Component, value: Any, choices: Sequence[Any] | None = None) -> bool:
