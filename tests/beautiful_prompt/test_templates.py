@@ -94,6 +94,7 @@ def test_a_wrong_one_is_an_error_that_names_the_file(tmp_path: Path, own: dict[s
         (PAI_V1, " a red apple\nInput: more", False, "a red apple"),
         (PAI_V2, " a, b\n\n c ### Input: d, e", False, "a, b c"),
         (PAI_V1, "a # b", True, "a b"),
+        (PAI_V1, "a\x00\x1bb\ufffd", True, "a b"),
         (PAI_V1, "  \n", True, "an apple"),
         (PAI_V1, "only half a phra", False, "only half a phra"),
         (CONTINUATION, ", sharp focus\nnext", False, "an apple, sharp focus"),

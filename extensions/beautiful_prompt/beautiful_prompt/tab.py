@@ -162,10 +162,12 @@ class Tab:
             job = await start(services, self._body(values), user_of(request))
         except SdWebUIError as error:
             raise refusal(error.message) from None
+        result = asyncio.ensure_future(job.result())
         try:
-            async for updates in self._follow(services, job):
+            async for updates in self._follow(services, job, result):
                 yield updates
         finally:
+            result.cancel()
             if job.live:  # nobody looks any more
                 services.runner.cancel(job)
 
@@ -180,8 +182,7 @@ class Tab:
             problem = error.errors()[0]
             raise SdWebUIError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
 
-    async def _follow(self, services: Services, job: Job) -> AsyncIterator[Updates]:
-        result = asyncio.ensure_future(job.result())
+    async def _follow(self, services: Services, job: Job, result: asyncio.Future[Expansion]) -> AsyncIterator[Updates]:
         yield {**self._buttons(working=True), self.job_id: job.id}
         while not (await asyncio.wait({result}, timeout=TICK_SECONDS))[0]:
             yield {self.progress: progress_html(_sight(services, job))}

@@ -19,6 +19,8 @@ _CHAT = (
     "Rewrite this description of a picture as one prompt for Stable Diffusion: the same subject, then details, "
     "setting, light and style as short English phrases separated by commas. Answer with the prompt alone.\n\n{prompt}"
 )
+# A '#' would begin a comment, which is cut off; then what no text should hold, and halves of characters.
+_UNWANTED = re.compile(r"[#\x00-\x1f\x7f-\x9f\ufffd]+")
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,7 @@ class Template:
         if not complete and "," in text:
             text = text.rpartition(",")[0]
         whole = f"{prompt}{text}" if self.continues else text
-        # A '#' would begin a comment, which is cut off.
-        return re.sub(r"\s+", " ", whole.replace("#", " ")).strip(" ,") or prompt
+        return re.sub(r"\s+", " ", _UNWANTED.sub(" ", whole)).strip(" ,") or prompt
 
 
 PAI_V1 = Template("pai-bloom-1b1-text2prompt-sd", _PAI_V1, 1.0, 1.2, ("\nInstruction:", "\nInput:", "\nOutput:"))
