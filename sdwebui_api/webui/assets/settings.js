@@ -29,6 +29,12 @@
       row.classList.toggle("changed", differs);
       if (differs) changed[row.dataset.name] = value;
     }
+    const pending = root && root.querySelector(".settings-pending");
+    if (pending) {
+      const count = Object.keys(changed).length;
+      pending.hidden = count === 0;
+      pending.querySelector("b").textContent = count;
+    }
     return changed;
   }
 
@@ -74,6 +80,9 @@
         show();
       });
     }
+    root.querySelector(".settings-pending button").addEventListener("click", () => {
+      document.querySelector("#settings_submit").click();
+    });
     show();
   }
 
@@ -85,7 +94,6 @@
       opened();
     },
     collect: () => JSON.stringify(changes()),
-    reset: () => "",
   };
 })();
 

@@ -30,6 +30,10 @@ CATEGORIES = {
 }
 ELSEWHERE = ("disabled_extensions", "disable_all_extensions", "restore_config_state_file", "sd_checkpoint_hash")
 """Settings with a place of their own on the page, or none."""
+_PENDING = (
+    f'<div class="settings-pending" hidden><span>{escape(t("Changed settings:"))} <b></b></span>'
+    f'<button type="button">{escape(t("Apply settings"))}</button></div>'
+)
 _FULL_COLOR = re.compile(r"#[0-9a-fA-F]{6}")
 
 Choices = Mapping[str, Sequence[tuple[str, str]]]
@@ -52,7 +56,7 @@ class Form:
             f'<div class="settings-form">{self._bar()}<div class="settings-body">'
             f'<nav class="settings-nav">{self._navigation(sections)}</nav>'
             f'<div class="settings-sections">{"".join(map(self._section, sections))}'
-            f'<p class="settings-nothing">{escape(t("No setting matches."))}</p></div></div></div>'
+            f'<p class="settings-nothing">{escape(t("No setting matches."))}</p></div></div>{_PENDING}</div>'
         )
 
     def _sections(self) -> list[Section]:
