@@ -48,6 +48,7 @@ from sdwebui_api.staffing import staff_of
 if TYPE_CHECKING:
     from sdwebui_api.engine.engine import Engine
     from sdwebui_api.prompting.encoding import EncodingCache
+    from sdwebui_api.queueing.service import QueueService
     from sdwebui_api.storage.results import ResultStore
 
 log = logging.getLogger(__name__)
@@ -345,8 +346,7 @@ def serve(flags: Flags) -> int:
         services = build(flags)
         staff = _staff(services)
         app = create_app(services)
-        if not flags.nowebui:
-            _add_page(app, services)
+        close_page = _add_page(app, services) if not flags.nowebui else lambda: None
     except SdWebUIError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return 1
@@ -356,7 +356,7 @@ def serve(flags: Flags) -> int:
         config,
         services.runner,
         lambda: _opened(flags, server),
-        queue.closing.set if queue is not None else lambda: None,
+        lambda: _let_go(queue, close_page),
         staff=staff,
         results=services.results,
         drain_seconds=flags.drain_seconds,
@@ -373,10 +373,18 @@ def serve(flags: Flags) -> int:
     return 0 if server.started else 1
 
 
-def _add_page(app: FastAPI, services: Services) -> None:
+def _add_page(app: FastAPI, services: Services) -> Callable[[], None]:
+    """What lets go of its browsers."""
     from sdwebui_api.webui.page import mount_page  # gradio takes seconds, which --nowebui spares
 
-    mount_page(app, services)
+    return mount_page(app, services)
+
+
+def _let_go(queue: QueueService | None, close_page: Callable[[], None]) -> None:
+    """Whoever waits for a long time is sent away."""
+    if queue is not None:
+        queue.closing.set()
+    close_page()
 
 
 def _opened(flags: Flags, server: Server) -> None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import gradio as gr
 from fastapi import FastAPI
+from starlette.routing import Mount
 
 from sdwebui_api.api.services import Services
 from sdwebui_api.config.flags import Flags
 from sdwebui_api.config.paths import Paths
 from sdwebui_api.scripting.page_hooks import PageTab
-from sdwebui_api.webui import named_calls, opening, quick_settings, theme
+from sdwebui_api.webui import named_calls, opening, quick_settings, sending, theme
 from sdwebui_api.webui.context import PageBuilder
 from sdwebui_api.webui.languages import language_layer, localizations_folder
 from sdwebui_api.webui.localization import t
@@ -30,8 +31,12 @@ CLEAN_EVERY, KEPT_FOR = 3600, 86400
 """Seconds: gradio's copies of pictures and uploads."""
 
 
-def mount_page(app: FastAPI, services: Services) -> None:
-    """Adds the page to `app`, whose own routes win over it. Takes seconds: gradio is large."""
+def mount_page(app: FastAPI, services: Services) -> Callable[[], None]:
+    """Adds the page to `app`, whose own routes win over it. Takes seconds: gradio is large.
+
+    What is returned lets go of the browsers, each of which holds a request open; to be called on the event loop when
+    the server closes.
+    """
     paths = Paths.from_flags(services.flags)
     cache = _cache_folder(paths)
     page = PageBuilder(services, PageJobs(cache), UiConfig(_defaults_file(services.flags, paths)))
@@ -52,6 +57,9 @@ def mount_page(app: FastAPI, services: Services) -> None:
         head=theme.head(),
         app_kwargs={"middleware": [language_layer(services, load_texts(localizations_folder(services.flags)))]},
     )
+    mounted = next(route.app for route in reversed(app.routes) if isinstance(route, Mount))
+    assert isinstance(mounted, gr.routes.App)
+    return mounted.stop_event.set
 
 
 def build_page(page: PageBuilder) -> gr.Blocks:
@@ -61,12 +69,13 @@ def build_page(page: PageBuilder) -> gr.Blocks:
     ) as blocks:
         page.blocks = blocks
         quick_settings.build(page)
-        with gr.Tabs(elem_id="tabs", selected="txt2img") as page.tabs:
+        with gr.Tabs(elem_id="tabs") as page.tabs:
             for tab in _shown(TABS, page.flags):
                 with gr.Tab(t(tab.label), id=tab.id, elem_id=f"tab_{tab.id}"):
                     tab.build(page)
             for extra in page.services.scripts.page_tabs(page.flags):
                 _build_extra(page, extra)
+        sending.wire_results(page)
         page.finish()
         opening.wire(page)
         named_calls.build(page)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
@@ -25,18 +26,25 @@ from tests.support.fakes import fake_services
 
 
 @contextmanager
-def served(services: Services) -> Iterator[str]:
-    """The address of a real server with the page."""
+def served_until_closed(services: Services) -> Iterator[tuple[str, Callable[[], object]]]:
+    """The address of a real server with the page, and what lets go of its browsers."""
     app = create_app(services)
-    mount_page(app, services)
+    close = mount_page(app, services)
+    loop = asyncio.new_event_loop()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread = threading.Thread(target=lambda: loop.run_until_complete(server.serve([listener])), daemon=True)
         thread.start()
         wait_for(lambda: server.started)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", lambda: loop.call_soon_threadsafe(close)
         server.should_exit = True
         thread.join(10)
+
+
+@contextmanager
+def served(services: Services) -> Iterator[str]:
+    with served_until_closed(services) as (address, _):
+        yield address
 
 
 def wait_for(condition: Callable[[], object]) -> None:
@@ -118,6 +126,17 @@ def test_credentials_guard_the_page_too(tmp_path):
         assert httpx.get(address, auth=("ann", "secret")).status_code == 200
         config = httpx.get(f"{address}/config", auth=("ann", "secret")).json()
         assert config["components"]
+
+
+def test_browsers_do_not_hold_up_a_server_that_closes(tmp_path):
+    with (
+        served_until_closed(fake_services(tmp_path)) as (address, close),
+        httpx.stream("GET", f"{address}/gradio_api/heartbeat/someone", timeout=10) as beats,
+    ):
+        chunks = beats.iter_bytes()
+        assert b"ALIVE" in next(chunks)
+        close()
+        assert list(chunks) == []
 
 
 def tabs_of(address: str) -> list[str]:
