@@ -1,0 +1,91 @@
+"""img2img's Generate button: one request, or one after the other for every file of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+from PIL import Image
+
+from sdwebui_api.api.services import Services
+from sdwebui_api.config.paths import Paths
+from sdwebui_api.errors import BadRequest, SdWebUIError
+from sdwebui_api.webui.context import user_of
+from sdwebui_api.webui.generation.form import Body
+from sdwebui_api.webui.generation.run import Run, Updates
+from sdwebui_api.webui.generation.start_picture import BATCH, StartPicture, file_text
+from sdwebui_api.webui.localization import t
+from sdwebui_api.webui.refusals import refusal
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".gif", ".tif", ".tiff")
+MOST_FILES = 1000
+
+
+@dataclass
+class BatchRun(Run):
+    start: StartPicture = field(kw_only=True)
+
+    async def _generate(self, values: Mapping[Component, Any], request: gr.Request) -> AsyncIterator[Updates]:
+        if values[self.start.mode] != BATCH:
+            async for updates in super()._generate(values, request):
+                yield updates
+            return
+        async for updates in self._each(values, request):
+            yield updates
+
+    async def _each(self, values: Mapping[Component, Any], request: gr.Request) -> AsyncIterator[Updates]:
+        """The files in turn. Interrupt ends the whole; what is there then stays."""
+        page, user = self.form.page, user_of(request)
+        services = page.services_for(request)
+        try:
+            body = await services.off_loop(self.form.body, values)
+            files = await services.off_loop(
+                batch_files, services, body.pop("batch_files", None), body.pop("batch_folder", None)
+            )
+            for file in files:
+                job = await page.jobs.start(services, "img2img", await services.off_loop(_body_of, body, file), user)
+                async for updates in self._follow(job, request):
+                    yield updates
+                if job.error or job.job.interrupted:
+                    return
+        except SdWebUIError as error:
+            raise refusal(error.message) from None
+
+
+def batch_files(services: Services, uploaded: list[str] | None, folder: str | None) -> list[Path]:
+    """In the order of their names. Raises BadRequest when there are none, or when the folder is elsewhere."""
+    if uploaded:
+        return [Path(file) for file in uploaded]
+    if not folder or not folder.strip() or services.flags.hide_ui_dir_config:
+        raise BadRequest(t("There are no pictures yet: upload some, or name a folder"))
+    root = Paths.from_flags(services.flags).data_dir.resolve()
+    place = (root / folder.strip()).resolve()
+    if not place.is_relative_to(root) or not place.is_dir():
+        raise BadRequest(t("There is no such folder in the data directory"))
+    found = sorted(file for file in place.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+    if not found:
+        raise BadRequest(t("There are no pictures in this folder"))
+    if len(found) > MOST_FILES:
+        raise BadRequest(
+            t("There are {count} pictures in this folder, {most} at most", count=len(found), most=MOST_FILES)
+        )
+    return found
+
+
+def _body_of(body: Body, file: Path) -> Body:
+    own = {**body, "init_images": [file_text(str(file))]}
+    factor = own.pop("scale_by", None)
+    if factor:
+        try:
+            with Image.open(file) as image:
+                sides = image.size
+        except OSError:
+            raise BadRequest(t("{name} is no picture", name=file.name)) from None
+        own |= {
+            name: max(8, round(side * factor / 8) * 8) for name, side in zip(("width", "height"), sides, strict=True)
+        }
+    return own
