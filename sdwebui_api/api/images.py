@@ -118,7 +118,7 @@ async def png_info(body: PNGInfoRequest, request: Request) -> dict[str, Any]:
     """The infotext in a picture, the file's other texts, and the infotext read."""
     services = services_of(request)
     async with linked(services, lambda swap: swap(body.image, "image")) as picture:
-        return await services.off_loop(_read_png_info, services, picture)
+        return await services.off_loop(read_png_info, services, picture)
 
 
 async def _extras(images: list[tuple[str, str]], body: ExtrasFields, request: Request, *, single: bool) -> Response:
@@ -178,7 +178,7 @@ def _describe(services: Services, job: Job, picture: Picture, model: str) -> str
     return services.interrogator.describe(image, model, services.options.snapshot(), job)
 
 
-def _read_png_info(services: Services, picture: Picture) -> dict[str, Any]:
+def read_png_info(services: Services, picture: Picture) -> dict[str, Any]:
     from sdwebui_api.generation.networks import with_names_of_this_server
     from sdwebui_api.imaging.codec import decode_image
     from sdwebui_api.imaging.metadata import read_info_from_image

@@ -209,7 +209,7 @@ WITHOUT_EFFECT = frozenset(
     gallery_height open_dir_button_choice compact_prompt_box samplers_in_dropdown dimensions_and_batch_together
     sd_checkpoint_dropdown_use_short hires_fix_show_sampler hires_fix_show_prompts txt2img_settings_accordion
     img2img_settings_accordion interrupt_after_current ui_reorder_list gradio_themes_cache show_progress_in_title
-    send_seed send_size enable_reloading_ui_scripts show_progressbar live_preview_allow_lowvram_full
+    enable_reloading_ui_scripts show_progressbar live_preview_allow_lowvram_full
     live_preview_refresh_period live_preview_fast_interrupt js_live_preview_in_modal_lightbox
     prevent_screen_sleep_during_generation lora_bundled_ti_to_infotext lora_show_all lora_hide_unknown_for_versions
     lora_in_memory_limit lora_not_found_warning_console lora_not_found_gradio_warning lora_functional

@@ -42,6 +42,7 @@ def build(form: Form) -> PromptArea:
         with gr.Column(scale=1, min_width=240, elem_classes=["actions"]):
             generate, interrupt, skip = _buttons(form)
             with gr.Row(elem_classes=["tools"]) as tools:
+                form.page.tool("↙️", form.id("paste"), t("Read parameters from the prompt, or from the shown picture"))
                 clear = form.page.tool("🗑️", form.id("clear_prompt"), t("Clear both prompts"))
                 apply = form.page.tool("📋", form.id("style_apply"), t("Write the chosen styles into the prompts"))
                 keep = form.page.tool("📌", form.id("keep_defaults"), t("Keep these values as the page's defaults"))
