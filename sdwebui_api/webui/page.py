@@ -38,6 +38,8 @@ def mount_page(app: FastAPI, services: Services) -> Callable[[], None]:
     the server closes.
     """
     paths = Paths.from_flags(services.flags)
+    # Read from the environment alone: how often it sums up its own calls, with pandas, for a view that is switched off.
+    os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(10**9))
     cache = _cache_folder(paths)
     page = PageBuilder(services, PageJobs(cache), UiConfig(_defaults_file(services.flags, paths)))
     blocks = build_page(page)
