@@ -10,11 +10,15 @@ from urllib.parse import parse_qsl
 from sdwebui_api.errors import BadRequest
 
 MAX_PARAMETERS = 1000
+MAX_TAGS = 150
+"""Of an item. Below what the stores take: results and dead letters carry these and a few more."""
 MAX_INDEXES = 10_000
 LARGEST_INDEX = 2**63 - 1
+"""In the stores. Clients hold indexes in 64 bits without a sign; what is above this one is read as this one."""
+LARGEST_SENT = 2**64 - 1
 MAX_SECONDS = 3600.0
 TRUE, FALSE = ("true", "1"), ("false", "0")
-_WHOLE = re.compile(r"[+-]?[0-9]{1,19}", re.ASCII)
+_WHOLE = re.compile(r"[+-]?[0-9]{1,20}", re.ASCII)
 _DURATION = re.compile(r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|μs|ms|s|m|h))+", re.ASCII)
 _DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
 _PLAIN_SECONDS = re.compile(r"[+-]?(?:\d{1,18}\.?\d*|\.\d+)", re.ASCII)
@@ -42,6 +46,12 @@ class Query:
             {name: value for name, value in named.items() if name.startswith("_")},
             {name: value for name, value in named.items() if name and not name.startswith("_")},
         )
+
+    def new_tags(self) -> dict[str, str]:
+        """Of an item that is being put."""
+        if len(self.tags) > MAX_TAGS:
+            raise BadRequest(f"An item may have {MAX_TAGS} tags (query parameters), this one has {len(self.tags)}")
+        return dict(self.tags)
 
     def flag(self, name: str, default: bool = False) -> bool:
         given = self.reserved.get(name)
@@ -84,6 +94,6 @@ class Query:
 
 def _whole(name: str, text: str, least: int) -> int:
     value = int(text) if _WHOLE.fullmatch(text) else None
-    if value is None or not least <= value <= LARGEST_INDEX:
+    if value is None or not least <= value <= LARGEST_SENT:
         raise BadRequest(f"{name}={text[:40]!r} is not a whole number from {least} on")
-    return value
+    return min(value, LARGEST_INDEX)

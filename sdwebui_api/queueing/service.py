@@ -55,6 +55,7 @@ class QueueService:
         """Set when the server stops: watchers and waiting reads end."""
         self._store = store
         self._open = False
+        self._obstacle = "The queue's store cannot be reached yet"
         self._full: dict[str, float] = {}
         self._farewells: set[asyncio.Task[None]] = set()
 
@@ -71,7 +72,7 @@ class QueueService:
     def store(self) -> QueueStore:
         """Raises StoreUnavailable until it could be opened."""
         if not self._open:
-            raise StoreUnavailable("The queue's store cannot be reached yet")
+            raise StoreUnavailable(self._obstacle)
         return self._store
 
     @asynccontextmanager
@@ -169,6 +170,7 @@ class QueueService:
         try:
             await self._store.open()
         except StoreUnavailable as error:
+            self._obstacle = error.message
             log.error("the queue's store %s cannot be opened: %s", self.settings.shown_url, error.message)
         else:
             self._open = True

@@ -45,10 +45,15 @@ def test_neither(text):
         Query({"_watch_": text}, {}).flag("_watch_")
 
 
-@pytest.mark.parametrize("text", ["", "abc", "1.5", "1_0", "９", "-2", "9223372036854775808", " 1", "1e3", "9" * 30])
+@pytest.mark.parametrize("text", ["", "abc", "1.5", "1_0", "９", "-2", "18446744073709551616", " 1", "1e3", "9" * 30])
 def test_what_is_no_index(text):
     with pytest.raises(BadRequest, match="_index_"):
         Query({"_index_": text}, {}).whole("_index_", 0, least=-1)
+
+
+@pytest.mark.parametrize("text", ["9223372036854775807", "9223372036854775808", "18446744073709551615"])
+def test_indexes_of_64_bits_without_a_sign(text):
+    assert Query({"_index_": text}, {}).whole("_index_", 0, least=-1) == 2**63 - 1
 
 
 def test_indexes():

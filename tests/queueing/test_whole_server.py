@@ -64,6 +64,16 @@ def test_every_post_endpoint_can_be_queued_by_its_path(whole):
     assert tags["lastCode"] == "404" and body["parameters"]["status"] == 404
 
 
+def test_a_failure_has_room_for_its_own_tags_beside_all_that_a_client_may_send(whole):
+    front, _ = whole
+    tags = {f"tag{number}": "v" for number in range(150)}
+    found, body = result_of(front, put(front, "sdapi/v1/txt2img", {"steps": -1}, **tags))
+    assert found["lastCode"] == "422" and body["parameters"]["status"] == 422
+    assert len(found) == 152
+    refused = http.post(front.input, params={**tags, "one": "more"})
+    assert refused.status_code == 400 and "150 tags" in refused.text
+
+
 def test_a_task_is_known_by_its_request_id_from_put_to_result(whole):
     front, services = whole
     services.generator.gate.clear()
