@@ -56,18 +56,17 @@ class LanguageModel:
         processors = _processors(sampling)
         dice = [torch.Generator().manual_seed(seed) for seed in sampling.seeds]
         rows = tokens.expand(len(dice), -1)
+        logits, past = self._read_once(tokens, len(dice))
         lengths = [most] * len(dice)
-        past, given = None, rows
         for count in range(1, most + 1):
-            logits, past = self._evaluate(given, rows.shape[1], past)
-            greedy = sampling.temperature == 0
-            given = _draw(processors(rows, logits), dice, greedy=greedy)
+            given = _draw(processors(rows, logits), dice, greedy=sampling.temperature == 0)
             rows = torch.cat([rows, given], dim=1)
             for number, token in enumerate(given[:, 0].tolist()):
                 if token in self._ends:
                     lengths[number] = min(lengths[number], count - 1)
-            if on_tokens(count) or max(lengths) < count:
+            if on_tokens(count) or max(lengths) < count or count == most:
                 break
+            logits, past = self._evaluate(given, rows.shape[1], past)
         made = rows[:, tokens.shape[1] :]
         return [self._read(row, length) for row, length in zip(made, lengths, strict=True)]
 
@@ -85,6 +84,16 @@ class LanguageModel:
         if isinstance(limit, int) and used >= limit:
             raise BadRequest(f"The prompt has {used} tokens; this model takes {limit - 1}", field="prompt")
         return min(wanted, limit - used) if isinstance(limit, int) else wanted
+
+    def _read_once(self, tokens: Tensor, count: int) -> tuple[Tensor, Any]:
+        """As `_evaluate`, for `count` equal rows: what was read once is copied, where the cache can do that."""
+        logits, past = self._evaluate(tokens, tokens.shape[1], None)
+        if count == 1:
+            return logits, past
+        if not hasattr(past, "batch_repeat_interleave"):
+            return self._evaluate(tokens.expand(count, -1), tokens.shape[1], None)
+        past.batch_repeat_interleave(count)
+        return logits.expand(count, -1), past
 
     def _evaluate(self, given: Tensor, length: int, past: Any) -> tuple[Tensor, Any]:
         """(logits of what comes next [B, V] float32 on the CPU, the cache), given the tokens since `past`."""
