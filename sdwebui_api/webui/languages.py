@@ -30,7 +30,7 @@ def language_layer(services: Services, texts: Texts) -> Middleware:
         LanguageLayer,
         translate=texts.translate,
         language_of=lambda scope: language_of(scope, services, texts),
-        head=lambda: theme + tab_style(services.options.snapshot()),
+        head=lambda: theme + tab_script(services.options.snapshot()),
     )
 
 
@@ -67,12 +67,35 @@ history.replaceState(null, "", address);
 }})();</script>"""
 
 
-def tab_style(options: Options) -> str:
-    """The settings `hidden_tabs` and `ui_tab_order`, of ids or labels: no need to build the page anew for them."""
-    rules = [f"#tab_{id}-button {{display: none}}" for id in map(_tab_id, options.hidden_tabs) if id != "settings"]
-    order = [_tab_id(name) for name in options.ui_tab_order]
-    rules += [f"#tab_{id}-button {{order: {place - len(order)}}}" for place, id in enumerate(order)]
-    return f"<style>{' '.join(rules)}</style>" if rules else ""
+def tab_script(options: Options) -> str:
+    """The settings `hidden_tabs` and `ui_tab_order`, of ids or labels, as a change of what gradio is about to draw.
+
+    So they need no page that is built anew, and may differ from user to user.
+    """
+    hidden, order = hidden_tab_ids(options), [_tab_id(name) for name in options.ui_tab_order]
+    if not hidden and not order:
+        return ""
+    return f"""<script>(() => {{
+const hidden = {json.dumps(hidden)}, order = {json.dumps(order)}, config = window.gradio_config || {{}};
+const tabs = new Map((config.components || []).filter((one) => one.type === "tabitem")
+.map((one) => [one.id, one.props]));
+for (const props of tabs.values()) if (hidden.includes(props.id)) props.visible = false;
+const rank = (node) => {{
+const place = order.indexOf(tabs.get(node.id)?.id);
+return place < 0 ? order.length : place;
+}};
+const sort = (node) => {{
+const children = node.children || [];
+if (children.some((child) => rank(child) < order.length)) children.sort((one, other) => rank(one) - rank(other));
+else children.forEach(sort);
+}};
+for (const part of [config, ...Object.values(config.page || {{}})]) if (part.layout) sort(part.layout);
+}})();</script>"""
+
+
+def hidden_tab_ids(options: Options) -> list[str]:
+    """Never that of the settings, by which they come back."""
+    return [id for id in map(_tab_id, options.hidden_tabs) if id != "settings"]
 
 
 def _tab_id(name: str) -> str:

@@ -21,7 +21,7 @@ from sdwebui_api.control.options import CONTROL_OPTIONS
 from sdwebui_api.errors import BadRequest
 from sdwebui_api.scripting.extensions import ExtensionFolder
 from sdwebui_api.webui.extension_list import extensions_html, rows_of
-from sdwebui_api.webui.languages import tab_style, theme_script
+from sdwebui_api.webui.languages import tab_script, theme_script
 from sdwebui_api.webui.localization.marks import resolve
 from sdwebui_api.webui.localization.texts import load_texts
 from sdwebui_api.webui.settings.form import ELSEWHERE, Form, control
@@ -129,13 +129,11 @@ class TestAppearance:
         assert '"dark"' in theme_script("Dark")
         assert "purple" not in theme_script("purple<script>")
 
-    def test_tabs_are_hidden_and_ordered_by_settings(self) -> None:
-        options = Options({"hidden_tabs": ("Train", "Settings", "</style>"), "ui_tab_order": ("PNG Info",)})
-        style = tab_style(options)
-        assert "#tab_train-button {display: none}" in style
-        assert "#tab_png_info-button {order: -1}" in style
-        assert "settings" not in style and style.count("</style>") == 1
-        assert tab_style(Options()) == ""
+    def test_hidden_tabs_and_their_order_cannot_carry_anything_else(self) -> None:
+        script = tab_script(Options({"hidden_tabs": ("Train", "Settings", "</script>"), "ui_tab_order": ("PNG Info",)}))
+        assert 'hidden = ["train", "_script_"], order = ["png_info"]' in script
+        assert script.count("</script>") == 1
+        assert tab_script(Options()) == ""
 
 
 def test_extensions_are_listed_with_their_problems(tmp_path: Path) -> None:
@@ -261,6 +259,26 @@ class TestInTheBrowser:
         page.goto(server[0])
         page.wait_for_selector("#tab_settings-button")
         page.wait_for_function("document.body.classList.contains('dark')")
+
+    def test_tabs_are_hidden_and_ordered(self, server: tuple[str, Path], context: BrowserContext) -> None:
+        page = open_settings(context, server[0])
+        page.fill("#settings_search", "tabs")
+        page.check("#input_hidden_tabs input[value=extensions]")
+        page.fill("#input_ui_tab_order", "Settings\ntxt2img")
+        apply(page)
+        for width in (1440, 200):  # where there is no room, the rest is in a menu
+            page.set_viewport_size({"width": width, "height": 900})
+            page.reload()
+            page.wait_for_selector("#tab_settings-button")
+            names = page.locator("#tabs .tab-wrapper").first.locator("button").all_inner_texts()
+            assert "Extensions" not in names
+            assert next(name for name in names if name) == "Settings"
+        page.set_viewport_size({"width": 1440, "height": 900})
+        show_settings(page)
+        page.fill("#settings_search", "tabs")
+        page.uncheck("#input_hidden_tabs input[value=extensions]")
+        page.fill("#input_ui_tab_order", "")
+        apply(page)
 
     def test_extensions_tab_opens(self, server: tuple[str, Path], context: BrowserContext) -> None:
         page = context.new_page()

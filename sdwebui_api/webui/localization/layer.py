@@ -26,7 +26,7 @@ class LanguageLayer:
     def __init__(
         self, app: ASGIApp, translate: Callable[[str, str], str], language_of: LanguageOf, head: Callable[[], str]
     ) -> None:
-        """translate: (English text, language) → text; head: HTML for the top of every page, before its scripts."""
+        """translate: (English text, language) → text; head: HTML for the end of the head of every page."""
         self._app = app
         self._translate = translate
         self._language_of = language_of
@@ -100,4 +100,5 @@ def _with_head(html: str, language: str, head: str) -> str:
         " Object.defineProperty(navigator, name, {get: () => value, configurable: true});</script>"
     )
     html = html.replace('lang="en"', f"lang={tag}", 1)
-    return html.replace("<head>", f"<head>{speaks}{head}", 1)
+    # Behind gradio's configuration, before its program, which is a module and waits for the whole page.
+    return html.replace("</head>", f"{speaks}{head}</head>", 1)
