@@ -76,7 +76,7 @@ class Subpath:
 
 MAX_COMMAS = 250_000
 """Of one body: JSON of millions of values takes seconds to parse, on the event loop. A base64 picture has none."""
-OPAQUE = ("/api/predict/", "/gradio_api/upload")
+OPAQUE = ("/api/predict/", "/gradio_api/upload", "/file_browser/v1/upload")
 """What is put into the queue, or uploaded by the page, is stored and not parsed."""
 RETRY_AFTER_SECONDS = 5
 

@@ -77,7 +77,7 @@ class LocalStorage:
             path = _publish_first_free(temporary, folder, name, first)
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_folder(folder)
+        sync_folder(folder)
         return path
 
     def save(self, path: Path, data: bytes) -> Path:
@@ -93,7 +93,7 @@ def write_file(path: Path, data: bytes) -> Path:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     return path
 
 
@@ -103,7 +103,7 @@ def make_folder(folder: Path) -> None:
     missing = missing[: next(index for index, parent in enumerate(missing) if parent.exists())]
     folder.mkdir(parents=True, exist_ok=True)
     for made in missing:
-        _sync_folder(made.parent)
+        sync_folder(made.parent)
 
 
 def next_sequence_number(folder: Path, basename: str = "") -> int:
@@ -154,7 +154,7 @@ def _write_temporary(folder: Path, data: bytes) -> Path:
     return Path(name)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """New names in `folder` are on the disk after this, where the file system can promise that."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -179,12 +179,12 @@ def _umask() -> int:
 def _publish_first_free(temporary: Path, folder: Path, name: Callable[[int], str], first: int) -> Path:
     for number in range(first, first + _ATTEMPTS):
         path = folder / fitting_name(name(number))
-        if _publish(temporary, path):
+        if publish(temporary, path):
             return path
     raise OSError(f"no free file name in {folder} after {_ATTEMPTS} attempts")
 
 
-def _publish(temporary: Path, path: Path) -> bool:
+def publish(temporary: Path, path: Path) -> bool:
     """Give `temporary` the name `path` unless that is taken."""
     try:
         os.link(temporary, path)
