@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
 from fastapi import APIRouter, Request
@@ -126,7 +127,7 @@ async def _extras(images: list[tuple[str, str]], body: ExtrasFields, request: Re
     services = services_of(request)
     async with linked(services, lambda swap: [(swap(text, field), field) for text, field in images]) as pictures:
         job = services.runner.submit(
-            lambda job: _enlarge_all(services, job, pictures, body),
+            lambda job: _encoded(enlarge_all(services, job, pictures, body)),
             kind="extras",
             id=job_id_of(request),
             user=user_of(request),
@@ -139,19 +140,27 @@ async def _extras(images: list[tuple[str, str]], body: ExtrasFields, request: Re
     return Response(content, media_type="application/json", headers=job_header(job))
 
 
-def _enlarge_all(
-    services: Services, job: Job, images: list[tuple[Picture, str]], body: ExtrasFields
-) -> tuple[list[str], str]:
-    """(base64 pictures, html_info of the last one), in a worker thread."""
-    from sdwebui_api.imaging.codec import decode_image, encode_image, to_base64
-    from sdwebui_api.postprocess.extras import ExtrasSettings, html_info, run_extras
+def _encoded(results: Sequence[tuple[bytes, str]]) -> tuple[list[str], str]:
+    """(base64 pictures, html_info of the last one)."""
+    from sdwebui_api.imaging.codec import to_base64
+    from sdwebui_api.postprocess.extras import html_info
+
+    return [to_base64(data) for data, _ in results], html_info(results[-1][1] if results else "")
+
+
+def enlarge_all(
+    services: Services, job: Job, images: Sequence[tuple[Picture, str]], body: ExtrasFields
+) -> list[tuple[bytes, str]]:
+    """(file, what was done) of every picture, in a worker thread. images: each with the field that errors name."""
+    from sdwebui_api.imaging.codec import decode_image, encode_image
+    from sdwebui_api.postprocess.extras import ExtrasSettings, run_extras
 
     options = services.options.snapshot()
     settings = ExtrasSettings(**body.model_dump(exclude={"image", "imageList", "show_extras_results"}))
     upscalers = services.upscalers.for_job(job, options, as_steps=True)
     faces = services.faces.for_job(job)
     job.set_total(len(images))
-    encoded, infotext = [], ""
+    results = []
     for picture, field in images:
         job.start_batch(None, 1)
         result = run_extras(decode_image(picture, field), settings, upscalers, faces)
@@ -162,13 +171,12 @@ def _enlarge_all(
             webp_lossless=options.webp_lossless,
             items=result.items,
         )
-        encoded.append(to_base64(data))
+        results.append((data, result.infotext))
         job.pictures += 1
-        infotext = result.infotext
         job.next_part()
         if job.interrupted:
             break
-    return encoded, html_info(infotext)
+    return results
 
 
 def _describe(services: Services, job: Job, picture: Picture, model: str) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,10 @@ class PageJob:
         return self.job.id
 
 
+Keep = Callable[[PageJob, Any], None]
+"""Puts what a job returned into its `PageJob`."""
+
+
 class PageJobs:
     """Belongs to the event loop: every method is called there.
 
@@ -93,10 +97,15 @@ class PageJobs:
         services.runner.check_admission()
         async with linked(services, lambda swap: generation_pictures(kind, dict(checked), swap)) as pictures:
             prepared = await services.off_loop(prepare, services, kind, checked, pictures, None)
-        page_job = PageJob(submit(services, kind, prepared, user, checked.force_task_id), user)
+        job = submit(services, kind, prepared, user, checked.force_task_id)
+        return self.follow(services, job, user, lambda page_job, result: self._keep(page_job, prepared, result))
+
+    def follow(self, services: Services, job: Job, user: str | None, keep: Keep) -> PageJob:
+        """A job that has been submitted becomes one of the page's. keep: called in the executor with its result."""
+        page_job = PageJob(job, user)
         self._forget_old()
         self._jobs[page_job.id] = page_job
-        task = asyncio.create_task(self._bring_home(services, page_job, prepared))
+        task = asyncio.create_task(self._bring_home(services, page_job, keep))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return page_job
@@ -119,24 +128,26 @@ class PageJobs:
                 continue
         yield Sight(page_job.job.state, 1.0)
 
-    async def _bring_home(self, services: Services, page_job: PageJob, prepared: Prepared) -> None:
+    async def _bring_home(self, services: Services, page_job: PageJob, keep: Keep) -> None:
         begun = time.perf_counter()
         try:
-            result: GenerationResult = await page_job.job.result()
-            page_job.info = {**result.info, **prepared.info(result, page_job.id, [])}
-            page_job.warnings = page_job.info["warnings"]
-            page_job.pictures = await services.off_loop(self._files, prepared, result)
+            result = await page_job.job.result()
+            await services.off_loop(keep, page_job, result)
         except SdWebUIError as error:
             page_job.error = error.message
         except Exception:
-            log.exception("job %s: its pictures could not be kept", page_job.id)
-            page_job.error = "The pictures could not be kept; the log tells more"
+            log.exception("job %s: its result could not be kept", page_job.id)
+            page_job.error = "What it made could not be kept; the log tells more"
         finally:
             page_job.seconds = time.perf_counter() - begun
             page_job.ended.set()
 
-    def _files(self, prepared: Prepared, result: GenerationResult) -> list[Picture]:
-        return [Picture(self._file(prepared, image), image.infotext, image.role) for image in result.images]
+    def _keep(self, page_job: PageJob, prepared: Prepared, result: GenerationResult) -> None:
+        page_job.info = {**result.info, **prepared.info(result, page_job.id, [])}
+        page_job.warnings = page_job.info["warnings"]
+        page_job.pictures = [
+            Picture(self._file(prepared, image), image.infotext, image.role) for image in result.images
+        ]
 
     def _file(self, prepared: Prepared, image: GeneratedImage) -> Path:
         """A copy of what was saved, or the picture encoded as the API would."""

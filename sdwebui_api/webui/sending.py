@@ -21,6 +21,13 @@ from sdwebui_api.webui.localization import t
 from sdwebui_api.webui.refusals import refusal
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+EDITOR_READY = """async () => {
+    const wait = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
+    for (let tries = 0; tries < 50 && !document.querySelector('#%s canvas'); tries++) await wait(100);
+    await wait(%d);
+}"""
+LATER = 800
+"""Milliseconds from an editor's canvas to its first picture."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,11 @@ class Target:
     picture: str | None = None
     """elem_id of what shows the picture."""
     mode: str | None = None
-    """The tab within img2img."""
+    """The tab within the tab."""
+    modes: str = ""
+    """elem_id of the tabs within the tab."""
+    chosen: str = ""
+    """elem_id of what holds the name of the open one."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +60,15 @@ class Sent:
 Read = Callable[..., Sent | None]
 """From the values of a source's components; None: there is nothing yet."""
 
+IMG2IMG = ("mode_img2img", "img2img_mode")
 TARGETS = (
     Target("txt2img", "📝", t("Send the parameters to txt2img"), "txt2img", "txt2img"),
     Target("img2img", "🖼️", t("Send the picture and its parameters to img2img"), "img2img", "img2img",
-           "img2img_image", "img2img"),
+           "img2img_image", "img2img", *IMG2IMG),
     Target("inpaint", "🎨️", t("Send the picture and its parameters to inpaint"), "img2img", "img2img",
-           "img2maskimg", "inpaint"),
-    Target("extras", "📐", t("Send the picture to Extras"), "extras", picture="extras_image"),
+           "img2maskimg", "inpaint", *IMG2IMG),
+    Target("extras", "📐", t("Send the picture to Extras"), "extras", None, "extras_image", "single",
+           "mode_extras", "extras_mode"),
 )  # fmt: skip
 
 
@@ -90,8 +103,8 @@ def _shown(pictures: Sequence[tuple[str, str | None]] | None, infotexts: list[st
 
 def _wire(page: PageBuilder, button: gr.Button, target: Target, inputs: Sequence[Component], read: Read) -> None:
     assert page.tabs is not None
-    modes = _block(page, "mode_img2img") if target.mode else None
-    mode = page.components.get("img2img_mode") if target.mode else None
+    modes = _block(page, target.modes) if target.mode else None
+    mode = page.components.get(target.chosen) if target.mode else None
 
     async def send(request: gr.Request, *values: Any) -> dict[Any, Any]:
         sent = read(*values)
@@ -112,7 +125,10 @@ def _wire(page: PageBuilder, button: gr.Button, target: Target, inputs: Sequence
     outputs = [page.tabs, *filled, *(one for one in (modes, mode) if one is not None)]
     sending = button.click(send, list(inputs), list(dict.fromkeys(outputs)), **QUIET)
     if target.picture:
-        # In a second step: an editor takes no picture while its tab has never been open.
+        if isinstance(page.components[target.picture], gr.ImageEditor):
+            # It takes no picture before its canvas is there, which is made when its tab is opened first.
+            js = EDITOR_READY % (target.picture, LATER)
+            sending = sending.success(None, None, None, js=js, show_progress="hidden")
         sending.success(lambda *values: _picture(read(*values)), list(inputs), page.components[target.picture], **QUIET)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sdwebui_api.webui.context import PageBuilder
-from sdwebui_api.webui.tabs import extensions, img2img, png_info, settings, txt2img
+from sdwebui_api.webui.tabs import extensions, extras, img2img, png_info, settings, txt2img
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Tab:
 TABS: tuple[Tab, ...] = (
     Tab("txt2img", "txt2img", txt2img.build),
     Tab("img2img", "img2img", img2img.build),
-    # extras
+    Tab("extras", "Extras", extras.build),
     Tab("png_info", "PNG Info", png_info.build),
     # merger
     # train

@@ -1,0 +1,210 @@
+"""Finished pictures enlarged, and their faces restored: one, or many."""
+
+from __future__ import annotations
+
+import html
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+from gradio.processing_utils import save_bytes_to_cache
+
+from sdwebui_api.api.images import ExtrasFields, enlarge_all
+from sdwebui_api.api.services import Services
+from sdwebui_api.config.paths import Paths
+from sdwebui_api.errors import BadRequest
+from sdwebui_api.generation.saving import output_folder
+from sdwebui_api.storage.local import LocalStorage, next_sequence_number
+from sdwebui_api.webui.context import PageBuilder
+from sdwebui_api.webui.generation.panel import SHOW
+from sdwebui_api.webui.localization import t
+from sdwebui_api.webui.page_jobs import PageJob, Picture
+from sdwebui_api.webui.tool_run import ToolRun, Updates, checked
+
+log = logging.getLogger(__name__)
+
+SINGLE, SEVERAL = "single", "several"
+BY, TO = 0, 1
+"""`resize_mode`."""
+MOST_FILES = 1000
+
+Fields = dict[str, Component]
+
+
+def build(page: PageBuilder) -> None:
+    run = ToolRun(page, "extras_generate", t("Generate"))
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=1, min_width=320, elem_classes=["settings"]):
+            mode, picture, files = _sources(page)
+            fields = {**_resizing(page), **_upscalers(page), **_faces(page)}
+        with gr.Column(scale=1, min_width=320, elem_classes=["results"]):
+            run.buttons()
+            run.bar()
+            gallery = page.add(
+                gr.Gallery(
+                    label=t("Output"), show_label=False, elem_id="extras_gallery", columns=4, height=512, preview=True,
+                    object_fit="contain", interactive=False, buttons=["download", "fullscreen"],
+                )
+            )  # fmt: skip
+            info = gr.HTML("", elem_id="extras_html_info", elem_classes=["infotext"], padding=False)
+    names = list(fields)
+
+    async def start(services: Services, user: str | None, *values: Any) -> PageJob:
+        kind, one, several, *rest = values
+        body = checked(ExtrasFields, dict(zip(names, rest, strict=True)))
+        paths = ([one] if one else []) if kind == SINGLE else list(several or ())
+        return await _start(page, services, user, paths, body)
+
+    def show(job: PageJob) -> Updates:
+        files = [str(one.path) for one in job.pictures]
+        return {gallery: gr.update(value=files, selected_index=0 if files else None), info: _info_html(job)}
+
+    run.wire([mode, picture, files, *fields.values()], start, [gallery, info], show)
+
+
+async def _start(
+    page: PageBuilder, services: Services, user: str | None, paths: list[str], body: ExtrasFields
+) -> PageJob:
+    if not paths:
+        raise BadRequest(t("There is no picture yet"))
+    if len(paths) > MOST_FILES:
+        raise BadRequest(t("{most} pictures at most", most=MOST_FILES))
+    kind = services.options.snapshot().samples_format
+
+    def work(job: Any) -> list[tuple[bytes, str]]:
+        pictures = [(Path(path).read_bytes(), Path(path).name) for path in paths]
+        return enlarge_all(services, job, pictures, body)
+
+    def keep(page_job: PageJob, results: list[tuple[bytes, str]]) -> None:
+        page_job.warnings = _save(services, [data for data, _ in results])
+        page_job.pictures = [
+            Picture(Path(save_bytes_to_cache(data, f"{Path(path).stem}.{kind}", str(page.jobs.cache))), done, "extras")
+            for path, (data, done) in zip(paths, results, strict=False)
+        ]
+
+    job = services.runner.submit(work, kind="extras", user=user, summary="extras")
+    return page.jobs.follow(services, job, user, keep)
+
+
+def _save(services: Services, pictures: Sequence[bytes]) -> list[str]:
+    """Into the folder of the option `outdir_extras_samples`, where `samples_save` is on. Answers with warnings."""
+    options = services.options.snapshot()
+    if not options.samples_save:
+        return []
+    storage = LocalStorage(Paths.from_flags(services.flags).data_dir)
+    try:
+        folder = output_folder(storage, options, "extras")
+        for data in pictures:
+            first = next_sequence_number(folder)
+            storage.save_new(folder, lambda number: f"{number:05}.{options.samples_format}", data, first)
+    except (OSError, BadRequest):
+        log.warning("extras: pictures could not be saved", exc_info=True)
+        return [t("The pictures could not be saved; the log tells more")]
+    return []
+
+
+def _sources(page: PageBuilder) -> tuple[gr.Textbox, gr.Image, gr.File]:
+    mode = page.add(gr.Textbox(SINGLE, visible="hidden", elem_id="extras_mode"))
+    with gr.Tabs(elem_id="mode_extras", selected=SINGLE):
+        with gr.Tab(t("Single picture"), id=SINGLE, elem_id="extras_single_tab") as one:
+            picture = page.add(
+                gr.Image(
+                    label=t("Picture"), type="filepath", image_mode=None, sources=["upload", "clipboard"], height=420,
+                    elem_id="extras_image",
+                )
+            )  # fmt: skip
+        with gr.Tab(t("Several files"), id=SEVERAL, elem_id="extras_batch_process_tab") as several:
+            files = page.add(
+                gr.File(label=t("Pictures"), file_count="multiple", file_types=["image"], elem_id="extras_image_batch")
+            )
+    for tab, name in ((one, SINGLE), (several, SEVERAL)):
+        tab.select(None, None, mode, js=f"() => '{name}'", show_progress="hidden")
+    return mode, picture, files
+
+
+def _resizing(page: PageBuilder) -> Fields:
+    mode = page.add(
+        gr.Radio([(t("Scale by"), BY), (t("Scale to"), TO)], value=BY, label=t("Resize"), elem_id="extras_resize_mode")
+    )
+    with gr.Row(elem_classes=["compact"]) as by:
+        factor = page.add(
+            gr.Slider(1, 8, 4, step=0.05, label=t("Resize factor"), elem_id="extras_upscaling_resize"),
+            saved="extras/Resize",
+        )
+    with gr.Row(elem_classes=["compact"], visible=False) as to:
+        wide = page.add(gr.Slider(64, 8192, 512, step=8, label=t("Width"), elem_id="extras_upscaling_resize_w"))
+        high = page.add(gr.Slider(64, 8192, 512, step=8, label=t("Height"), elem_id="extras_upscaling_resize_h"))
+        crop = page.add(gr.Checkbox(True, label=t("Crop to fit"), elem_id="extras_upscaling_crop"))
+    js = "(mode) => [{__type__: 'update', visible: mode === 0}, {__type__: 'update', visible: mode === 1}]"
+    mode.change(None, mode, [by, to], js=js, show_progress="hidden")
+    return {
+        "resize_mode": mode,
+        "upscaling_resize": factor,
+        "upscaling_resize_w": wide,
+        "upscaling_resize_h": high,
+        "upscaling_crop": crop,
+    }
+
+
+def _upscalers(page: PageBuilder) -> Fields:
+    names = upscaler_names(page.services)
+    first_choice = next((name for name in ("R-ESRGAN 4x+", "Lanczos") if name in names), "None")
+    with gr.Row(elem_classes=["compact"]):
+        first = page.add(
+            gr.Dropdown(names, value=first_choice, label=t("Upscaler 1"), elem_id="extras_upscaler_1"),
+            saved="extras/Upscaler 1",
+            choices=upscaler_names,
+        )
+        second = page.add(
+            gr.Dropdown(names, value="None", label=t("Upscaler 2"), elem_id="extras_upscaler_2"),
+            saved="extras/Upscaler 2",
+            choices=upscaler_names,
+        )
+        visible = page.add(
+            gr.Slider(
+                0, 1, 0, step=0.01, label=t("Upscaler 2 visibility"), elem_id="extras_upscaler_2_visibility",
+                min_width=160,
+            )
+        )  # fmt: skip
+    return {"upscaler_1": first, "upscaler_2": second, "extras_upscaler_2_visibility": visible}
+
+
+def upscaler_names(services: Services) -> list[str]:
+    return [row.name for row in services.catalog.upscalers.rows()]
+
+
+def _faces(page: PageBuilder) -> Fields:
+    on = gr.Checkbox(label=t("Restore faces"), elem_id="extras_faces", container=False, elem_classes=["bare"])
+    with gr.Column(visible=False, elem_classes=["more"]) as more:
+        gfpgan = page.add(
+            gr.Slider(0, 1, 0, step=0.01, label=t("GFPGAN visibility"), elem_id="extras_gfpgan_visibility")
+        )
+        codeformer = page.add(
+            gr.Slider(0, 1, 0, step=0.01, label=t("CodeFormer visibility"), elem_id="extras_codeformer_visibility")
+        )
+        weight = page.add(
+            gr.Slider(
+                0, 1, 0, step=0.01, label=t("CodeFormer weight"), info=t("0: the most change, 1: the least"),
+                elem_id="extras_codeformer_weight",
+            )
+        )  # fmt: skip
+        order = page.add(gr.Checkbox(label=t("Upscale before restoring faces"), elem_id="extras_upscale_first"))
+    on.change(None, on, more, js=SHOW, show_progress="hidden")
+    on.change(None, on, [gfpgan, codeformer], js="(on) => on ? [1, 0] : [0, 0]", show_progress="hidden")
+    return {
+        "gfpgan_visibility": gfpgan,
+        "codeformer_visibility": codeformer,
+        "codeformer_weight": weight,
+        "upscale_first": order,
+    }
+
+
+def _info_html(job: PageJob) -> str:
+    lines = list(dict.fromkeys(one.infotext for one in job.pictures if one.infotext))
+    done = "<br>".join(map(html.escape, lines))
+    warnings = "".join(f'<div class="warning-line">{html.escape(one)}</div>' for one in job.warnings)
+    time = t("Time taken: {seconds} s", seconds=f"{job.seconds:.1f}")
+    return f'<div class="infotext-text">{done}</div>{warnings}<div class="note">{time}</div>'
