@@ -44,6 +44,8 @@ class PageBuilder:
     """elem_id → tool tip (marked by `t`)."""
     blocks: gr.Blocks | None = None
     tabs: gr.Tabs | None = None
+    picture_tabs: gr.Tabs | None = None
+    """img2img's ways to bring a picture: `gr.Tabs(selected="inpaint")`, with the component `img2img_mode`."""
     _finishers: list[Callable[[], None]] = field(default_factory=list)
 
     @property

@@ -63,6 +63,7 @@ def build(form: Form) -> StartPicture:
             upload_mask = page.add(_image("img_inpaint_mask", t("Mask: white is repainted"), 240))
         with _tab(t("Batch"), BATCH, mode):
             files, folder = _batch(form)
+    page.picture_tabs = tabs
     start = StartPicture(
         tabs, mode, picture, sketch, inpaint, inpaint_sketch, upload, upload_mask, files, folder
     )  # fmt: skip
@@ -81,6 +82,7 @@ def _image(id: str, label: str | None = None, height: int = EDITOR_HEIGHT) -> gr
     return gr.Image(
         label=label or t("Initial picture"), type="filepath", image_mode=None, sources=["upload", "clipboard"],
         elem_id=id, height=height, show_label=label is not None,
+        buttons=["fullscreen"],
     )  # fmt: skip
 
 

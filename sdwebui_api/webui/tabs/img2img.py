@@ -6,7 +6,7 @@ import gradio as gr
 
 from sdwebui_api.webui import remembered
 from sdwebui_api.webui.context import PageBuilder
-from sdwebui_api.webui.generation import gallery, panel, prompt, start_picture
+from sdwebui_api.webui.generation import control_units, gallery, panel, prompt, scripts, start_picture
 from sdwebui_api.webui.generation.batch_run import BatchRun
 from sdwebui_api.webui.generation.form import Body, Form
 from sdwebui_api.webui.generation.start_picture import MASKED, StartPicture
@@ -49,6 +49,8 @@ def _settings(form: Form, start: StartPicture) -> panel.Seed:
     )
     seed = panel.seed(form)
     panel.refiner(form)
+    control_units.build(form)
+    scripts.build(form)
     return seed
 
 
@@ -104,7 +106,7 @@ def _side(pixels: int, factor: float) -> int:
 
 def _mask_settings(form: Form, start: StartPicture) -> None:
     """Shown for the modes that repaint a part, and sent for these alone."""
-    with gr.Column(visible="hidden", elem_id="inpaint_controls", elem_classes=["more"]) as group:
+    with gr.Column(visible=False, elem_id="inpaint_controls", elem_classes=["more"]) as group:
         blur = form.add(
             gr.Slider(0, 64, 4, step=1, label=t("Mask blur"), elem_id="img2img_mask_blur"),
             label="Mask blur",
@@ -141,7 +143,7 @@ def _mask_settings(form: Form, start: StartPicture) -> None:
                 label="Only masked padding, pixels",
             )
     shown = " || ".join(f"mode === '{mode}'" for mode in MASKED)
-    js = f"(mode) => ({{__type__: 'update', visible: ({shown}) ? true : 'hidden'}})"
+    js = f"(mode) => ({{__type__: 'update', visible: {shown}}})"
     start.mode.change(None, start.mode, group, js=js, show_progress="hidden")
     form.contribute([start.mode, blur, invert, fill, whole, padding], _write_mask_settings)
 

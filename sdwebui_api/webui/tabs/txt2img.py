@@ -6,7 +6,7 @@ import gradio as gr
 
 from sdwebui_api.webui import remembered
 from sdwebui_api.webui.context import PageBuilder
-from sdwebui_api.webui.generation import gallery, hires, overrides, panel, prompt
+from sdwebui_api.webui.generation import control_units, gallery, hires, overrides, panel, prompt, scripts
 from sdwebui_api.webui.generation.form import Form
 from sdwebui_api.webui.generation.run import Run
 from sdwebui_api.webui.localization import t
@@ -41,4 +41,6 @@ def _settings(form: Form) -> panel.Seed:
     hires.build(form, size)
     panel.refiner(form)
     overrides.build(form)
+    control_units.build(form)
+    scripts.build(form)
     return seed

@@ -1,0 +1,231 @@
+"""ControlNet on the generation tabs: units with their picture, preprocessor, its preview, model and strength."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+from PIL import Image
+
+from sdwebui_api.api.services import Services
+from sdwebui_api.errors import SdWebUIError
+from sdwebui_api.jobs.job import Job
+from sdwebui_api.webui.context import user_of
+from sdwebui_api.webui.generation.form import Body, Form
+from sdwebui_api.webui.generation.start_picture import file_text
+from sdwebui_api.webui.localization import t
+from sdwebui_api.webui.refusals import refusal
+
+NO_MODEL = "None"
+UNUSED = -1
+"""A slider that a preprocessor does not have; also means "its default"."""
+
+FIELDS = (
+    "enabled", "image", "pixel_perfect", "low_vram", "module", "model", "weight", "guidance_start", "guidance_end",
+    "processor_res", "threshold_a", "threshold_b", "control_mode", "resize_mode",
+)  # fmt: skip
+"""Of a unit on the wire, in the order of the components."""
+
+
+def build(form: Form) -> None:
+    count = int(form.page.services.options.snapshot().get("control_net_unit_count", 3))
+    with gr.Accordion(t("ControlNet"), open=False, elem_id=form.id("controlnet")), gr.Tabs():
+        for index in range(count):
+            with gr.Tab(t("Unit {number}", number=index), id=f"{form.kind}_unit_{index}"):
+                _Unit(form, index).build()
+
+
+def model_titles(services: Services) -> list[str]:
+    return [NO_MODEL, *services.control.model_list(refresh=True)]
+
+
+class _Unit:
+    """One unit's components while the tab is built; its handlers keep it for the page."""
+
+    def __init__(self, form: Form, index: int) -> None:
+        self.form = form
+        self.index = index
+
+    def id(self, name: str) -> str:
+        return f"{self.form.kind}_controlnet_{self.index}_{name}"
+
+    def build(self) -> None:
+        with gr.Row(elem_classes=["compact"]):
+            enabled = self._check("enable", t("Enable"))
+            pixel_perfect = self._check("pixel_perfect", t("Pixel perfect"))
+            low_vram = self._check("low_vram", t("Low VRAM"))
+        with gr.Row(elem_classes=["compact"]):
+            self.image = self.form.add(
+                gr.Image(
+                    label=t("Control picture"), type="filepath", sources=["upload", "clipboard"], height=260,
+                    elem_id=self.id("image"), min_width=200,
+                )
+            )  # fmt: skip
+            self.preview = gr.Image(
+                label=t("Preprocessor preview"), interactive=False, height=260, elem_id=self.id("preview"),
+                min_width=200, type="filepath", format="png", buttons=["download", "fullscreen"],
+            )  # fmt: skip
+        choosing = self._choosing()
+        strength = self._strength()
+        sliders = [self._slider("processor_res"), self._slider("threshold_a"), self._slider("threshold_b")]
+        self._wire(sliders)
+        modes = [
+            self._numbered("control_mode", t("Control mode"), 0, _control_modes()),
+            self._numbered("resize_mode", t("Resize mode"), 1, _resize_modes()),
+        ]
+        parts = [enabled, self.image, pixel_perfect, low_vram, *choosing, *strength, *sliders, *modes]
+        self.form.contribute(parts, _write)
+
+    def _check(self, name: str, label: str) -> gr.Checkbox:
+        return self.form.add(
+            gr.Checkbox(
+                label=label, elem_id=self.id(name), container=False, elem_classes=["bare"], min_width=100
+            )
+        )  # fmt: skip
+
+    def _choosing(self) -> list[Component]:
+        services = self.form.page.services
+        self.type = gr.Dropdown(
+            list(services.control.control_types()), value="All", label=t("Control type"), elem_id=self.id("type"),
+            min_width=140,
+        )  # fmt: skip
+        with gr.Row(elem_classes=["seed", "compact"]):
+            self.module = self.form.add(
+                gr.Dropdown(
+                    _modules(services), value="none", label=t("Preprocessor"), elem_id=self.id("module"), min_width=140
+                )
+            )
+            self.run = self.form.page.tool("💥", self.id("run"), t("Run the preprocessor"))
+            self.model = self.form.add(
+                gr.Dropdown(
+                    model_titles(services), value=NO_MODEL, label=t("Control model"), elem_id=self.id("model"),
+                    min_width=160,
+                ),
+                choices=model_titles,
+            )  # fmt: skip
+        return [self.module, self.model]
+
+    def _strength(self) -> list[Component]:
+        with gr.Row(elem_classes=["compact"]):
+            rows = (
+                ("weight", t("Control weight"), 2.0, 1.0),
+                ("guidance_start", t("Starting step"), 1.0, 0.0),
+                ("guidance_end", t("Ending step"), 1.0, 1.0),
+            )
+            return [
+                self.form.add(
+                    gr.Slider(0, most, value, step=0.01, label=label, elem_id=self.id(name), min_width=150)
+                )
+                for name, label, most, value in rows
+            ]  # fmt: skip
+
+    def _slider(self, name: str) -> gr.Slider:
+        """Its range is the preprocessor's, once one is chosen that has it."""
+        return self.form.add(gr.Slider(-1, 2048, UNUSED, step=1, visible=False, elem_id=self.id(name)))
+
+    def _numbered(self, name: str, label: str, value: int, choices: list[str]) -> gr.Radio:
+        numbered = [(choice, number) for number, choice in enumerate(choices)]
+        return self.form.add(gr.Radio(numbered, value=value, label=label, elem_id=self.id(name)))
+
+    # -- wires -----------------------------------------------------------------------------------------------------
+
+    def _wire(self, sliders: list[gr.Slider]) -> None:
+        quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
+        self.type.input(self._of_type, self.type, [self.module, self.model], **quiet)
+        self.module.change(self._sliders, self.module, sliders, **quiet)
+        inputs = [self.image, self.module, *sliders]
+        self.run.click(self._preview, inputs, self.preview, api_visibility="private")
+
+    def _of_type(self, name: str, request: gr.Request) -> tuple[Any, Any]:
+        """What belongs to the type, and its usual choice."""
+        services = self.form.page.services_for(request)
+        found = services.control.control_types().get(name)
+        if found is None:
+            return gr.skip(), gr.skip()
+        names = {label: value for label, value in _modules(services)}
+        modules = [(label, names[label]) for label in found["module_list"] if label in names]
+        chosen = names.get(found["default_option"], found["default_option"])
+        return (
+            gr.update(choices=modules, value=chosen if chosen in [value for _, value in modules] else "none"),
+            gr.update(choices=found["model_list"], value=found["default_model"]),
+        )
+
+    def _sliders(self, module: str, request: gr.Request) -> list[Any]:
+        services = self.form.page.services_for(request)
+        return slider_updates(services.control.module_list()["module_detail"].get(module), _resolved(services, module))
+
+    async def _preview(
+        self, path: str | None, module: str, resolution: float, first: float, second: float, request: gr.Request
+    ) -> Any:
+        services = self.form.page.services_for(request)
+        if not path:
+            raise refusal(t("There is no control picture yet"))
+        try:
+            preprocessor = services.control.preprocessor(module, "module")
+
+            def detect(job: Job) -> Image.Image:
+                with Image.open(path) as opened:
+                    image = opened.convert("RGB")
+                found = services.control.detect(
+                    preprocessor, [(image, None)], resolution=resolution, thresholds=(first, second), field="module",
+                    check=job.check,
+                )  # fmt: skip
+                return found.images[0]
+
+            job = services.runner.submit(detect, kind="detect", user=user_of(request), summary=preprocessor.name)
+            return await job.result()
+        except SdWebUIError as error:
+            raise refusal(error.message) from None
+
+
+def _modules(services: Services) -> list[tuple[str, str]]:
+    """(label, name)"""
+    names, labels = services.control.module_list(), services.control.module_list(labels=True)
+    return list(zip(labels["module_list"], names["module_list"], strict=True))
+
+
+def _resolved(services: Services, module: str) -> bool:
+    """Whether the first of the preprocessor's sliders is its resolution."""
+    try:
+        return services.control.preprocessor(module, "module").resolution is not None
+    except SdWebUIError:
+        detail: Mapping[str, Any] = services.control.module_list()["module_detail"].get(module, {})
+        return bool(detail.get("sliders")) and "res" in str(detail["sliders"][0]["name"]).lower()
+
+
+def slider_updates(detail: Mapping[str, Any] | None, with_resolution: bool) -> list[Any]:
+    """For resolution, threshold A and threshold B. detail: the row of GET /controlnet/module_list."""
+    sliders = list(detail["sliders"]) if detail else []
+    shown = sliders if with_resolution else [None, *sliders]
+    shown = [*shown, None, None, None][:3]
+    return [_slider_update(slider) for slider in shown]
+
+
+def _slider_update(slider: Mapping[str, Any] | None) -> Any:
+    if slider is None:
+        return gr.update(visible=False, minimum=UNUSED, value=UNUSED)
+    return gr.update(
+        visible=True, label=slider["name"], minimum=slider["min"], maximum=slider["max"], step=slider["step"],
+        value=slider["value"],
+    )  # fmt: skip
+
+
+def _write(body: Body, *values: Any) -> None:
+    unit = dict(zip(FIELDS, values, strict=True))
+    if not unit["enabled"]:
+        return
+    image = unit.pop("image")
+    if image:
+        unit["image"] = file_text(image)  # without one img2img's own picture is taken
+    entries = body.setdefault("alwayson_scripts", {})
+    entries.setdefault("controlnet", {"args": []})["args"].append(unit)
+
+
+def _control_modes() -> list[str]:
+    return [t("Balanced"), t("My prompt is more important"), t("ControlNet is more important")]
+
+
+def _resize_modes() -> list[str]:
+    return [t("Just resize"), t("Crop and resize"), t("Resize and fill")]
