@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,9 +94,12 @@ def _store_url(given: str | None, data_dir: Path) -> str:
 
 def _is_address(text: str) -> bool:
     try:
-        return urlsplit(text).port != 0
+        parts = urlsplit(text)
+        port = parts.port
     except ValueError:
         return False
+    # A database that is no number would be taken for the first one.
+    return port != 0 and (not parts.scheme.startswith("redis") or re.fullmatch(r"(/[0-9]*)?", parts.path) is not None)
 
 
 def _description(file: str | None) -> Mapping[str, Any]:

@@ -22,6 +22,8 @@ UrlStyle = Literal["mount", "oss", "public", "signed"]
 
 ROOM = 160
 """Bytes that folders and file name of a result take behind `save_dir`."""
+RESULT_FOLDERS = ("txt2img-images", "txt2img-grids", "img2img-images", "img2img-grids", "controlnet_mask")
+"""Behind `save_dir`. Any of them may be a link that was put there before the request came."""
 _SCHEME = re.compile(r"([a-z0-9]+)://", re.IGNORECASE)
 
 
@@ -148,7 +150,7 @@ class SaveRoots:
         ):
             raise BadRequest("the path of the folder is too long", field=field)
         allowed = self._real()
-        if not _inside(Path(os.path.realpath(folder)), allowed):
+        if not all(_inside(Path(os.path.realpath(folder / inner)), allowed) for inner in ("", *RESULT_FOLDERS)):
             raise self._refused(field)
         _check_usable(folder, field)
         return FolderTarget(folder, allowed)

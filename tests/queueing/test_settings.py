@@ -64,7 +64,16 @@ def test_a_name_that_no_address_can_hold(tmp_path, name):
 def test_stores_by_address(tmp_path):
     assert settings(tmp_path, "--queue-url", "sqlite:////srv/q%20.db").sqlite_file.as_posix() == "/srv/q .db"
     assert settings(tmp_path, "--queue-url", "sqlite:///q.db").sqlite_file.as_posix() == "q.db"
-    for url in ("mysql://host/db", "redis", "redis://", "sqlite://", "/srv/q.db", "redis://[::1/0", "redis://h:x/0"):
+    for url in (
+        "mysql://host/db",
+        "redis",
+        "redis://",
+        "sqlite://",
+        "/srv/q.db",
+        "redis://[::1/0",
+        "redis://h:x/0",
+        "redis://h/x",
+    ):
         with pytest.raises(BadRequest, match="--queue-url"):
             settings(tmp_path, "--queue-url", url)
 

@@ -85,6 +85,17 @@ def test_a_link_in_a_circle(roots: SaveRoots) -> None:
         roots.target("loop/x", "save_dir").write("1.png", b"x", "image/png")
 
 
+@pytest.mark.parametrize("name", ["txt2img-images", "img2img-grids", "controlnet_mask"])
+def test_a_link_in_the_place_of_a_result_folder_is_seen_before_the_work(
+    roots: SaveRoots, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "data" / "mine").mkdir()
+    (tmp_path / "data" / "mine" / name).symlink_to(tmp_path / "secret")
+    with pytest.raises(BadRequest) as caught:
+        roots.target("mine", "save_dir")
+    assert caught.value.status == 403
+
+
 def test_a_folder_that_becomes_a_link_after_admission(roots: SaveRoots, tmp_path: Path) -> None:
     target = roots.target("later", "save_dir")
     (tmp_path / "data" / "later").symlink_to(tmp_path / "secret")
