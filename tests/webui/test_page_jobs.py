@@ -30,7 +30,7 @@ def jobs(tmp_path):
 def test_nobody_has_to_watch_a_job(services, jobs):
     async def run():
         job = await jobs.start(services, "txt2img", BODY, "ann")
-        await asyncio.wait_for(job.ended.wait(), 20)
+        await asyncio.wait_for(job.ended.wait(), 60)
         return job
 
     job = asyncio.run(run())
@@ -67,7 +67,7 @@ def test_a_watcher_sees_the_queue_the_steps_the_preview_and_the_end(services, jo
         await asyncio.sleep(0.5)
         for earlier in (first, second):
             services.runner.interrupt(earlier.job)
-        await asyncio.wait_for(watching, 30)
+        await asyncio.wait_for(watching, 60)
         return sights
 
     sights = asyncio.run(run())
