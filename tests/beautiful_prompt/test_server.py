@@ -118,6 +118,14 @@ class TestExpand:
     def test_an_unknown_model_is_answered_with_the_known(self, server: RunningServer) -> None:
         assert "phrase-grammar" in expand(server, model="phrase").json()["errors"]
 
+    def test_it_can_be_queued(self, server: RunningServer) -> None:
+        body = {"prompt": "a red apple", "model": "phrase-grammar", "seed": 1}
+        queue = f"{server.url}/api/predict/sd_async"
+        put = requests.post(f"{queue}/beautifulprompt/v1/expand", json=body, timeout=60)
+        wanted = {"requestId": put.headers["X-Eas-Queueservice-Request-Id"], "_timeout_": "20s", "_raw_": "true"}
+        found = requests.get(f"{queue}/sink", params=wanted, timeout=60)
+        assert found.json()["prompts"] == expand(server, **body).json()["prompts"]
+
     def test_too_long_a_text(self, server: RunningServer) -> None:
         assert expand(server, prompt="a" * 2001).status_code == 413
 
