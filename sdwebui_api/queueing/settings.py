@@ -115,7 +115,7 @@ def _description(file: str | None) -> Mapping[str, Any]:
         raise BadRequest(f"--queue-config: {file} cannot be read: {error}") from error
     metadata, queue = _section(described, "metadata"), _section(described, "queue")
     found = {
-        "service": metadata.get("name"),
+        "service": _text(metadata, "name"),
         "worker_threads": _whole(metadata, "rpc.worker_threads", 0),
         "max_delivery": _whole(queue, "max_delivery", 1),
     }
@@ -127,6 +127,13 @@ def _section(described: Any, name: str) -> Mapping[str, Any]:
     if not isinstance(section, dict):
         raise BadRequest(f"--queue-config: {name!r} must be an object of the service description")
     return section
+
+
+def _text(section: Mapping[str, Any], key: str) -> str | None:
+    value = section.get(key)
+    if value is not None and not isinstance(value, str):
+        raise BadRequest(f"--queue-config: {key!r} must be a text")
+    return value
 
 
 def _whole(section: Mapping[str, Any], key: str, smallest: int) -> int | None:

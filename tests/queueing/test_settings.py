@@ -44,7 +44,14 @@ def test_the_description_and_the_flags_over_it(tmp_path, description):
 
 @pytest.mark.parametrize(
     "text",
-    ["{", "[]", '{"metadata": []}', '{"queue": {"max_delivery": 0}}', '{"metadata": {"rpc.worker_threads": "1"}}'],
+    [
+        "{",
+        "[]",
+        '{"metadata": []}',
+        '{"queue": {"max_delivery": 0}}',
+        '{"metadata": {"rpc.worker_threads": "1"}}',
+        '{"metadata": {"name": 5}}',
+    ],
 )
 def test_a_description_that_cannot_be_used(tmp_path, text):
     file = tmp_path / "service.json"
