@@ -86,7 +86,10 @@ def _prompt(form: Form, name: str, label: str, hint: str, infotext: str) -> gr.T
             label=infotext,
             infotext=infotext,
         )  # fmt: skip
-        counter = gr.HTML("0/75", elem_id=form.id(f"{name}_tokens"), elem_classes=["token-counter"], padding=False)
+        used, room = form.page.services.engine.count_tokens(str(box.value or ""))
+        counter = gr.HTML(
+            f"{used}/{room}", elem_id=form.id(f"{name}_tokens"), elem_classes=["token-counter"], padding=False
+        )
     _count_while_typing(form, box, counter)
     return box
 
