@@ -106,6 +106,14 @@ class TestAttacks:
     def test_log_in_is_asked_for(self, client: httpx.Client) -> None:
         assert client.get("list", headers={"Authorization": "Bearer wrong"}).status_code == 401
 
+    def test_a_log_in_of_the_page_holds_here_too(self, data: Path) -> None:
+        with run_in_thread(services_with_browser(data, "--filebrowser", "--gradio-auth", "a:b")) as url:
+            for method, route in (("GET", "list"), ("PUT", "upload"), ("DELETE", "entry")):
+                fields = {"path": "outputs/a.txt", "size": 1, "id": "x", "replace": True}
+                answer = httpx.request(method, f"{url}/file_browser/v1/{route}", params=fields)
+                assert answer.status_code == 401
+        assert (data / "outputs" / "a.txt").exists()
+
     def test_no_simple_request_of_another_site_changes_anything(self, client: httpx.Client) -> None:
         for route in ("folder", "entry", "upload"):
             answer = client.post(route, content=b'{"path": "outputs/a.txt", "to": "mine/a"}')

@@ -20,8 +20,8 @@ from starlette.responses import FileResponse, JSONResponse
 from file_browser.changes import delete, disk_errors, make_folder, move
 from file_browser.tree import FileTree
 from file_browser.uploads import MOST_PART_BYTES, PART_BYTES, Upload, Uploads
-from sdwebui_api.api.services import services_of
-from sdwebui_api.errors import Cancelled, PayloadTooLarge
+from sdwebui_api.api.services import services_of, user_of
+from sdwebui_api.errors import Cancelled, PayloadTooLarge, Unauthorized
 
 router = APIRouter(prefix="/file_browser/v1", tags=["FileBrowser"])
 MOST_ENTRIES = 5000
@@ -34,8 +34,11 @@ Size = Annotated[int, Query(ge=0, le=2**62)]
 
 
 def tree_of(request: Request) -> FileTree:
-    """What the caller may see."""
-    return FileTree.from_flags(services_of(request).flags)
+    """What the caller may see. Raises Unauthorized where the page asks for a log-in and nobody is known."""
+    flags = services_of(request).flags
+    if (flags.gradio_auth or flags.gradio_auth_path) and user_of(request) is None:
+        raise Unauthorized("Not authenticated")
+    return FileTree.from_flags(flags)
 
 
 def uploads_of(request: Request) -> Uploads:
