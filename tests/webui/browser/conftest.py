@@ -1,0 +1,42 @@
+"""A real server and a real browser for this folder; both are started once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page
+
+from tests.support.server import RunningServer
+from tests.webui.browser.chromium import CHROMIUM, chromium, visit, visitor
+from tests.webui.browser.server import run_page_server
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM.exists():
+        pytest.skip(f"{CHROMIUM} is not there: apt-get install chromium")
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def server(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    with run_page_server(tmp_path_factory.mktemp("browser")) as running:
+        yield running
+
+
+@pytest.fixture
+def page(server: RunningServer, browser: Browser) -> Iterator[Page]:
+    """A new visitor's page. No error may reach the console while the test goes on."""
+    errors: list[str] = []
+
+    def note(message: ConsoleMessage) -> None:
+        if message.type == "error":
+            errors.append(message.text)
+
+    with visitor(browser) as context:
+        context.on("console", note)
+        context.on("weberror", lambda error: errors.append(str(error.error)))
+        yield visit(context, server.url)
+    assert errors == []

@@ -1,0 +1,67 @@
+"""The real server with its page and the embedded models, as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from tests.support.server import ROOT, RunningServer
+
+START_SECONDS = 240
+
+
+@contextmanager
+def run_page_server(data_dir: Path, *flags: str) -> Iterator[RunningServer]:
+    """By launch.py, on the CPU; models stand below `data_dir`, the embedded ones are linked into it."""
+    link_models(data_dir / "models")
+    command = [
+        sys.executable, "launch.py", "--skip-prepare-environment", "--port", "0", "--no-half", "--use-cpu", "all",
+        "--data-dir", str(data_dir), "--models-dir", str(data_dir / "models"), "--filebrowser", *flags,
+    ]  # fmt: skip
+    log = data_dir / "server.log"
+    with log.open("w") as output:
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        try:
+            yield RunningServer(wait_until_ready(process, log), process.pid, data_dir)
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def link_models(folder: Path) -> None:
+    """The models of this repository, in folders of the test's own that files can be added to."""
+    for source in (ROOT / "model_store").rglob("*.*"):
+        if source.is_file():
+            target = folder / source.relative_to(ROOT / "model_store")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(source)
+
+
+def wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> str:
+    """The address, once everything is loaded."""
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end:
+        assert process.poll() is None, f"the server ended:\n{log.read_text()[-4000:]}"
+        announced = [line.split()[2] for line in log.read_text().splitlines() if line.startswith("Running on ")]
+        if announced and is_ready(announced[0]):
+            return announced[0]
+        time.sleep(0.1)
+    raise AssertionError(f"the server is not ready after {START_SECONDS} s:\n{log.read_text()[-4000:]}")
+
+
+def is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health/ready", timeout=10).status_code == 200
+    except httpx.TransportError:
+        return False
