@@ -9,7 +9,8 @@ from pathlib import Path
 
 import gradio as gr
 from fastapi import FastAPI
-from starlette.routing import Mount
+from starlette.routing import Match, Mount
+from starlette.types import Scope
 
 from sdwebui_api.api.services import Services
 from sdwebui_api.config.flags import Flags
@@ -20,6 +21,7 @@ from sdwebui_api.webui.context import PageBuilder
 from sdwebui_api.webui.languages import language_layer, localizations_folder
 from sdwebui_api.webui.localization import t
 from sdwebui_api.webui.localization.texts import load_texts
+from sdwebui_api.webui.login import page_login
 from sdwebui_api.webui.page_jobs import PageJobs
 from sdwebui_api.webui.tabs.registry import TABS, Tab
 from sdwebui_api.webui.ui_config import UiConfig
@@ -27,6 +29,7 @@ from sdwebui_api.webui.ui_config import UiConfig
 log = logging.getLogger(__name__)
 
 TITLE = "Stable Diffusion"
+API_PREFIXES = ("/sdapi/", "/internal/", "/controlnet/", "/health/", "/api/predict/", "/metrics")
 CLEAN_EVERY, KEPT_FOR = 3600, 86400
 """Seconds: gradio's copies of pictures and uploads."""
 
@@ -50,6 +53,7 @@ def mount_page(app: FastAPI, services: Services) -> Callable[[], None]:
         footer_links=[],
         run_history=False,
         allowed_paths=[str(Path(path).expanduser().absolute()) for path in services.flags.gradio_allowed_path],
+        auth=page_login(services.flags),
         show_error=True,
         ssr_mode=False,
         enable_monitoring=False,
@@ -59,9 +63,18 @@ def mount_page(app: FastAPI, services: Services) -> Callable[[], None]:
         head=theme.head(),
         app_kwargs={"middleware": [language_layer(services, load_texts(localizations_folder(services.flags)))]},
     )
-    mounted = next(route.app for route in reversed(app.routes) if isinstance(route, Mount))
-    assert isinstance(mounted, gr.routes.App)
-    return mounted.stop_event.set
+    place, mount = next((i, route) for i, route in reversed([*enumerate(app.routes)]) if isinstance(route, Mount))
+    assert isinstance(mount.app, gr.routes.App)
+    app.router.routes[place] = _PageMount("", mount.app)
+    return mount.app.stop_event.set
+
+
+class _PageMount(Mount):
+    """Leaves the API's addresses alone: an unknown one is the API's 404, a wrong method its 405, both in its form."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        return (Match.NONE, {}) if path.startswith(API_PREFIXES) else super().matches(scope)
 
 
 def build_page(page: PageBuilder) -> gr.Blocks:
