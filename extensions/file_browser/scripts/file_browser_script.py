@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+# Here and not where they are used: the extension's folder is importable only while this file is loaded.
+from file_browser.routes import router
+from file_browser.uploads import Uploads
+
 from sdwebui_api.config.flags import Flags
 from sdwebui_api.scripting.page_hooks import PageTab
 
@@ -11,9 +15,6 @@ from sdwebui_api.scripting.page_hooks import PageTab
 def app_started(app: Any) -> None:
     if not app.state.services.flags.filebrowser:
         return
-    from file_browser.routes import router
-    from file_browser.uploads import Uploads
-
     app.state.file_browser_uploads = Uploads()
     app.include_router(router)
 
