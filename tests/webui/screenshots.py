@@ -43,14 +43,15 @@ def keep(page: Page, name: str) -> None:
 
 
 def take(url: str) -> None:
-    with chromium() as browser:
-        for wide, high in SIZES:
-            with visitor(browser, wide, high) as context:
-                page = visit(context, url)
-                draw(page)
-                for id in tab_ids(page):
-                    open_tab(page, id)
-                    keep(page, f"{id}-{wide}x{high}")
+    with chromium() as browser, visitor(browser, *SIZES[0]) as context:
+        page = visit(context, url)
+        draw(page)
+        for id in tab_ids(page):
+            open_tab(page, id)
+            for wide, high in SIZES:
+                page.set_viewport_size({"width": wide, "height": high})
+                keep(page, f"{id}-{wide}x{high}")
+            page.set_viewport_size({"width": SIZES[0][0], "height": SIZES[0][1]})
 
 
 def main() -> None:

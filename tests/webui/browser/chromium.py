@@ -39,15 +39,6 @@ def visit(context: BrowserContext, url: str) -> Page:
 
 
 def open_tab(page: Page, id: str) -> None:
-    """By its button, or by the menu of those that found no room."""
-    button = page.locator(f"#tab_{id}-button:visible")
-    if not button.count():
-        page.locator("#tabs .overflow-menu > button").first.click()
-        page.locator("#tabs .overflow-dropdown button", has_text=label(page, id)).first.click()
-    else:
-        button.first.click()
+    """By its button, which is in the row of a wide window."""
+    page.locator(f"#tab_{id}-button:visible").first.click()
     page.locator(f"#tab_{id}").wait_for()
-
-
-def label(page: Page, id: str) -> str:
-    return str(page.locator(f"#tab_{id}-button").first.inner_text())
