@@ -27,11 +27,12 @@ def server(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.fixture
-def page(server: RunningServer, browser: Browser) -> Iterator[Page]:
+def page(server: RunningServer, browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
     """A new visitor's page. No error may reach the console while the test goes on."""
     errors: list[str] = []
     # What gradio says of its own streams when a page is left in the middle of a job.
-    left = ("AbortError", "Connection errored out")
+    reloads = "reload" in request.node.name
+    left = ("AbortError", "Connection errored out", "Unexpected error Connection errored out") if reloads else ()
 
     def note(message: ConsoleMessage) -> None:
         if message.type == "error" and not message.text.startswith(left):
