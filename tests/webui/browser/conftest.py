@@ -12,7 +12,7 @@ from tests.webui.browser.chromium import CHROMIUM, chromium, visit, visitor
 from tests.webui.browser.server import run_page_server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # longer, and its event loop would run beside the tests that follow
 def browser() -> Iterator[Browser]:
     if not CHROMIUM.exists():
         pytest.skip(f"{CHROMIUM} is not there: apt-get install chromium")
@@ -20,7 +20,7 @@ def browser() -> Iterator[Browser]:
         yield found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # longer, and its event loop would run beside the tests that follow
 def server(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     with run_page_server(tmp_path_factory.mktemp("browser")) as running:
         yield running
