@@ -25,7 +25,8 @@ async def live() -> dict[str, str]:
 
 @health_router.get("/ready")
 async def ready(request: Request) -> JSONResponse:
-    """200 when a request would be served; 503 while the checkpoint loads, while shutting down, without any."""
+    """200 when a request would be served; 503 while the checkpoint loads, while shutting down, without any; with
+    a queue, until its store has been reached."""
     services = services_of(request)
     if services.runner.draining:
         return JSONResponse({"status": "stopping"}, 503)
@@ -33,6 +34,8 @@ async def ready(request: Request) -> JSONResponse:
         return JSONResponse({"status": "no checkpoint"}, 503)
     if not services.engine.ready():
         return JSONResponse({"status": "loading"}, 503)
+    if services.queue is not None and not services.queue.ready:
+        return JSONResponse({"status": "waiting for the store"}, 503)
     return JSONResponse({"status": "ok"})
 
 

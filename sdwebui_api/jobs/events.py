@@ -33,7 +33,8 @@ async def changes(job: Job, *, idle_seconds: float = 15.0, min_interval: float =
 
 async def _set_within(event: asyncio.Event, seconds: float) -> bool:
     try:
-        await asyncio.wait_for(event.wait(), seconds)
+        async with asyncio.timeout(seconds):  # wait_for may swallow a cancellation before Python 3.12
+            await event.wait()
     except TimeoutError:
         return False
     return True

@@ -123,7 +123,8 @@ class PageJobs:
         while not page_job.ended.is_set():
             yield await _sight(services, page_job.job)
             try:
-                await asyncio.wait_for(page_job.ended.wait(), TICK_SECONDS)
+                async with asyncio.timeout(TICK_SECONDS):
+                    await page_job.ended.wait()
             except TimeoutError:
                 continue
         yield Sight(page_job.job.state, 1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+from types import SimpleNamespace
 
 import pytest
 from starlette.testclient import TestClient
@@ -83,6 +84,10 @@ def test_large_bodies_are_refused_before_parsing(tmp_path):
 
 
 def test_ready_tells_the_truth(client, services):
+    services.queue = SimpleNamespace(ready=False)
+    assert client.get("/health/ready").json() == {"status": "waiting for the store"}
+    services.queue.ready = True
+    assert client.get("/health/ready").status_code == 200
     services.engine.is_ready = False
     assert client.get("/health/ready").status_code == 503
     assert client.get("/health/live").status_code == 200

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from sdwebui_api.errors import BadRequest
@@ -40,18 +42,17 @@ def test_a_stage_that_fails_is_counted():
 
 
 def test_observers_see_every_ended_job_once_and_cannot_harm():
-    runner, seen = JobRunner(10, 1), []
+    runner, seen, told = JobRunner(10, 1), [], threading.Semaphore(0)
 
     def fails(job):
         raise RuntimeError("an observer's own fault")
 
     runner.observe(fails)
     runner.observe(lambda job: seen.append((job.kind, job.state, job.finished is not None)))
+    runner.observe(lambda job: told.release() if job.kind == "d" else None)
 
     def refuse(job):
         raise BadRequest("no")
-
-    import threading
 
     gate = threading.Event()
     running = runner.submit(lambda job: gate.wait(5), kind="a")
@@ -62,5 +63,5 @@ def test_observers_see_every_ended_job_once_and_cannot_harm():
     with pytest.raises(BadRequest):
         runner.submit(refuse, kind="c").wait(5)
     assert runner.submit(lambda job: 1, kind="d").wait(5) == 1
-    runner.drain(5)
+    told.acquire(timeout=5)  # observers hear of it after those who wait for the result
     assert sorted(seen) == [("a", "done", True), ("b", "cancelled", True), ("c", "failed", True), ("d", "done", True)]
