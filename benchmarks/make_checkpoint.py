@@ -121,7 +121,8 @@ def layout_of(family: str, width: float | str = 1.0) -> Layout:
     if width == "small":
         texts = tuple(replace(text, width=HEAD * (2 + i), layers=3) for i, text in enumerate(layout.texts))
         depths = tuple(min(depth, 2) for depth in layout.depths)
-        return replace(layout, unet_width=HEAD, depths=depths, middle_depth=1, texts=texts, vae_width=32)
+        middle = min(layout.middle_depth, 2)
+        return replace(layout, unet_width=HEAD, depths=depths, middle_depth=middle, texts=texts, vae_width=32)
     factor = float(width)
     texts = tuple(replace(text, width=_rounded(text.width * factor, HEAD)) for text in layout.texts)
     vae_width = _rounded(layout.vae_width * factor, 32)
