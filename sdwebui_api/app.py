@@ -189,7 +189,7 @@ def build(flags: Flags) -> Services:
     results = ResultStore(save_roots(flags, paths.data_dir))
     censor = Censor(engine, paths.nsfw_dir) if flags.enable_nsfw_censor else None
     # As many jobs side by side as may share a forward pass (two even when none do: loading and decoding overlap).
-    runner = JobRunner(flags.max_queue, max(2, engine.batcher.max_step_batch))
+    runner = JobRunner(flags.max_queue, max(2, engine.batcher.largest_group))
 
     def generator_on(lender: Any) -> Generator:
         """`lender`: the engine, or what lends one model of it (previews of trainings)."""

@@ -53,7 +53,9 @@ def _path(group: str, help: str, default: str | Callable[[], str] | None = None)
     return _row(group, help, default, metavar="PATH")
 
 
-def _number(group: str, help: str, default: float | None, kind: Callable[[str], float], metavar: str = "N") -> Any:
+def _number(
+    group: str, help: str, default: float | None, kind: Callable[[str], float | None], metavar: str = "N"
+) -> Any:
     return _row(group, help, default, type=kind, metavar=metavar)
 
 
@@ -73,6 +75,10 @@ def _at_least(smallest: int) -> Callable[[str], int]:
         return value
 
     return whole_number
+
+
+def _count_or_auto(text: str) -> int | None:
+    return None if text.lower() == "auto" else _at_least(1)(text)
 
 
 def _within(smallest: int, largest: int) -> Callable[[str], int]:
@@ -189,9 +195,11 @@ class Flags:
     # queue
     max_step_batch: int | None = _number(
         QUEUE,
-        "latents per forward pass of all jobs together, default automatic; 1 for bit-stable runs",
+        "requests that may share a forward pass; default auto: as many as the clock finds worth it; 1 for "
+        "bit-stable runs",
         None,
-        _at_least(1),
+        _count_or_auto,
+        "N|auto",
     )
     max_queue: int = _number(
         QUEUE, f"waiting jobs before 429, default {DEFAULT_MAX_QUEUE}", DEFAULT_MAX_QUEUE, _at_least(1)

@@ -18,6 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from sdwebui_api.engine.batch_size import FixedBatchSize
 from sdwebui_api.engine.devices import as_out_of_memory
 from sdwebui_api.engine.networks.control import ControlInput, joined
 
@@ -44,11 +45,13 @@ class Evaluation:
     tiling: bool = False
     control: tuple[ControlInput, ...] = ()
     """Control networks that add to what the UNet computes; rows as in x"""
+    vector: Tensor | None = None
+    """[B, V] what models with a label embedding get besides the context"""
 
     @property
     def kind(self) -> Hashable:
         """Evaluations of the same weights and the same kind fit into one forward pass."""
-        extra = None if self.concat is None else self.concat.shape[1:]
+        extra = tuple(None if one is None else one.shape[1:] for one in (self.concat, self.vector))
         control = tuple(one.kind for one in self.control)
         x, context = self.x, self.context
         tensors = (x.shape[1:], x.dtype, x.device, context.shape[1:], context.dtype, context.device)
@@ -82,8 +85,12 @@ class _Entry:
     result: Tensor | None = None
     error: BaseException | None = None
 
+    @property
+    def weights_and_kind(self) -> Hashable:
+        return self.network.key, self.evaluation.kind
+
     def fits(self, other: _Entry) -> bool:
-        return self.network.key == other.network.key and self.evaluation.kind == other.evaluation.kind
+        return self.weights_and_kind == other.weights_and_kind
 
 
 @dataclass(eq=False)
@@ -117,11 +124,12 @@ class _Line:
 
 
 class StepBatcher:
-    """Groups evaluations; `max_step_batch` of them at most per forward pass, 1 turns grouping off."""
+    """Groups evaluations, as many per forward pass as `sizes` says; a limit of 1 turns grouping off."""
 
-    def __init__(self, max_step_batch: int = 8, max_cells: int = 16 * 64 * 64) -> None:
+    def __init__(self, sizes: FixedBatchSize | int = 8, max_cells: int = 16 * 64 * 64) -> None:
         """`max_cells`: latent area (rows times height times width) that a group may have; one alone may have more."""
-        self.max_step_batch = max_step_batch
+        self._sizes = FixedBatchSize(sizes) if isinstance(sizes, int) else sizes
+        self.largest_group = self._sizes.largest
         self.statistics = BatchStatistics()
         self._max_cells = max_cells
         self._line = _Line()
@@ -216,14 +224,17 @@ class StepBatcher:
 
     def _await_companions(self, leader: _Entry) -> None:
         """Give those who usually come along a moment to arrive."""
-        if self.max_step_batch == 1:
+        if self.largest_group == 1:
             return
         with self._changed:
-            while len(self._companions(leader)) < self.max_step_batch:
+            while len(self._companions(leader)) < self._limit(leader):
                 remaining = self._expected_at(leader) - time.monotonic()
                 if remaining <= 0:
                     return
                 self._changed.wait(remaining)
+
+    def _limit(self, leader: _Entry) -> int:
+        return self._sizes.limit(leader.weights_and_kind)
 
     def _companions(self, leader: _Entry) -> list[_Entry]:
         return [entry for entry in self._line.waiting if entry.fits(leader)]
@@ -245,9 +256,9 @@ class StepBatcher:
     def _take_group(self, leader: _Entry) -> list[_Entry]:
         """The leader and the oldest that fit, within both limits."""
         with self._changed:
-            group, cells = [leader], leader.evaluation.cells
+            group, cells, limit = [leader], leader.evaluation.cells, self._limit(leader)
             for entry in self._companions(leader):
-                if len(group) >= self.max_step_batch or cells + entry.evaluation.cells > self._max_cells:
+                if len(group) >= limit or cells + entry.evaluation.cells > self._max_cells:
                     break
                 if entry is not leader:
                     group.append(entry)
@@ -294,6 +305,8 @@ class StepBatcher:
         with self._changed:
             known = self._line.forward_seconds.get(key, seconds)
             self._line.forward_seconds[key] = 0.8 * known + 0.2 * seconds
+            rows = sum(entry.evaluation.x.shape[0] for entry in group)
+            self._sizes.record(group[0].weights_and_kind, len(group), rows, seconds)
             self.statistics.forwards += 1
             self.statistics.evaluations += len(group)
             self.statistics.largest = max(self.statistics.largest, len(group))
@@ -303,13 +316,19 @@ class StepBatcher:
 def _forward(evaluations: Sequence[Evaluation], network: Network) -> Sequence[Tensor]:
     if len(evaluations) == 1:
         return [network.forward(evaluations[0])]
-    concats = [evaluation.concat for evaluation in evaluations if evaluation.concat is not None]
     together = Evaluation(
         x=torch.cat([evaluation.x for evaluation in evaluations]),
         t=torch.cat([evaluation.t for evaluation in evaluations]),
         context=torch.cat([evaluation.context for evaluation in evaluations]),
-        concat=torch.cat(concats) if concats else None,
+        concat=_rows([evaluation.concat for evaluation in evaluations]),
         tiling=evaluations[0].tiling,
         control=joined([evaluation.control for evaluation in evaluations]),
+        vector=_rows([evaluation.vector for evaluation in evaluations]),
     )
     return network.forward(together).split([evaluation.x.shape[0] for evaluation in evaluations])
+
+
+def _rows(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """All have it or none has."""
+    given = [part for part in parts if part is not None]
+    return torch.cat(given) if given else None
