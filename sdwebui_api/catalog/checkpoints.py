@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from sdwebui_api.catalog.diffusers_folders import is_diffusers_folder, state_of
 from sdwebui_api.catalog.files import FoundFile, find_files, natural_key, safetensors_metadata
 from sdwebui_api.catalog.hashes import SHORT, HashCache, sha256_or_none
 from sdwebui_api.errors import NotFound, nearest
@@ -26,7 +27,8 @@ _TITLE = re.compile(r"(?P<name>.+?)\s*\[(?P<hash>[0-9a-fA-F]{6,64})\]")
 
 @dataclass(frozen=True)
 class CheckpointFile:
-    """A checkpoint on disk. Equal to another when it is the same file with unchanged contents."""
+    """A checkpoint on disk: a file, or a folder of diffusers. Equal to another when it is the same with unchanged
+    contents."""
 
     path: Path
     name: str
@@ -37,14 +39,19 @@ class CheckpointFile:
     """None with `--no-hashing`: the file has no hash then."""
 
     @property
+    def bare_name(self) -> str:
+        """`name` without the file's ending."""
+        return self.name.rsplit(".", 1)[0] if self.name.lower().endswith(SUFFIXES) else self.name
+
+    @property
     def model_name(self) -> str:
         """As GET /sd-models spells it: no extension, folders joined by `_`."""
-        return self.name.rsplit(".", 1)[0].replace("/", "_")
+        return self.bare_name.replace("/", "_")
 
     @property
     def stem(self) -> str:
         """The file's own name without extension: `Model` in infotexts, `sd_model_name` in `info`."""
-        return self.path.stem
+        return self.path.stem if self.path.name.lower().endswith(SUFFIXES) else self.path.name
 
     @property
     def sha256(self) -> str | None:
@@ -74,7 +81,7 @@ class CheckpointFile:
     @property
     def config_path(self) -> Path | None:
         """The `.yaml` beside the file."""
-        path = self.path.with_suffix(".yaml")
+        path = self.path.with_name(f"{self.stem}.yaml")
         return path if path.is_file() else None
 
     @cached_property
@@ -128,6 +135,11 @@ class CheckpointCatalog:
         self._files: tuple[CheckpointFile, ...] = ()
         self._default: CheckpointFile | None = None
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Searched for files; the last one only while the others hold none."""
+        return (*self._folders, self._fallback) if self._fallback else self._folders
+
     def refresh(self) -> None:
         """Looks for files again. Unchanged files keep their object, and with it what was read from them."""
         with self._lock:
@@ -170,33 +182,37 @@ class CheckpointCatalog:
         if self._initial:
             path = Path(self._initial).expanduser().absolute()
             try:
-                return self.find(str(path) if path.is_file() else self._initial, "ckpt")
+                return self.find(str(path) if _is_checkpoint(path) else self._initial, "ckpt")
             except NotFound as error:
                 logger.warning("--ckpt: %s", error.message)
         return self._files[0] if self._files else None
 
     def _scan(self) -> list[CheckpointFile]:
-        found = find_files(self._folders, SUFFIXES, VAE_SUFFIXES)
+        found = find_files(self._folders, SUFFIXES, VAE_SUFFIXES, is_diffusers_folder)
         given = Path(self._initial).expanduser().absolute() if self._initial else None
         listed = {file.path for file in found}
-        if given and given not in listed and given.is_file() and given.suffix.lower() in SUFFIXES:
+        if given and given not in listed and _is_checkpoint(given):
             found.append(FoundFile(given, given.name))
             found.sort(key=lambda file: natural_key(file.name))
         if not found and self._fallback:
-            found = find_files([self._fallback], SUFFIXES, VAE_SUFFIXES)
+            found = find_files([self._fallback], SUFFIXES, VAE_SUFFIXES, is_diffusers_folder)
         return [checkpoint for file in found if (checkpoint := self._describe(file))]
 
     def _describe(self, file: FoundFile) -> CheckpointFile | None:
         try:
-            status = file.path.stat()
+            size, mtime_ns = state_of(file.path)
         except OSError as error:
             logger.warning("%s is left out: %s", file.path, error)
             return None
-        return CheckpointFile(file.path, file.name, status.st_size, status.st_mtime_ns, self._hashes)
+        return CheckpointFile(file.path, file.name, size, mtime_ns, self._hashes)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return (path.is_file() and path.suffix.lower() in SUFFIXES) or is_diffusers_folder(path)
 
 
 def _names(file: CheckpointFile) -> set[str]:
-    return {file.name, file.name.rsplit(".", 1)[0], file.model_name, file.path.name, file.stem, str(file.path)}
+    return {file.name, file.bare_name, file.model_name, file.path.name, file.stem, str(file.path)}
 
 
 def _attempts(files: Sequence[CheckpointFile], wanted: str, bare: str, digits: str) -> Iterable[list[CheckpointFile]]:
@@ -224,7 +240,7 @@ def _attempts(files: Sequence[CheckpointFile], wanted: str, bare: str, digits: s
 
 def _same_model(files: Sequence[CheckpointFile]) -> bool:
     """`a.ckpt` beside `a.safetensors`: either will do, so the first listed is taken."""
-    return len({file.name.rsplit(".", 1)[0] for file in files}) == 1
+    return len({file.bare_name for file in files}) == 1
 
 
 def _unknown(text: str, field: str, choices: Sequence[str], what: str) -> NotFound:

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ LARGEST_HEADER = 100 * 1024 * 1024
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A file below one of the searched folders. `name` is relative to it, with forward slashes."""
+    """A file (or a folder that counts as one) below a searched folder. `name` is relative, with forward slashes."""
 
     path: Path
     name: str
@@ -31,25 +31,31 @@ def natural_key(text: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), part) if part.isdigit() and part.isascii() else (1, 0, part) for part in parts]
 
 
-def find_files(folders: Iterable[Path], suffixes: Iterable[str], excluded: Iterable[str] = ()) -> list[FoundFile]:
+def find_files(
+    folders: Iterable[Path],
+    suffixes: Iterable[str],
+    excluded: Iterable[str] = (),
+    is_unit: Callable[[Path], bool] = lambda folder: False,
+) -> list[FoundFile]:
     """Files ending in one of `suffixes` but in none of `excluded`, below every folder, in natural order.
 
-    Links are followed. Of two files with the same relative name the one in the earlier folder counts.
+    A subfolder that `is_unit` is found itself, and nothing in it. Links are followed. Of two files with the same
+    relative name the one in the earlier folder counts.
     """
     wanted, unwanted = tuple(suffixes), tuple(excluded)
     found: dict[str, FoundFile] = {}
     for folder in folders:
-        for path in _walk(folder):
+        for path in _walk(folder, is_unit):
             lower = path.name.lower()
-            if lower.endswith(wanted) and not (unwanted and lower.endswith(unwanted)):
-                name = path.relative_to(folder).as_posix()
+            if path.is_dir() or (lower.endswith(wanted) and not (unwanted and lower.endswith(unwanted))):
+                name = path.relative_to(folder).as_posix() if path != folder else path.name
                 first = found.setdefault(name, FoundFile(path, name))
                 if first.path != path:
                     logger.warning("%s is hidden by %s, which has the same name", path, first.path)
     return sorted(found.values(), key=lambda file: natural_key(file.name))
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path, is_unit: Callable[[Path], bool]) -> Iterator[Path]:
     visited: set[str] = set()
     for root, subfolders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
@@ -57,6 +63,10 @@ def _walk(folder: Path) -> Iterator[Path]:
             subfolders.clear()
             continue
         visited.add(real)
+        if is_unit(Path(root)):
+            subfolders.clear()
+            yield Path(root)
+            continue
         yield from (path for path in (Path(root, name) for name in files) if path.is_file())
 
 

@@ -10,6 +10,7 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from sdwebui_api.catalog.diffusers_folders import folder_sha256, state_of
 from sdwebui_api.config.options import write_json_atomically
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,10 @@ class HashCache:
         self._entries = _read_entries(path)
 
     def sha256(self, path: Path) -> str:
-        """Of the whole file: 64 lower-case hex digits. Reads the file the first time; raises OSError."""
+        """Of the whole file: 64 lower-case hex digits. Reads the file the first time; raises OSError.
+
+        Of a diffusers folder: of its weight files' names and hashes.
+        """
         return self._digest("sha256", path, skip_header=False)
 
     def addnet(self, path: Path) -> str:
@@ -61,9 +65,9 @@ class HashCache:
             return None
 
     def _known(self, kind: str, path: Path) -> str | None:
-        status = path.stat()
+        state = state_of(path)
         entry = self._entries.get(_key(kind, path))
-        if entry and (entry.size, entry.mtime_ns) == (status.st_size, status.st_mtime_ns):
+        if entry and (entry.size, entry.mtime_ns) == state:
             return entry.digest
         return None
 
@@ -78,9 +82,9 @@ class HashCache:
             known = self._known(kind, path)
             if known:
                 return known
-            status = path.stat()
+            size, mtime_ns = state_of(path)
             digest = _hash_file(path, skip_header=skip_header)
-            self._remember(key, _Entry(status.st_size, status.st_mtime_ns, digest))
+            self._remember(key, _Entry(size, mtime_ns, digest))
             return digest
 
     def _remember(self, key: str, entry: _Entry) -> None:
@@ -110,6 +114,8 @@ def _key(kind: str, path: Path) -> str:
 
 
 def _hash_file(path: Path, *, skip_header: bool) -> str:
+    if path.is_dir():
+        return folder_sha256(path)
     with path.open("rb") as file:
         if skip_header:
             file.seek(8 + int.from_bytes(file.read(8), "little"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 
+from sdwebui_api.catalog.diffusers_folders import state_of
 from sdwebui_api.engine import memory
 from sdwebui_api.engine.batch_size import FixedBatchSize, LearnedBatchSize
 from sdwebui_api.engine.batcher import StepBatcher
@@ -371,9 +371,9 @@ def _batch_size(flags: Flags, plan: DevicePlan) -> FixedBatchSize:
 
 
 def _identity(path: Path) -> str:
-    """A file and its state. Raises UnusableModel when it is gone."""
+    """A file or diffusers folder, and its state. Raises UnusableModel when it is gone."""
     try:
-        status = os.stat(path)
+        size, mtime_ns = state_of(path)
     except OSError as error:
         raise UnusableModel(f"{path.name} cannot be read: {error.strerror}") from error
-    return f"{path}@{status.st_mtime_ns}.{status.st_size}"
+    return f"{path}@{mtime_ns}.{size}"

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sdwebui_api.engine.diffusers_folder import read_folder_config
 from sdwebui_api.engine.families import FAMILIES, recognise
 from sdwebui_api.engine.families.base import Assembly, Family
 from sdwebui_api.engine.model_config import ModelConfig, read_config
@@ -46,7 +47,7 @@ class OpenCheckpoint:
         self._tensors: Tensors = read_tensors(path)
         with _naming(path):
             self.family = recognise(shapes_of(self._tensors))
-        self._config: ModelConfig = read_config(config_path, metadata)
+        self._config: ModelConfig = read_folder_config(path) if path.is_dir() else read_config(config_path, metadata)
 
     def facts(self) -> ModelFacts:
         family, config = self.family, self._config

@@ -25,7 +25,8 @@ PREDICTION_TYPES = {
 class ModelConfig:
     """None: not stated; the family's value or what the weights imply applies."""
 
-    unet_heads: int | None = None
+    unet_heads: int | tuple[int, ...] | None = None
+    """For all levels, or one number for each."""
     text_heads: int | None = None
     prediction_type: str | None = None
     scale_factor: float | None = None

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from sdwebui_api.engine.diffusers_folder import read_folder
 from sdwebui_api.errors import UnusableModel
 
 Tensors = dict[str, Tensor]
@@ -36,8 +37,11 @@ class _Placeholder:
 def read_tensors(path: Path) -> Tensors:
     """The tensors of a `.safetensors`, `.ckpt`, `.pt`, `.pth` or `.bin` file, on the CPU, mapped where possible.
 
-    Raises UnusableModel when the file is broken, empty, or holds anything but tensors and plain data.
+    Those of a diffusers folder come under the original layout's names. Raises UnusableModel when the file is broken,
+    empty, or holds anything but tensors and plain data.
     """
+    if path.is_dir():
+        return read_folder(path, _read_safetensors)
     if path.suffix.lower() == ".safetensors":
         return _read_safetensors(path)
     return tensors_of(read_pickle(path))

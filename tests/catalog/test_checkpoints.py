@@ -235,3 +235,27 @@ def test_broken_headers_have_no_metadata(tmp_path, contents):
     (tmp_path / "a.safetensors").write_bytes(contents)
     (file,) = catalog_of(tmp_path).all()
     assert file.metadata == {} and file.native_size is None
+
+
+def test_a_diffusers_folder_is_one_checkpoint(tmp_path):
+    folder = tmp_path / "sub" / "my-model-2.1"
+    for part, name in (("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model.fp16")):
+        write_safetensors(folder / part / f"{name}.safetensors", data=part.encode())
+    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors", "c": "../x.safetensors"}
+    for name in shards.values():
+        write_safetensors(folder / "text_encoder" / name)
+    index = folder / "text_encoder" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": shards}))
+    (folder / "model_index.json").write_text("{}")
+    write_safetensors(tmp_path / "plain.safetensors")
+    catalog = catalog_of(tmp_path)
+    assert [file.name for file in catalog.all()] == ["plain.safetensors", "sub/my-model-2.1"]
+    found = catalog.find("my-model-2.1")
+    assert (found.path, found.stem, found.model_name) == (folder, "my-model-2.1", "sub_my-model-2.1")
+    before = found.sha256
+    assert before is not None and catalog.find(found.title) == found
+    write_safetensors(folder / "unet" / "diffusion_pytorch_model.safetensors", data=b"other")
+    catalog.refresh()
+    again = catalog.find("my-model-2.1")
+    assert again != found and again.sha256 != before
+    assert catalog_of(tmp_path / "none", initial=str(folder)).default() == again

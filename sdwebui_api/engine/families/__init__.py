@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sdwebui_api.engine.families.base import Family
 from sdwebui_api.engine.families.sd1 import SD1
+from sdwebui_api.engine.families.unsupported import another_file, unsupported_checkpoint
 from sdwebui_api.engine.reading import Shapes
 from sdwebui_api.errors import UnusableModel
 
@@ -12,8 +13,12 @@ FAMILIES: tuple[Family, ...] = (SD1,)
 
 def recognise(shapes: Shapes) -> Family:
     """The family whose key and shape pattern the file has; raises UnusableModel when there is none."""
+    if (kind := unsupported_checkpoint(shapes)) is not None:
+        raise UnusableModel(f"this is {kind}")
     for family in FAMILIES:
         if family.recognise(shapes):
             return family
+    if (kind := another_file(shapes)) is not None:
+        raise UnusableModel(f"this is {kind}")
     known = ", ".join(family.title for family in FAMILIES)
-    raise UnusableModel(f"not a checkpoint of a supported family ({known}) in the original single-file layout")
+    raise UnusableModel(f"not a checkpoint of a supported family ({known})")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -69,7 +69,7 @@ def select_clip_text(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in bare.items() if not name.endswith("position_ids")}
 
 
-def assemble_unet(tensors: Mapping[str, Tensor], heads: Callable[[UNetStructure], int | list[int]]) -> Assembly:
+def assemble_unet(tensors: Mapping[str, Tensor], heads: Callable[[UNetStructure], int | Sequence[int]]) -> Assembly:
     """A diffusers UNet of the dimensions that the weights have, with `heads` attention heads (or one per level)."""
     structure = unet_structure(shapes_of(tensors))
     with torch.device("meta"):
@@ -79,7 +79,7 @@ def assemble_unet(tensors: Mapping[str, Tensor], heads: Callable[[UNetStructure]
     return Assembly(module, {name: tensor for name, tensor in renamed.items() if name is not None})
 
 
-def _unet_arguments(structure: UNetStructure, heads: int | list[int]) -> dict[str, Any]:
+def _unet_arguments(structure: UNetStructure, heads: int | Sequence[int]) -> dict[str, Any]:
     with_attention = [depth > 0 for depth in structure.depths]
     # diffusers takes the middle block's depth from the last level's, which has no use for it when it has no attention
     depths = [*(max(depth, 1) for depth in structure.depths[:-1]), structure.middle_depth]
@@ -93,7 +93,7 @@ def _unet_arguments(structure: UNetStructure, heads: int | list[int]) -> dict[st
         "transformer_layers_per_block": depths,
         "cross_attention_dim": structure.context_dim,
         # the constructor's word for the number of heads (diffusers issue 2011)
-        "attention_head_dim": heads,
+        "attention_head_dim": heads if isinstance(heads, int) else list(heads),
         "use_linear_projection": structure.linear_projection,
     }
 

@@ -1,0 +1,50 @@
+"""Files that people put beside checkpoints, and what to tell them: known kinds that are not supported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sdwebui_api.engine.reading import Shapes
+
+_UNET_INPUT = "model.diffusion_model.input_blocks.0.0.weight"
+
+
+def _has(part: str) -> Callable[[Shapes], bool]:
+    return lambda shapes: any(part in name for name in shapes)
+
+
+def _input_channels(count: int) -> Callable[[Shapes], bool]:
+    def test(shapes: Shapes) -> bool:
+        shape = shapes.get(_UNET_INPUT, ())
+        return len(shape) == 4 and shape[1] == count
+
+    return test
+
+
+_Kinds = tuple[tuple[Callable[[Shapes], bool], str], ...]
+
+_CHECKPOINTS: _Kinds = (
+    (_has("depth_model."), "a depth-to-image checkpoint, which is not supported; use a ControlNet depth model"),
+    (_input_channels(5), "a depth-to-image checkpoint, which is not supported; use a ControlNet depth model"),
+    (_input_channels(7), "an upscaler of latent diffusion, which is not supported"),
+    (_has("embedder.model.visual."), "an unCLIP checkpoint (image variations), which is not supported"),
+    (_has("noise_augmentor."), "an unCLIP checkpoint (image variations), which is not supported"),
+    (_has("joint_blocks."), "a Stable Diffusion 3 checkpoint, which is not supported yet"),
+    (_has("double_blocks."), "a FLUX checkpoint, which is not supported yet"),
+    (_has("time_stack."), "a video checkpoint, which is not supported"),
+)
+_OTHERS: _Kinds = (
+    (_has("lora_unet_"), "a LoRA: it belongs into the folder Lora"),
+    (_has("lora_te_"), "a LoRA: it belongs into the folder Lora"),
+    (_has("control_model."), "a ControlNet: it belongs into the folder ControlNet"),
+)
+
+
+def unsupported_checkpoint(shapes: Shapes) -> str | None:
+    """What kind of checkpoint the file is, in words, when it is one that no family covers."""
+    return next((words for test, words in _CHECKPOINTS if test(shapes)), None)
+
+
+def another_file(shapes: Shapes) -> str | None:
+    """What the file is, in words, when it is no checkpoint at all but something known."""
+    return next((words for test, words in _OTHERS if test(shapes)), None)
