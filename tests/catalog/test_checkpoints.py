@@ -258,4 +258,5 @@ def test_a_diffusers_folder_is_one_checkpoint(tmp_path):
     catalog.refresh()
     again = catalog.find("my-model-2.1")
     assert again != found and again.sha256 != before
-    assert catalog_of(tmp_path / "none", initial=str(folder)).default() == again
+    alone = catalog_of(tmp_path / "none", initial=str(folder)).default()
+    assert alone is not None and (alone.path, alone.name) == (folder, "my-model-2.1")
