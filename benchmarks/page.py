@@ -28,7 +28,7 @@ from playwright.sync_api import Browser, Page
 from benchmarks.throughput import ROOT, free_port
 from tests.webui.browser.chromium import chromium, visit, visitor
 
-EMPTY = "import gradio, sys; gradio.Blocks().launch(server_port=int(sys.argv[1]), quiet=True)"
+EMPTY = "import gradio, sys\nwith gradio.Blocks() as page: pass\npage.launch(server_port=int(sys.argv[1]), quiet=True)"
 PATIENCE = 240
 TAB = "#tab_png_info-button"
 PANEL = "#pnginfo_image"
