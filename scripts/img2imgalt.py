@@ -125,9 +125,7 @@ class _FromItsNoise(Hooks):
     def _encoded(self, start: SamplingStart, run: Running) -> tuple[Tensor, Tensor]:
         """The original prompts, each `[B, T, D]`; editing and AND have no meaning here."""
         options = run.request.options
-        settings = TextSettings(
-            int(options.CLIP_stop_at_last_layers), options.emphasis, int(options.comma_padding_backtrack)
-        )
+        settings = TextSettings.of(options, run.model.family.own_clip_skip)
         conditioner = TextConditioner(run.model.text_encoder, run.model.embeddings)
         texts = self.args.original_prompt, self.args.original_negative_prompt
         cond, uncond = (torch.stack(list(conditioner.encode([text], settings).tensors)) for text in texts)

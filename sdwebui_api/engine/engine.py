@@ -248,7 +248,7 @@ class Engine:
         text_key = f"{text_key}#{database.version}{self._variants.embeddings_key(networks)}"
         return DiffusionModel(
             unet=network.unet,
-            text_encoder=TextEncoder(text_key, text.module, self.tokenizer, self.device),
+            text_encoder=TextEncoder(text_key, text.module, self.tokenizer, self.device, network.facts.family.towers),
             vae=autoencoder,
             facts=network.facts,
             embeddings=database,

@@ -16,6 +16,7 @@ from sdwebui_api.engine.batcher import Evaluation, StepBatcher
 from sdwebui_api.engine.devices import Device
 from sdwebui_api.engine.embeddings import EmbeddingDatabase
 from sdwebui_api.engine.families.base import Family
+from sdwebui_api.engine.families.labels import PictureFacts, label
 from sdwebui_api.engine.loading import ModelFacts
 from sdwebui_api.engine.networks.control import ControlInput, adding, sum_residuals
 from sdwebui_api.engine.networks.ip_adapter import attending_pictures
@@ -35,6 +36,8 @@ class UNet:
     def __init__(self, key: str, module: Any, dtype: torch.dtype, device: Device) -> None:
         self.key = key
         self.in_channels: int = module.config.in_channels
+        self.label_width: int = module.config.projection_class_embeddings_input_dim or 0
+        """Of the label embedding's input; 0: there is none."""
         self._module = module
         self._dtype = dtype
         self._device = device
@@ -69,13 +72,15 @@ class UNet:
         with self._device.beside(one.network.module for one in evaluation.control):
             context = with_styles(context, evaluation.control)
             residuals = sum_residuals(evaluation.control, x[:, : evaluation.x.shape[1]], t, context)
+            label = {} if evaluation.vector is None else {"class_labels": evaluation.vector.to(place, self._dtype)}
             with (
                 wrapped_edges(self._module, evaluation.tiling),
                 reading_references(self._module, evaluation.control, t, context),
                 attending_pictures(self._module, evaluation.control),
                 adding(self._module, residuals) as arguments,
             ):
-                prediction = self._module(x, t, encoder_hidden_states=context, return_dict=False, **arguments)[0]
+                more = {**arguments, **label, "return_dict": False}
+                prediction = self._module(x, t, encoder_hidden_states=context, **more)[0]
         return prediction.float()
 
 
@@ -135,15 +140,21 @@ class DiffusionModel:
         concat: Tensor | None = None,
         tiling: bool = False,
         control: tuple[ControlInput, ...] = (),
+        vector: Tensor | None = None,
     ) -> Tensor:
         """The UNet's raw prediction [B, 4, h, w], float32, for `x` [B, 4, h, w], `t` [B], `context` [B, 77n, D].
 
-        `control`: what control networks add, rows as in x; the caller holds their leases.
+        `control`: what control networks add, rows as in x; the caller holds their leases. `vector`: [B, V] of `label`.
         May share a forward pass with other jobs. Raises OutOfMemory, also when the picture could not be decoded.
         """
         self.unet.require_room(x)
         self._vae.require_room(x)
-        return self._batcher.evaluate(self.unet, Evaluation(x, t, context, concat, tiling, control))
+        return self._batcher.evaluate(self.unet, Evaluation(x, t, context, concat, tiling, control, vector))
+
+    def label(self, pooled: Tensor, facts: PictureFacts) -> Tensor:
+        """[K, V], the `vector` of `evaluate`, of pooled texts [K, P]. Only of families with a label embedding."""
+        assert self.family.label is not None
+        return label(pooled, facts, self.family.label, self.unet.label_width)
 
     def encode(self, images: Tensor, noise: Tensor | None, *, tiling: bool = False) -> Tensor:
         """Scaled latents [B, 4, H/8, W/8] of `images` [B, 3, H, W] in [-1, 1].

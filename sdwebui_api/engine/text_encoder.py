@@ -1,4 +1,4 @@
-"""The CLIP text encoder with A1111's clip skip and textual inversion."""
+"""CLIP text encoders with A1111's clip skip and textual inversion."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from torch import LongTensor, Tensor
 from transformers import CLIPTokenizer
 
 from sdwebui_api.engine.devices import Device
+from sdwebui_api.engine.families.base import TextTower
+from sdwebui_api.engine.text_output import TextOutput
 
 DATA = Path(__file__).parent / "data"
 
@@ -28,7 +30,6 @@ class Tokenizer:
         self._encoder = clip.backend_tokenizer
         self.bos_id: int = clip.bos_token_id
         self.eos_id: int = clip.eos_token_id
-        self.pad_id: int = clip.pad_token_id
         self.vocabulary: dict[str, int] = clip.get_vocab()
         self.comma_id: int | None = self.vocabulary.get(",</w>")
 
@@ -38,21 +39,31 @@ class Tokenizer:
 
 
 class TextEncoder:
-    """One loaded text encoder. Thread-safe: the device serves one forward at a time."""
+    """The loaded text models of one checkpoint. Thread-safe: the device serves one forward at a time."""
 
-    def __init__(self, key: str, module: Any, tokenizer: Tokenizer, device: Device) -> None:
+    def __init__(
+        self,
+        key: str,
+        module: Any,
+        tokenizer: Tokenizer,
+        device: Device,
+        towers: Sequence[TextTower] = (TextTower(),),
+    ) -> None:
+        """`module`: a transformers CLIPTextModel, or a module that has those that `towers` name."""
         self.key = key
         self.tokenizer = tokenizer
         self._module: Any = module
         self._device = device
-        self.width: int = module.config.hidden_size
-        self.layers: int = module.config.num_hidden_layers
+        self._towers = [(tower, text_model(module, tower)) for tower in towers]
+        self.width: int = sum(model.config.hidden_size for _, model in self._towers)
+        """Of the context, and of an embedding's vectors: those of all text models side by side."""
+        self.layers: int = self._towers[0][1].config.num_hidden_layers
 
-    def forward(self, tokens: LongTensor | Tensor, fixes: Fixes, clip_skip: int = 1) -> Tensor:
-        """Hidden states [B, 77, D], float32 on the engine's device, of `tokens` [B, 77].
+    def forward(self, tokens: LongTensor | Tensor, fixes: Fixes, clip_skip: int = 1) -> TextOutput:
+        """What the text models make of `tokens` [B, 77], on the engine's device.
 
-        `clip_skip` 1 takes the last layer, 2 the one before it, …; the final layer norm is applied in every case
-        (A1111 sd_hijack_clip.py, `encode_with_transformers`).
+        `clip_skip` 1 takes the last layer, 2 the one before it, …, where the family leaves the choice; the final
+        layer norm is applied in every case there (A1111 sd_hijack_clip.py, `encode_with_transformers`).
         """
         with self.holding():
             return self.encode(tokens, fixes, clip_skip)
@@ -63,29 +74,75 @@ class TextEncoder:
         with self._device.running(self._module):
             yield
 
-    def encode(self, tokens: LongTensor | Tensor, fixes: Fixes, clip_skip: int) -> Tensor:
+    def encode(self, tokens: LongTensor | Tensor, fixes: Fixes, clip_skip: int) -> TextOutput:
         """`forward`, to be called while holding the device; with autograd on, differentiable in the fixes."""
-        hidden = self._embed(tokens.to(self._device.plan.device), fixes)
-        mask = _causal_mask(hidden)
-        used = max(self.layers - max(clip_skip, 1) + 1, 0)
-        for layer in self._module.encoder.layers[:used]:
-            hidden = layer(hidden, attention_mask=mask)
-        return self._module.final_layer_norm(hidden).float()
+        tokens = tokens.to(self._device.plan.device)
+        states: list[Tensor] = []
+        pooled: Tensor | None = None
+        start = 0
+        for tower, model in self._towers:
+            width = model.config.hidden_size
+            part = [[(offset, vectors[:, start : start + width]) for offset, vectors in row] for row in fixes]
+            start += width
+            own = tokens if tower.pad_id is None else _padded(tokens, self.tokenizer.eos_id, tower.pad_id)
+            state, last = _run(model, own, part, tower, clip_skip)
+            states.append(state.float())
+            if tower.pooled:
+                ends = (own == self.tokenizer.eos_id).int().argmax(dim=1)
+                pooled = model.text_projection(last[torch.arange(len(last), device=last.device), ends]).float()
+        return TextOutput(tuple(states), pooled)
 
     def token_vectors(self, tokens: Sequence[int]) -> Tensor:
         """The vocabulary's own vectors [len(tokens), D], float32 on the CPU."""
         with self.holding():
             ids = torch.tensor(tokens, device=self._device.plan.device)
-            return self._module.embeddings.token_embedding(ids).float().cpu()
+            return torch.cat([_inner(m).embeddings.token_embedding(ids).float().cpu() for _, m in self._towers], dim=-1)
 
-    def _embed(self, tokens: Tensor, fixes: Fixes) -> Tensor:
-        embeddings = self._module.embeddings
-        words = embeddings.token_embedding(tokens)
-        for row, row_fixes in enumerate(fixes):
-            for offset, vectors in row_fixes:
-                count = min(words.shape[1] - offset - 1, vectors.shape[0])
-                words[row, offset + 1 : offset + 1 + count] = vectors[:count].to(words)
-        return words + embeddings.position_embedding(embeddings.position_ids[:, : tokens.shape[1]])
+
+def text_model(module: Any, tower: TextTower) -> Any:
+    """The text model that `tower` is about."""
+    return module.get_submodule(tower.name) if tower.name else module
+
+
+def _inner(model: Any) -> Any:
+    """Where embeddings and layers are: a text model with a projection keeps them one level below."""
+    return model.text_model if hasattr(model, "text_projection") else model
+
+
+def _run(model: Any, tokens: Tensor, fixes: Fixes, tower: TextTower, clip_skip: int) -> tuple[Tensor, Tensor]:
+    """(the state that counts [B, T, D], what all layers and the final norm make of the row [B, T, D]).
+
+    The second is the first where nobody asks for it.
+    """
+    inner = _inner(model)
+    hidden = _embed(inner.embeddings, tokens, fixes)
+    mask = _causal_mask(hidden)
+    layers = inner.encoder.layers
+    used = max(len(layers) - max(tower.layer or clip_skip, 1) + 1, 0)
+    for layer in layers[:used]:
+        hidden = layer(hidden, attention_mask=mask)
+    state = last = inner.final_layer_norm(hidden) if tower.final_norm else hidden
+    if tower.pooled:
+        for layer in layers[used:]:
+            hidden = layer(hidden, attention_mask=mask)
+        last = inner.final_layer_norm(hidden)
+    return state, last
+
+
+def _embed(embeddings: Any, tokens: Tensor, fixes: Fixes) -> Tensor:
+    words = embeddings.token_embedding(tokens)
+    for row, row_fixes in enumerate(fixes):
+        for offset, vectors in row_fixes:
+            count = min(words.shape[1] - offset - 1, vectors.shape[0])
+            words[row, offset + 1 : offset + 1 + count] = vectors[:count].to(words)
+    return words + embeddings.position_embedding(embeddings.position_ids[:, : tokens.shape[1]])
+
+
+def _padded(tokens: Tensor, eos_id: int, pad_id: int) -> Tensor:
+    """`tokens` [B, T] with `pad_id` behind each row's first end token."""
+    ended = (tokens == eos_id).int().cumsum(dim=1)
+    behind = (ended > 1) | ((ended == 1) & (tokens != eos_id))
+    return tokens.masked_fill(behind, pad_id)
 
 
 def _causal_mask(hidden: Tensor) -> Tensor:

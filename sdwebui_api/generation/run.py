@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from sdwebui_api.control.passes import Adding
+from sdwebui_api.engine.families.labels import PictureFacts
 from sdwebui_api.engine.networks.selection import NO_NETWORKS, NetworkSet
 from sdwebui_api.generation.latents import tensor_to_images
 from sdwebui_api.generation.networks import ModelLeases, choose_networks
@@ -17,7 +18,14 @@ from sdwebui_api.generation.plan import Batch, GenerationPlan
 from sdwebui_api.generation.request import GenerationRequest
 from sdwebui_api.imaging.grid import image_grid
 from sdwebui_api.imaging.upscale import WEIGHT_FREE_UPSCALERS, Upscaler
-from sdwebui_api.prompting.conditioning import PromptTiming, build_conditioning, build_uncond
+from sdwebui_api.prompting.conditioning import (
+    BatchConditioning,
+    LabelSchedule,
+    PromptTiming,
+    UncondSchedule,
+    build_conditioning,
+    build_uncond,
+)
 from sdwebui_api.prompting.encoding import EncodingCache, TextConditioner, TextSettings
 from sdwebui_api.prompting.extra_networks import parse_extra_networks
 from sdwebui_api.prompting.schedule import timelines_differ
@@ -63,13 +71,19 @@ class RequestModel:
         return self.model.in_channels
 
     def evaluate(
-        self, x: Tensor, t: Tensor, context: Tensor, *, concat: Tensor | None = None, control: Adding | None = None
+        self,
+        x: Tensor,
+        t: Tensor,
+        context: Tensor,
+        *,
+        concat: Tensor | None = None,
+        control: Adding | None = None,
+        vector: Tensor | None = None,
     ) -> Tensor:
-        if control is None:
-            return self.model.evaluate(x, t, context, concat=concat, tiling=self.tiling)
-        inputs = control.inputs
-        output = self.model.evaluate(x, t, context, concat=concat, tiling=self.tiling, control=inputs)
-        return control.finish(x, t, output)
+        inputs = () if control is None else control.inputs
+        model = self.model
+        output = model.evaluate(x, t, context, concat=concat, tiling=self.tiling, control=inputs, vector=vector)
+        return output if control is None else control.finish(x, t, output)
 
 
 @dataclass
@@ -192,19 +206,17 @@ class Run:
         timing: PromptTiming,
         concat: Tensor | None = None,
         *,
+        size: tuple[int, int] | None = None,
         report: bool = True,
     ) -> Conditioning:
         """The batch's prompts, encoded by `model`'s text encoder.
 
+        `size`: (width, height) of the pass, for models that are told; None: the request's.
         `report`: note in the infotext which embeddings were used; A1111 does so for the first pass only.
         """
         options = self.request.options
         conditioner = TextConditioner(model.text_encoder, model.embeddings, self.encodings)
-        settings = TextSettings(
-            clip_skip=int(options.CLIP_stop_at_last_layers),
-            emphasis=options.emphasis,
-            comma_padding_backtrack=int(options.comma_padding_backtrack),
-        )
+        settings = TextSettings.of(options, model.family.own_clip_skip)
         with self.job.stages.timing("text"):
             uncond = build_uncond(batch.negative_prompts, timing, conditioner, settings)
             cond = build_conditioning(batch.prompts, timing, conditioner, settings)
@@ -222,9 +234,26 @@ class Run:
             empty_prompt=conditioner.empty(settings) if options.pad_cond_uncond else None,
             concat=concat,
             edit_model=model.in_channels == 2 * model.latent_channels,
+            labels=self._labels(model, cond, uncond, size or (self.request.width, self.request.height)),
         )
 
-    def refiner(self, settings: SamplingSettings, batch: Batch, timing: PromptTiming) -> RefinerSwitch | None:
+    def _labels(
+        self, model: DiffusionModel, cond: BatchConditioning, uncond: UncondSchedule, size: tuple[int, int]
+    ) -> LabelSchedule | None:
+        """What a model is told of its pictures besides their texts (A1111 `sd_models_xl.get_learned_conditioning`)."""
+        if model.family.label is None:
+            return None
+        options = self.request.options
+        top, left = int(options.sdxl_crop_top), int(options.sdxl_crop_left)
+        facts = PictureFacts(size[1], size[0], top, left, options.sdxl_refiner_high_aesthetic_score)
+        negative = replace(facts, aesthetic_score=options.sdxl_refiner_low_aesthetic_score)
+        return LabelSchedule(
+            cond, uncond, lambda pooled: model.label(pooled, facts), lambda pooled: model.label(pooled, negative)
+        )
+
+    def refiner(
+        self, settings: SamplingSettings, batch: Batch, timing: PromptTiming, size: tuple[int, int] | None = None
+    ) -> RefinerSwitch | None:
         """The switch to the refiner checkpoint, if this pass has one (A1111 `sd_samplers_common.apply_refiner`)."""
         request = self.request
         self.refined = None
@@ -244,7 +273,7 @@ class Run:
 
         def load() -> Any:
             self.refined = model = self.borrow(checkpoint, request.refiner_vae)
-            conditioning = self.condition(model, batch, timing, report=False)
+            conditioning = self.condition(model, batch, timing, size=size, report=False)
             return refined_model(settings, RequestModel(model, request.tiling), conditioning)
 
         return RefinerSwitch(request.refiner_switch_at or 0.0, load, infotext)
@@ -295,7 +324,7 @@ def draw_preview(model: DiffusionModel, latents: Tensor, *, full: bool) -> Image
 
 def short_title(checkpoint: CheckpointFile) -> str:
     """`name [hash]` without the file's ending, as infotexts name a second checkpoint."""
-    name = checkpoint.path.stem
+    name = checkpoint.stem
     return f"{name} [{checkpoint.shorthash}]" if checkpoint.shorthash else name
 
 

@@ -234,6 +234,8 @@ def _course(request: TrainingRequest, model: DiffusionModel, job_id: str) -> Cou
             f"{request.checkpoint.name} takes a picture besides the noise (inpainting, editing): "
             "training needs a checkpoint that does not"
         )
+    if model.family.label is not None:
+        raise UnusableModel(f"{request.checkpoint.name} is {model.family.title}, which cannot be trained here")
     if request.kind == "embedding":
         return _EmbeddingCourse(request, model)
     return _HypernetworkCourse(request, model, job_id)

@@ -98,7 +98,8 @@ class _HiresWorkflow:
         settings = self._settings(first)
         timing = PromptTiming(first.total_steps, settings.total_steps, run.request.options.use_old_scheduling)
         hires_batch = run.plan.batch(batch.index, hires=True)
-        conditioning = run.condition(model, hires_batch, timing, concat, report=False)
+        size = self._size.width, self._size.height
+        conditioning = run.condition(model, hires_batch, timing, concat, size=size, report=False)
         start = run.hooks.before_sampling(
             SamplingStart(start_noise, latent, conditioning, settings, hires_batch, hires_pass=True)
         )
@@ -111,7 +112,7 @@ class _HiresWorkflow:
                 latent if start.latent is None else start.latent,
                 start.noise,
                 noise,
-                refiner=run.refiner(settings, hires_batch, timing),
+                refiner=run.refiner(settings, hires_batch, timing, size),
                 on_step=run.report_to_job(model),
                 hooks=run.hooks.per_evaluation,
             )

@@ -26,9 +26,6 @@ class Tokenizer(Protocol):
     def eos_id(self) -> int: ...
 
     @property
-    def pad_id(self) -> int: ...
-
-    @property
     def comma_id(self) -> int | None: ...
 
     def tokenize(self, text: str) -> list[int]:

@@ -6,8 +6,8 @@ Follows A1111's `prompt_parser`: `get_learned_conditioning`, `get_multicond_lear
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,15 +34,24 @@ class PromptTiming:
 
 @dataclass(frozen=True)
 class ScheduledConditioning:
-    """One prompt over time: `tensors[i]` [77 * n, D] holds up to and including step `ends[i]`."""
+    """One prompt over time: `tensors[i]` [77 * n, D], and `pooled[i]` [P] where the model knows it, hold up to and
+    including step `ends[i]`."""
 
     ends: tuple[int, ...]
     tensors: tuple[Tensor, ...]
+    pooled: tuple[Tensor, ...] | None = None
 
     def at(self, step: int) -> Tensor:
         """The tensor for `step`. Beyond the last end it is the first one again, as in A1111."""
-        index = next((i for i, end in enumerate(self.ends) if step <= end), 0)
-        return self.tensors[index]
+        return self.tensors[self._index(step)]
+
+    def pooled_at(self, step: int) -> Tensor:
+        """The pooled vector [P] for `step`. Only where there is one."""
+        assert self.pooled is not None
+        return self.pooled[self._index(step)]
+
+    def _index(self, step: int) -> int:
+        return next((i for i, end in enumerate(self.ends) if step <= end), 0)
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,10 @@ class BatchConditioning:
             tensors += [schedule.at(step) for _, schedule in image]
         return StepConditioning(stack_padded(tensors), parts)
 
+    def pooled_at(self, step: int) -> Tensor:
+        """[K, P]: the pooled vectors of all parts, in the order of their rows."""
+        return torch.stack([schedule.pooled_at(step) for image in self.images for _, schedule in image])
+
 
 @dataclass(frozen=True)
 class UncondSchedule:
@@ -82,6 +95,25 @@ class UncondSchedule:
     def at(self, step: int) -> Tensor:
         """[B, 77 * n, D] for `step`, counted from 0."""
         return stack_padded([schedule.at(step) for schedule in self.images])
+
+    def pooled_at(self, step: int) -> Tensor:
+        """[B, P], as `BatchConditioning.pooled_at`."""
+        return torch.stack([schedule.pooled_at(step) for schedule in self.images])
+
+
+@dataclass(frozen=True)
+class LabelSchedule:
+    """The second input of models that are told picture sizes (SDXL): their "label embedding", over time."""
+
+    cond: BatchConditioning
+    uncond: UncondSchedule
+    label: Callable[[Tensor], Tensor]
+    """Pooled vectors of prompts [K, P] to labels [K, V]."""
+    label_negative: Callable[[Tensor], Tensor]
+
+    def at(self, step: int) -> tuple[Tensor, Tensor]:
+        """([K, V], [B, V]) of the prompts' parts and of the negative prompts at `step`."""
+        return self.label(self.cond.pooled_at(step)), self.label_negative(self.uncond.pooled_at(step))
 
 
 def build_conditioning(
@@ -101,9 +133,22 @@ def build_conditioning(
 def build_uncond(
     negative_prompts: Sequence[str], timing: PromptTiming, conditioner: TextConditioner, settings: TextSettings
 ) -> UncondSchedule:
-    """Encode the negative prompts of a batch of images. `AND` is a plain word in them."""
+    """Encode the negative prompts of a batch of images. `AND` is a plain word in them.
+
+    With a pooled vector, one that is empty all the time is zeros and not the encoding of an empty text (A1111
+    `sd_models_xl.get_learned_conditioning`).
+    """
     schedules, report = _encode_schedules(negative_prompts, timing, conditioner, settings)
+    if "" in schedules:
+        schedules[""] = _zeros_where_pooled(schedules[""])
     return UncondSchedule(tuple(schedules[prompt] for prompt in negative_prompts), report)
+
+
+def _zeros_where_pooled(schedule: ScheduledConditioning) -> ScheduledConditioning:
+    if schedule.pooled is None:
+        return schedule
+    zeros = tuple(torch.zeros_like(tensor) for tensor in schedule.tensors)
+    return replace(schedule, tensors=zeros, pooled=tuple(torch.zeros_like(vector) for vector in schedule.pooled))
 
 
 def stack_padded(tensors: Sequence[Tensor]) -> Tensor:
@@ -126,6 +171,7 @@ def _encode_schedules(
     schedules = parse_schedules(distinct, timing.steps, timing.hires_steps, timing.use_old)
     for prompt, schedule in zip(distinct, schedules, strict=True):
         encoded = conditioner.encode([entry.text for entry in schedule], settings)
-        result[prompt] = ScheduledConditioning(tuple(entry.end_at_step for entry in schedule), encoded.tensors)
+        ends = tuple(entry.end_at_step for entry in schedule)
+        result[prompt] = ScheduledConditioning(ends, encoded.tensors, encoded.pooled)
         report = encoded.report.after(report)
     return result, report

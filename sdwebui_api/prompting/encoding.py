@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from sdwebui_api.engine.text_output import TextOutput
 from sdwebui_api.prompting.chunks import (
     Embedding,
     EmbeddingLookup,
@@ -42,8 +43,8 @@ class TextEncoder(Protocol):
     @property
     def tokenizer(self) -> Tokenizer: ...
 
-    def forward(self, tokens: Tensor, fixes: list[list[tuple[int, Tensor]]], clip_skip: int) -> Tensor:
-        """Token ids [B, 77] -> float32 [B, 77, D]; each fix puts vectors [v, D] at its offset + 1 of the row."""
+    def forward(self, tokens: Tensor, fixes: list[list[tuple[int, Tensor]]], clip_skip: int) -> TextOutput:
+        """Of token ids [B, 77]; each fix puts vectors [v, D] at its offset + 1 of the row."""
         ...
 
 
@@ -55,6 +56,15 @@ class TextSettings:
     """`CLIP_stop_at_last_layers`."""
     emphasis: str = "Original"
     comma_padding_backtrack: int = 20
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], own_clip_skip: int | None = None) -> TextSettings:
+        """From the server's options. `own_clip_skip`: of a family that has its own, which counts unless the option
+        `sdxl_clip_l_skip` is on."""
+        clip_skip = int(options["CLIP_stop_at_last_layers"])
+        if own_clip_skip is not None and not options["sdxl_clip_l_skip"]:
+            clip_skip = own_clip_skip
+        return cls(clip_skip, options["emphasis"], int(options["comma_padding_backtrack"]))
 
 
 @dataclass(frozen=True)
@@ -88,6 +98,20 @@ class EncodedTexts:
 
     tensors: tuple[Tensor, ...]
     report: TextReport
+    pooled: tuple[Tensor, ...] | None = None
+    """[P] float32 of each text's first chunk, as in A1111, where the encoder gives it."""
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The encodings of the distinct texts of one call: z [B, 77 * n, D], pooled [B, P]."""
+
+    z: Tensor
+    pooled: Tensor | None
+
+    @property
+    def nbytes(self) -> int:
+        return self.z.nbytes + (0 if self.pooled is None else self.pooled.nbytes)
 
 
 class EncodingCache:
@@ -95,12 +119,12 @@ class EncodingCache:
 
     def __init__(self, max_bytes: int = 64 * 2**20) -> None:
         self.max_bytes = max_bytes
-        self._entries: OrderedDict[Hashable, Tensor] = OrderedDict()
+        self._entries: OrderedDict[Hashable, _Rows] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
         self.hits = self.misses = 0
 
-    def get(self, key: Hashable) -> Tensor | None:
+    def get(self, key: Hashable) -> _Rows | None:
         with self._lock:
             if key in self._entries:
                 self._entries.move_to_end(key)
@@ -109,12 +133,12 @@ class EncodingCache:
                 self.misses += 1
             return self._entries.get(key)
 
-    def put(self, key: Hashable, tensor: Tensor) -> None:
+    def put(self, key: Hashable, rows: _Rows) -> None:
         with self._lock:
-            if key in self._entries or tensor.nbytes > self.max_bytes:
+            if key in self._entries or rows.nbytes > self.max_bytes:
                 return
-            self._entries[key] = tensor
-            self._bytes += tensor.nbytes
+            self._entries[key] = rows
+            self._bytes += rows.nbytes
             while self._bytes > self.max_bytes:
                 self._bytes -= self._entries.popitem(last=False)[1].nbytes
 
@@ -147,9 +171,13 @@ class TextConditioner:
         """
         counts = Counter(texts)
         rows = self._chunk_rows(list(counts), settings)
-        z = self._encode_rows(rows, list(counts.values()), settings)
-        tensors = dict(zip(counts, z.unbind(0), strict=True))
-        return EncodedTexts(tuple(tensors[text] for text in texts), _report(texts, rows, settings))
+        encoded = self._encode_rows(rows, list(counts.values()), settings)
+        tensors = dict(zip(counts, encoded.z.unbind(0), strict=True))
+        pooled = None
+        if encoded.pooled is not None:
+            vectors = dict(zip(counts, encoded.pooled.unbind(0), strict=True))
+            pooled = tuple(vectors[text] for text in texts)
+        return EncodedTexts(tuple(tensors[text] for text in texts), _report(texts, rows, settings), pooled)
 
     def empty(self, settings: TextSettings) -> Tensor:
         """The empty prompt [1, 77, D], with which `pad_cond_uncond` fills up the shorter of two conditionings."""
@@ -165,7 +193,7 @@ class TextConditioner:
         check_chunks(len(rows) * length)
         return [row + [empty_chunk(tokenizer)] * (length - len(row)) for row in rows]
 
-    def _encode_rows(self, rows: list[list[PromptChunk]], counts: list[int], settings: TextSettings) -> Tensor:
+    def _encode_rows(self, rows: list[list[PromptChunk]], counts: list[int], settings: TextSettings) -> _Rows:
         if self.cache is None:
             return self._encode_columns(rows, counts, settings)
         key = (self.text_encoder.key, settings, tuple(counts), tuple(_row_key(row) for row in rows))
@@ -175,29 +203,26 @@ class TextConditioner:
             self.cache.put(key, found)
         return found
 
-    def _encode_columns(self, rows: list[list[PromptChunk]], counts: list[int], settings: TextSettings) -> Tensor:
-        columns = zip(*rows, strict=True)
-        return torch.cat([self._encode_column(column, counts, settings) for column in columns], dim=1)
+    def _encode_columns(self, rows: list[list[PromptChunk]], counts: list[int], settings: TextSettings) -> _Rows:
+        columns = [self._encode_column(column, counts, settings) for column in zip(*rows, strict=True)]
+        return _Rows(torch.cat([column.context for column in columns], dim=1), columns[0].pooled)
 
-    def _encode_column(self, column: Sequence[PromptChunk], counts: list[int], settings: TextSettings) -> Tensor:
-        """The i-th chunks of all texts -> [B, 77, D]."""
-        z = torch.cat([self._forward(column[i : i + MAX_ROWS], settings) for i in range(0, len(column), MAX_ROWS)])
-        multipliers = torch.tensor([chunk.multipliers for chunk in column], device=z.device)
-        return apply_emphasis(z, multipliers, settings.emphasis, counts)
+    def _encode_column(self, column: Sequence[PromptChunk], counts: list[int], settings: TextSettings) -> TextOutput:
+        """The i-th chunks of all texts. Weights of words change each text model's states for themselves, and leave
+        the pooled vector alone, as in A1111."""
+        found = [self._forward(column[i : i + MAX_ROWS], settings) for i in range(0, len(column), MAX_ROWS)]
+        states = [torch.cat(parts) for parts in zip(*(one.states for one in found), strict=True)]
+        multipliers = torch.tensor([chunk.multipliers for chunk in column], device=states[0].device)
+        pooled = [one.pooled for one in found if one.pooled is not None]
+        return TextOutput(
+            tuple(apply_emphasis(z, multipliers, settings.emphasis, counts) for z in states),
+            torch.cat(pooled) if pooled else None,
+        )
 
-    def _forward(self, column: Sequence[PromptChunk], settings: TextSettings) -> Tensor:
-        tokenizer = self.text_encoder.tokenizer
-        tokens = torch.tensor([_padded(chunk.tokens, tokenizer) for chunk in column], dtype=torch.long)
+    def _forward(self, column: Sequence[PromptChunk], settings: TextSettings) -> TextOutput:
+        tokens = torch.tensor([chunk.tokens for chunk in column], dtype=torch.long)
         fixes = [[(fix.offset, fix.embedding.tensor) for fix in chunk.fixes] for chunk in column]
         return self.text_encoder.forward(tokens, fixes, settings.clip_skip)
-
-
-def _padded(tokens: list[int], tokenizer: Tokenizer) -> list[int]:
-    """SD2's encoder pads with another token than the one that ends a text; chunks are filled up with the latter."""
-    if tokenizer.pad_id == tokenizer.eos_id:
-        return tokens
-    end = tokens.index(tokenizer.eos_id) + 1
-    return tokens[:end] + [tokenizer.pad_id] * (len(tokens) - end)
 
 
 def _row_key(row: list[PromptChunk]) -> Hashable:

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from sdwebui_api.engine.text_output import TextOutput
 from sdwebui_api.prompting.chunks import EmbeddingLookup, Tokenizer
 from sdwebui_api.prompting.encoding import TextConditioner, TextSettings
 
@@ -24,7 +25,7 @@ class HeldTextEncoder(Protocol):
 
     def holding(self) -> AbstractContextManager[None]: ...
 
-    def encode(self, tokens: Tensor, fixes: list[list[tuple[int, Tensor]]], clip_skip: int) -> Tensor:
+    def encode(self, tokens: Tensor, fixes: list[list[tuple[int, Tensor]]], clip_skip: int) -> TextOutput:
         """As `forward`, while holding; differentiable in the fixes."""
         ...
 
@@ -64,5 +65,5 @@ class _WhileHeld:
         self.key = encoder.key
         self.tokenizer = encoder.tokenizer
 
-    def forward(self, tokens: Tensor, fixes: list[list[tuple[int, Tensor]]], clip_skip: int) -> Tensor:
+    def forward(self, tokens: Tensor, fixes: list[list[tuple[int, Tensor]]], clip_skip: int) -> TextOutput:
         return self._encoder.encode(tokens, fixes, clip_skip)

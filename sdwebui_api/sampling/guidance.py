@@ -39,6 +39,11 @@ class UncondSchedule(Protocol):
         """`[B, T, D]`, the negative prompts' at a model evaluation."""
 
 
+class LabelSchedule(Protocol):
+    def at(self, step: int) -> tuple[Tensor, Tensor]:
+        """`[K, V]` of all parts and `[B, V]` of the negative prompts at a model evaluation."""
+
+
 class ControlSource(Protocol):
     """Control networks at work in one pass; what they are made of is the engine's business."""
 
@@ -62,6 +67,7 @@ class Conditioning:
     concat: `[B, C, h, w]` (or `[1, …]`) image conditioning of inpainting (C = 5) and edit (C = 4) models.
     edit_model: an InstructPix2Pix model, which has an image guidance scale of its own.
     control: control networks of this pass.
+    labels: what models with a label embedding (SDXL) get besides the texts.
     """
 
     cond: CondSchedule
@@ -70,6 +76,7 @@ class Conditioning:
     concat: Tensor | None = None
     edit_model: bool = False
     control: ControlSource | None = None
+    labels: LabelSchedule | None = None
 
 
 @dataclass(frozen=True)
@@ -343,12 +350,14 @@ class GuidedDenoiser:
             concat = concat.expand(x.shape[0], -1, -1, -1)
         prompts = tuple(Row(int(i), True) for i in images)
         negatives = tuple(Row(i, False) for i in range(len(x)))
+        labels = self._conditioning.labels
+        label, label_negative = (None, None) if labels is None else labels.at(self._step)
         rows = [
-            _Rows(x[images], levels[images], cond, concat[images] if concat is not None else None, prompts),
-            _Rows(x, levels, uncond, concat, negatives),
+            _Rows(x[images], levels[images], cond, concat[images] if concat is not None else None, prompts, label),
+            _Rows(x, levels, uncond, concat, negatives, label_negative),
         ]
         if editing and concat is not None:
-            rows.append(_Rows(x, levels, uncond, torch.zeros_like(concat), negatives))
+            rows.append(_Rows(x, levels, uncond, torch.zeros_like(concat), negatives, label_negative))
         if self._hooks is not None:
             rows = self._changed(rows, self._hooks)
         cond, uncond = self._pad(rows[0].context, rows[1].context)
@@ -373,8 +382,9 @@ class GuidedDenoiser:
         sizes = [len(row.x) for row in rows]
         concats = [None] * len(rows) if inputs.concat is None else inputs.concat.split(sizes)
         contexts = [inputs.cond, *[inputs.uncond] * (len(rows) - 1)]
-        numbers = [row.numbers for row in rows]
-        pieces = zip(inputs.x.split(sizes), inputs.levels.split(sizes), contexts, concats, numbers, strict=True)
+        numbers, vectors = [row.numbers for row in rows], [row.vector for row in rows]
+        changed = inputs.x.split(sizes), inputs.levels.split(sizes), contexts, concats
+        pieces = zip(*changed, numbers, vectors, strict=True)
         return [_Rows(*piece) for piece in pieces]
 
     def _now(self) -> Evaluation:
@@ -390,9 +400,7 @@ class GuidedDenoiser:
     def _predict(self, run: _Rows) -> Tensor:
         control = self._conditioning.control
         adding = None if control is None else control.at(self._now(), run.numbers)
-        if adding is None:
-            return self._model.predict(run.x, run.levels, run.context, run.concat)
-        return self._model.predict(run.x, run.levels, run.context, run.concat, adding)
+        return self._model.predict(run.x, run.levels, run.context, run.concat, adding, run.vector)
 
     def _combine(self, outputs: Tensor, parts: Parts, count: int, editing: bool, skip_uncond: bool) -> Tensor:
         scale = self._settings.cfg_scale
@@ -440,6 +448,7 @@ class _Rows:
     context: Tensor
     concat: Tensor | None
     numbers: tuple[Row, ...]
+    vector: Tensor | None = None
 
     def split(self, size: int) -> list[_Rows]:
         return [
@@ -449,6 +458,7 @@ class _Rows:
                 self.context[a : a + size],
                 None if self.concat is None else self.concat[a : a + size],
                 self.numbers[a : a + size],
+                None if self.vector is None else self.vector[a : a + size],
             )
             for a in range(0, len(self.x), size)
         ]
@@ -462,15 +472,19 @@ def _merged(rows: list[_Rows]) -> list[_Rows]:
             runs.append(row)
             continue
         last = runs[-1]
-        concat = None if last.concat is None or row.concat is None else torch.cat([last.concat, row.concat])
         runs[-1] = _Rows(
             torch.cat([last.x, row.x]),
             torch.cat([last.levels, row.levels]),
             torch.cat([last.context, row.context]),
-            concat,
+            _both(last.concat, row.concat),
             (*last.numbers, *row.numbers),
+            _both(last.vector, row.vector),
         )
     return runs
+
+
+def _both(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    return None if first is None or second is None else torch.cat([first, second])
 
 
 def _fit_by_last_vector(uncond: Tensor, length: int) -> Tensor:

@@ -31,11 +31,19 @@ class Evaluator(Protocol):
         """4; 9 for inpainting models, 8 for edit models (InstructPix2Pix)."""
 
     def evaluate(
-        self, x: Tensor, t: Tensor, context: Tensor, *, concat: Tensor | None = None, control: Any = None
+        self,
+        x: Tensor,
+        t: Tensor,
+        context: Tensor,
+        *,
+        concat: Tensor | None = None,
+        control: Any = None,
+        vector: Tensor | None = None,
     ) -> Tensor:
         """Raw UNet output `[B, 4, h, w]` for latents `x`, timesteps `t` `[B]` (fractions allowed), context `[B, T, D]`.
 
         `concat` `[B, C, h, w]` is appended to the channels of x. `control`: of `guidance.ControlSource.at`.
+        `vector` `[B, V]`: the label embedding's input of models that have one. Both are left out where there is none.
         """
 
 
@@ -43,9 +51,15 @@ class GuidedModel(Protocol):
     """A model as guidance sees it. `noise_level` `[B]` is a sigma or a timestep, depending on the domain."""
 
     def predict(
-        self, x: Tensor, noise_level: Tensor, context: Tensor, concat: Tensor | None, control: Any = None
+        self,
+        x: Tensor,
+        noise_level: Tensor,
+        context: Tensor,
+        concat: Tensor | None,
+        control: Any = None,
+        vector: Tensor | None = None,
     ) -> Tensor:
-        """What the sampler domain combines: denoised latents or eps. `control`: for the evaluator."""
+        """What the sampler domain combines: denoised latents or eps. `control`, `vector`: for the evaluator."""
 
     def to_image(self, x: Tensor, prediction: Tensor, noise_level: Tensor) -> Tensor:
         """The denoised latent that a prediction stands for, for previews and interrupted runs."""
@@ -60,11 +74,17 @@ def _over(values: Tensor, like: Tensor) -> Tensor:
 
 
 def _evaluate(
-    evaluator: Evaluator, x: Tensor, t: Tensor, context: Tensor, concat: Tensor | None, control: Any
+    evaluator: Evaluator,
+    x: Tensor,
+    t: Tensor,
+    context: Tensor,
+    concat: Tensor | None,
+    control: Any,
+    vector: Tensor | None,
 ) -> Tensor:
-    if control is None:
-        return evaluator.evaluate(x, t, context, concat=concat)
-    return evaluator.evaluate(x, t, context, concat=concat, control=control)
+    given = {"control": control, "vector": vector}
+    more = {name: value for name, value in given.items() if value is not None}
+    return evaluator.evaluate(x, t, context, concat=concat, **more)
 
 
 class SigmaModel:
@@ -76,12 +96,18 @@ class SigmaModel:
         self.table = table
 
     def predict(
-        self, x: Tensor, noise_level: Tensor, context: Tensor, concat: Tensor | None, control: Any = None
+        self,
+        x: Tensor,
+        noise_level: Tensor,
+        context: Tensor,
+        concat: Tensor | None,
+        control: Any = None,
+        vector: Tensor | None = None,
     ) -> Tensor:
         sigma = _over(noise_level, x)
         scale = (sigma**2 + 1) ** 0.5
         t = self.table.sigma_to_t(noise_level)
-        output = _evaluate(self._evaluator, x / scale, t.float(), context, concat, control)
+        output = _evaluate(self._evaluator, x / scale, t.float(), context, concat, control, vector)
         if self._v_prediction:
             return x / scale**2 - output * sigma / scale
         return x - output * sigma
@@ -105,9 +131,15 @@ class LcmModel(SigmaModel):
         self._v_prediction = False
 
     def predict(
-        self, x: Tensor, noise_level: Tensor, context: Tensor, concat: Tensor | None, control: Any = None
+        self,
+        x: Tensor,
+        noise_level: Tensor,
+        context: Tensor,
+        concat: Tensor | None,
+        control: Any = None,
+        vector: Tensor | None = None,
     ) -> Tensor:
-        denoised = super().predict(x, noise_level, context, concat, control)
+        denoised = super().predict(x, noise_level, context, concat, control, vector)
         scaled_t = _over(self.table.sigma_to_t(noise_level), x) * self.TIMESTEP_SCALING
         norm = scaled_t**2 + self.SIGMA_DATA**2
         return scaled_t / norm**0.5 * denoised + self.SIGMA_DATA**2 / norm * x
@@ -122,9 +154,15 @@ class TimestepModel:
         self.alphas_cumprod = alphas_cumprod.float()
 
     def predict(
-        self, x: Tensor, noise_level: Tensor, context: Tensor, concat: Tensor | None, control: Any = None
+        self,
+        x: Tensor,
+        noise_level: Tensor,
+        context: Tensor,
+        concat: Tensor | None,
+        control: Any = None,
+        vector: Tensor | None = None,
     ) -> Tensor:
-        output = _evaluate(self._evaluator, x, noise_level.float(), context, concat, control)
+        output = _evaluate(self._evaluator, x, noise_level.float(), context, concat, control, vector)
         if not self._v_prediction:
             return output
         alpha = self._alpha(x, noise_level)

@@ -19,7 +19,7 @@ def encode_text(model: DiffusionModel, text: str, clip_skip: int = 1) -> Tensor:
     tokenizer = model.text_encoder.tokenizer
     words = tokenizer.tokenize(text)
     tokens = [tokenizer.bos_id, *words, *[tokenizer.eos_id] * (76 - len(words))]
-    return model.text_encoder.forward(torch.tensor([tokens]), [[]], clip_skip)
+    return model.text_encoder.forward(torch.tensor([tokens]), [[]], clip_skip).context
 
 
 def euler(

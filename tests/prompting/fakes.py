@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from sdwebui_api.engine.text_output import TextOutput
+
 BOS, EOS, COMMA = 1, 2, 3
 
 
@@ -17,7 +19,6 @@ class WordTokenizer:
 
     bos_id: int = BOS
     eos_id: int = EOS
-    pad_id: int = EOS
     comma_id: int | None = COMMA
     vocabulary: dict[str, int] = field(default_factory=dict)
 
@@ -56,7 +57,7 @@ class FakeTextEncoder:
     key: str = "fake"
     calls: list[Tensor] = field(default_factory=list)
 
-    def forward(self, tokens: Tensor, fixes: list[list[tuple[int, Tensor]]], clip_skip: int) -> Tensor:
+    def forward(self, tokens: Tensor, fixes: list[list[tuple[int, Tensor]]], clip_skip: int) -> TextOutput:
         self.calls.append(tokens)
         ids = tokens.float()
         z = torch.stack([ids, ids / 2, torch.full_like(ids, 1.0 + clip_skip)], dim=-1)
@@ -64,4 +65,4 @@ class FakeTextEncoder:
             for offset, vectors in row_fixes:
                 count = min(77 - offset - 1, len(vectors))
                 z[row, offset + 1 : offset + 1 + count] = vectors[:count]
-        return z
+        return TextOutput((z,))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sdwebui_api.prompting.encoding import EncodingCache, TextConditioner, TextReport, TextSettings
-from tests.prompting.fakes import BOS, EOS, FakeEmbedding, FakeEmbeddings, FakeTextEncoder, WordTokenizer
+from tests.prompting.fakes import BOS, EOS, FakeEmbedding, FakeEmbeddings, FakeTextEncoder
 
 PLAIN = TextSettings(emphasis="Ignore")
 
@@ -54,12 +54,6 @@ def test_emphasis_original_takes_the_mean_over_all_texts_with_their_repeats() ->
     weighted = raw * weights[..., None]
     expected = weighted * (raw.mean() / weighted.mean())
     assert torch.allclose(torch.stack(conditioner.encode(texts, TextSettings()).tensors), expected, atol=1e-5)
-
-
-def test_sd2_pads_with_its_own_token() -> None:
-    encoder = FakeTextEncoder(WordTokenizer(pad_id=0))
-    TextConditioner(encoder).encode(["a"], PLAIN)
-    assert encoder.calls[0][0].tolist() == [BOS, 10, EOS] + [0] * 74
 
 
 def test_embeddings_are_put_in_and_reported() -> None:

@@ -40,6 +40,30 @@ class Assembly:
 
 
 @dataclass(frozen=True)
+class TextTower:
+    """How one text model of a family is read."""
+
+    name: str = ""
+    """Of the submodule that is this text model; "" where the family has only one."""
+    layer: int | None = None
+    """Which layer's output counts, 1 the last, 2 the one before; None: as the option for clip skip says."""
+    final_norm: bool = True
+    """Whether the model's last normalisation is applied to that layer's output."""
+    pad_id: int | None = None
+    """What fills up a row behind its end token; None: more of those."""
+    pooled: bool = False
+    """Whether it gives the pooled vector: the end token's place after all layers, projected."""
+
+
+@dataclass(frozen=True)
+class LabelFormat:
+    """The numbers that a family's label embedding is told, each as a sinusoidal embedding, behind the pooled text."""
+
+    numbers: tuple[str, ...]
+    """Fields of `families.labels.PictureFacts`."""
+
+
+@dataclass(frozen=True)
 class Family:
     """Plain data: adding a family touches no other."""
 
@@ -58,3 +82,9 @@ class Family:
     assemble_unet: Callable[[Mapping[str, Tensor], ModelConfig], Assembly]
     assemble_text: Callable[[Mapping[str, Tensor], ModelConfig], Assembly]
     assemble_vae: Callable[[Mapping[str, Tensor]], Assembly]
+    towers: tuple[TextTower, ...] = (TextTower(),)
+    """The text models, in the order in which their outputs are joined."""
+    label: LabelFormat | None = None
+    """None: a UNet without label embedding."""
+    own_clip_skip: int | None = None
+    """What counts for the towers that clip skip applies to unless the option `sdxl_clip_l_skip` is on."""

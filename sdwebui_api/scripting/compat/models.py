@@ -141,9 +141,7 @@ class SdModelFacade:
         from sdwebui_api.prompting.encoding import EncodingCache, TextConditioner, TextSettings
 
         model, options = self._model, current_options()
-        settings = TextSettings(
-            int(options.CLIP_stop_at_last_layers), options.emphasis, int(options.comma_padding_backtrack)
-        )
+        settings = TextSettings.of(options, model.family.own_clip_skip)
         conditioner = TextConditioner(model.text_encoder, model.embeddings, EncodingCache())
         return stack_padded(conditioner.encode(list(texts), settings).tensors)
 

@@ -39,7 +39,7 @@ SETS = [
 def evaluate(model: DiffusionModel) -> tuple[Tensor, Tensor]:
     """What the text encoder and the UNet make of fixed inputs."""
     tokens = torch.arange(77)[None] * 3 + 5
-    text = model.text_encoder.forward(tokens, [[]], 1)
+    text = model.text_encoder.forward(tokens, [[]], 1).context
     x = torch.randn((1, 4, 16, 16), generator=torch.Generator().manual_seed(0))
     return text, model.evaluate(x, torch.tensor([500.0]), text)
 
