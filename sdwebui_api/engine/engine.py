@@ -19,7 +19,8 @@ from sdwebui_api.engine.batch_size import FixedBatchSize, LearnedBatchSize
 from sdwebui_api.engine.batcher import StepBatcher
 from sdwebui_api.engine.devices import Device, DevicePlan, as_out_of_memory
 from sdwebui_api.engine.embeddings import EmbeddingDatabase, EmbeddingStore
-from sdwebui_api.engine.loading import ModelFacts, OpenCheckpoint, Weights, load_vae_file
+from sdwebui_api.engine.filling import Weights
+from sdwebui_api.engine.loading import ModelFacts, OpenCheckpoint, load_vae_file
 from sdwebui_api.engine.model import DiffusionModel, UNet
 from sdwebui_api.engine.networks.control import ControlNetwork
 from sdwebui_api.engine.networks.control_files import load_control_network, needs_base

@@ -12,19 +12,11 @@ from torch import Tensor
 
 from sdwebui_api.engine.diffusers_folder import read_folder_config
 from sdwebui_api.engine.families import FAMILIES, recognise
-from sdwebui_api.engine.families.base import Assembly, Family
+from sdwebui_api.engine.families.base import Family
+from sdwebui_api.engine.filling import Tell, Weights, materialise
 from sdwebui_api.engine.model_config import ModelConfig, read_config
 from sdwebui_api.engine.reading import Tensors, read_tensors, shapes_of
 from sdwebui_api.errors import UnusableModel
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Where a part's weights go."""
-
-    dtype: torch.dtype
-    device: torch.device
-    channels_last: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,12 +72,12 @@ class OpenCheckpoint:
         table = self.family.select_text(self._tensors).get("embeddings.token_embedding.weight")
         return 0 if table is None else table.shape[1]
 
-    def load_unet(self, weights: Weights) -> Any:
+    def load_unet(self, weights: Weights, tell: Tell | None = None) -> Any:
         with _naming(self.path):
             tensors = self.family.select_unet(self._tensors)
-            return materialise(self.family.assemble_unet(tensors, self._config), weights, "UNet")
+            return materialise(self.family.assemble_unet(tensors, self._config), weights, "UNet", tell)
 
-    def load_text_encoder(self, weights: Weights) -> Any:
+    def load_text_encoder(self, weights: Weights, tell: Tell | None = None) -> Any:
         tensors = self.family.select_text(self._tensors)
         if not tensors:
             raise UnusableModel(
@@ -93,7 +85,7 @@ class OpenCheckpoint:
                 "(with cond_stage_model.* tensors)."
             )
         with _naming(self.path):
-            return materialise(self.family.assemble_text(tensors, self._config), weights, "text encoder")
+            return materialise(self.family.assemble_text(tensors, self._config), weights, "text encoder", tell)
 
     def load_vae(self, weights: Weights) -> Any:
         tensors = self.family.select_vae(self._tensors)
@@ -123,29 +115,6 @@ def load_vae_file(path: Path, weights: Weights, family: Family | None = None) ->
                 f"this VAE has {latent_channels} latent channels, {family.title} needs {family.latent.channels}"
             )
     return module
-
-
-def materialise(assembly: Assembly, weights: Weights, part: str) -> Any:
-    """Fill the module without memory with its tensors, converted one by one; views stay views where nothing changes.
-
-    Raises UnusableModel when tensors are missing or have the wrong shape. Superfluous ones are left out.
-    """
-    module = assembly.module
-    wanted = module.state_dict()
-    missing = [name for name in wanted if name not in assembly.tensors]
-    if missing:
-        raise UnusableModel(f"{len(missing)} tensors of the {part} are missing, e.g. {missing[0]!r}")
-    for name, place in wanted.items():
-        if assembly.tensors[name].shape != place.shape:
-            raise UnusableModel(
-                f"tensor {name!r} of the {part} is {list(assembly.tensors[name].shape)} instead of {list(place.shape)}"
-            )
-    filled = {name: assembly.tensors[name].to(weights.device, weights.dtype) for name in wanted}
-    module.load_state_dict(filled, strict=True, assign=True)
-    module.to(weights.device)  # buffers that no file holds
-    if weights.channels_last:
-        module.to(memory_format=torch.channels_last)
-    return module.requires_grad_(False).eval()
 
 
 def tensors_size(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> int:

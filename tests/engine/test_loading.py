@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sdwebui_api.engine.loading import OpenCheckpoint, Weights, load_vae_file
+from sdwebui_api.engine.filling import Weights
+from sdwebui_api.engine.loading import OpenCheckpoint, load_vae_file
 from sdwebui_api.errors import UnusableModel
 from tests.engine.ldm_factory import Size, checkpoint, fill, unet_shapes, vae_shapes
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from sdwebui_api.engine.devices import Device, DevicePlan
 from sdwebui_api.engine.families.ldm import assemble_clip_text
-from sdwebui_api.engine.loading import Weights, materialise
+from sdwebui_api.engine.filling import Weights, materialise
 from sdwebui_api.engine.model import DiffusionModel
 from sdwebui_api.engine.model_config import ModelConfig
 from sdwebui_api.engine.text_encoder import TextEncoder, Tokenizer

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from sdwebui_api.engine.devices import Device
 from sdwebui_api.engine.families.base import Assembly
-from sdwebui_api.engine.loading import Weights, materialise, tensors_size
+from sdwebui_api.engine.filling import Weights, materialise
+from sdwebui_api.engine.loading import tensors_size
 from sdwebui_api.engine.networks.clip_vision import assemble_clip_vision, find_encoder
 from sdwebui_api.engine.networks.control import ControlNetwork
 from sdwebui_api.engine.networks.control_changes import completed, is_change

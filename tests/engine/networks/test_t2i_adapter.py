@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sdwebui_api.engine.engine import Engine
-from sdwebui_api.engine.loading import Weights, materialise
+from sdwebui_api.engine.filling import Weights, materialise
 from sdwebui_api.engine.model import DiffusionModel
 from sdwebui_api.engine.networks.control import ControlInput
 from sdwebui_api.engine.networks.t2i_adapter import T2IAdapter, assemble_adapter

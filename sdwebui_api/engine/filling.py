@@ -1,0 +1,154 @@
+"""Modules get their weights: one buffer for all of a part, filled tensor by tensor, without a second copy in memory."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdwebui_api.engine.families.base import Assembly
+from sdwebui_api.engine.float8 import keep_in_float8
+from sdwebui_api.engine.mapped import MappedReader
+from sdwebui_api.errors import UnusableModel
+
+log = logging.getLogger(__name__)
+
+Tell = Callable[[float], None]
+"""Is told which share of a part, 0 to 1, has been loaded."""
+
+ALIGNMENT = 64
+"""Bytes; the width of a vector register and of a cache line."""
+WORTH_TELLING = 256 * 2**20
+"""Bytes; below, a part is there before anybody has read a word about it."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where a part's weights go."""
+
+    dtype: torch.dtype
+    device: torch.device
+    channels_last: bool = False
+    float8: bool = False
+    """Linear and convolution weights are kept in float8_e4m3fn and computed with in `dtype`."""
+    keep_half: bool = False
+    """Beside float8: the float16 weights stay in RAM, for LoRAs to be merged into."""
+    pinned: bool = False
+    """In RAM that a GPU can read by itself: the part visits it while it is used."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A tensor to be filled, and from what."""
+
+    name: str
+    source: Tensor
+    dtype: torch.dtype
+    channels_last: bool
+
+    @property
+    def stays(self) -> bool:
+        """The source's own memory will do: a view of the file, of which pages are read when they are needed."""
+        wanted = torch.channels_last if self.channels_last else torch.contiguous_format
+        return self.source.dtype == self.dtype and self.source.is_contiguous(memory_format=wanted)
+
+    @property
+    def size(self) -> int:
+        used = self.source.numel() * self.dtype.itemsize
+        return -(-used // ALIGNMENT) * ALIGNMENT
+
+
+def materialise(assembly: Assembly, weights: Weights, part: str, tell: Tell | None = None) -> Any:
+    """Fill the module without memory with its tensors, converted one by one; views stay views where nothing changes.
+
+    Raises UnusableModel when tensors are missing or have the wrong shape. Superfluous ones are left out.
+    """
+    module = assembly.module
+    wanted: Mapping[str, Tensor] = module.state_dict()
+    _check(wanted, assembly.tensors, part)
+    in_float8 = keep_in_float8(module, assembly.tensors, weights.keep_half) if weights.float8 else frozenset[str]()
+    places = [
+        _Place(
+            name,
+            assembly.tensors[name],
+            torch.float8_e4m3fn if name in in_float8 else weights.dtype,
+            weights.channels_last and assembly.tensors[name].ndim == 4,
+        )
+        for name in wanted
+    ]
+    started = time.perf_counter()
+    filled = _fill(places, weights, tell)
+    module.load_state_dict(filled, strict=True, assign=True)
+    module.to(weights.device)  # buffers that no file holds
+    size, seconds = tensors_nbytes(filled.values()), time.perf_counter() - started
+    level = logging.INFO if size >= WORTH_TELLING else logging.DEBUG
+    log.log(level, "%s: %.2f GB in %.1f s", part, size / 1e9, seconds)
+    return module.requires_grad_(False).eval()
+
+
+def _check(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], part: str) -> None:
+    missing = [name for name in wanted if name not in tensors]
+    if missing:
+        raise UnusableModel(f"{len(missing)} tensors of the {part} are missing, e.g. {missing[0]!r}")
+    for name, place in wanted.items():
+        if tensors[name].shape != place.shape:
+            raise UnusableModel(
+                f"tensor {name!r} of the {part} is {list(tensors[name].shape)} instead of {list(place.shape)}"
+            )
+
+
+def _fill(places: Iterable[_Place], weights: Weights, tell: Tell | None) -> dict[str, Tensor]:
+    filled: dict[str, Tensor] = {}
+    moving: list[_Place] = []
+    for place in places:
+        if place.stays and weights.device.type == "cpu" and not weights.pinned:
+            filled[place.name] = place.source
+        else:
+            moving.append(place)
+    total = sum(place.size for place in moving)
+    buffer = _buffer(total, weights)
+    report, done = _reporting(tell, total), 0
+    with MappedReader(weights.device) as reader, torch.no_grad():
+        for place in sorted(moving, key=lambda place: reader.position(place.source)):
+            target = _view(buffer[done : done + place.size], place)
+            reader.copy(place.source, target)
+            filled[place.name] = target
+            done += place.size
+            report(done)
+    return filled
+
+
+def _buffer(size: int, weights: Weights) -> Tensor:
+    pinned = weights.pinned and torch.cuda.is_available()
+    return torch.empty(size, dtype=torch.uint8, device=weights.device, pin_memory=pinned)
+
+
+def _view(buffer: Tensor, place: _Place) -> Tensor:
+    shape = place.source.shape
+    values = buffer[: place.source.numel() * place.dtype.itemsize].view(place.dtype)
+    if place.channels_last:
+        batch, channels, height, width = shape
+        return values.view(batch, height, width, channels).permute(0, 3, 1, 2)
+    return values.view(shape)
+
+
+def _reporting(tell: Tell | None, total: int) -> Callable[[int], None]:
+    """Tells every tenth of a part that takes a moment."""
+    told = [0]
+
+    def report(done: int) -> None:
+        tenth = done * 10 // max(total, 1)
+        if tell is not None and total >= WORTH_TELLING and tenth > told[0]:
+            told[0] = tenth
+            tell(tenth / 10)
+
+    return report
+
+
+def tensors_nbytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)

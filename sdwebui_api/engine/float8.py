@@ -1,0 +1,82 @@
+"""Weights kept in eight bits (A1111's "FP8 weight"): each layer widens its own when it computes.
+
+float8_e4m3fn has 4 bits of exponent and 3 of mantissa: half of float16's memory, three significant bits left
+(2209.05433). Biases and norms, a thousandth of the weights, keep their precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+STORAGE = torch.float8_e4m3fn
+
+
+class Float8Linear(nn.Linear):
+    """Computes in its input's precision."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, self.weight.to(input.dtype), self.bias)
+
+
+class Float8Conv2d(nn.Conv2d):
+    """Computes in its input's precision."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(input, self.weight.to(input.dtype), self.bias)
+
+
+_KINDS: Mapping[type[nn.Module], type[nn.Module]] = {nn.Linear: Float8Linear, nn.Conv2d: Float8Conv2d}
+
+
+@dataclass(frozen=True)
+class HalfWeight:
+    """A layer's weight as it was, float16 in RAM: a view of the mapped file when that holds float16."""
+
+    tensor: Tensor
+
+    def __deepcopy__(self, memo: Any) -> HalfWeight:
+        return self
+
+
+def keep_in_float8(module: nn.Module, tensors: Mapping[str, Tensor], keep_half: bool) -> frozenset[str]:
+    """Turn the linear layers and convolutions of `module`, not filled yet, into ones whose weights are float8.
+
+    `tensors`: what will fill it, by its names. With `keep_half` every such layer keeps its float16 weight beside.
+    Returns the names of the weights that have to be filled in float8.
+    """
+    found = []
+    for name, layer in module.named_modules():
+        kind = _KINDS.get(type(layer))
+        weight = f"{name}.weight"
+        if kind is None or weight not in tensors:
+            continue
+        layer.__class__ = kind
+        if keep_half:
+            layer.half_weight = HalfWeight(tensors[weight].to("cpu", torch.float16))  # type: ignore[assignment]
+        found.append(weight)
+    return frozenset(found)
+
+
+def full_weight(layer: nn.Module) -> Tensor:
+    """The weight to merge changes into: the float16 one where it was kept."""
+    half = getattr(layer, "half_weight", None)
+    weight: Tensor = layer.weight  # type: ignore[assignment]
+    return half.tensor.to(weight.device) if isinstance(half, HalfWeight) else weight.detach()
+
+
+def uses_float8(module: nn.Module) -> bool:
+    return any(isinstance(layer, Float8Linear | Float8Conv2d) for layer in module.modules())
+
+
+def clamped(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """`values` in `dtype`; what float8 cannot hold becomes its largest number, where a plain cast gives NaN."""
+    if dtype != STORAGE:
+        return values.to(dtype)
+    limit = torch.finfo(STORAGE).max
+    return values.clamp(-limit, limit).to(dtype)
