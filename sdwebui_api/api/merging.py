@@ -61,9 +61,9 @@ async def merge_checkpoints(body: MergeBody, request: Request) -> JSONResponse:
     A job like others: it waits in the line, has progress (one step per tensor) and can be cancelled.
     """
     services = services_of(request)
-    recipe = await services.off_loop(_recipe, services, body)
+    recipe = await services.off_loop(recipe_of, services, body)
     job = services.runner.submit(
-        lambda job: _merge(services, job, recipe),
+        lambda job: merge_as_job(services, job, recipe),
         kind="merge",
         id=job_id_of(request, body.force_task_id),
         user=user_of(request),
@@ -74,7 +74,8 @@ async def merge_checkpoints(body: MergeBody, request: Request) -> JSONResponse:
     return JSONResponse(answer, headers=job_header(job))
 
 
-def _recipe(services: Services, body: MergeBody) -> MergeRecipe:
+def recipe_of(services: Services, body: MergeBody) -> MergeRecipe:
+    """Looks the names up. Raises NotFound naming the field."""
     find = services.catalog.checkpoints.find
     wanted = {"Weighted sum": 2, "Add difference": 3}.get(body.interp_method, 1)
     names = (body.primary_model_name, body.secondary_model_name, body.tertiary_model_name)
@@ -93,7 +94,8 @@ def _recipe(services: Services, body: MergeBody) -> MergeRecipe:
     return MergeRecipe(found[0], found[1], found[2], method=body.interp_method, vae=vae, **copied)
 
 
-def _merge(services: Services, job: Job, recipe: MergeRecipe) -> dict[str, Any]:
+def merge_as_job(services: Services, job: Job, recipe: MergeRecipe) -> dict[str, Any]:
+    """In a worker thread. Answers the fields of `MergeResponse`."""
     from sdwebui_api.engine.merging import merge_checkpoints as merge
 
     def report(done: int, total: int) -> None:

@@ -51,16 +51,8 @@ async def create_embedding(
     args: Annotated[dict[str, Any], _args_of(CreateEmbeddingBody)], request: Request, response: Response
 ) -> CreateResponse:
     """An untrained embedding: `name`, `num_vectors_per_token`, `overwrite_old`, `init_text`."""
-    services, trainer = _services(request)
-    new = await services.off_loop(trainer.files.new_embedding, _read(CreateEmbeddingBody, args).model_dump())
-    checkpoint = _checkpoint(services)
-    vae = await services.off_loop(_vae, services, services.options.snapshot(), checkpoint)
-    job = services.runner.submit(
-        lambda job: trainer.create_embedding(new, checkpoint, vae, job),
-        kind="create-embedding",
-        id=job_id_of(request),
-        user=user_of(request),
-        summary=new.name,
+    job = await begin_embedding(
+        services_of(request), _read(CreateEmbeddingBody, args), job_id_of(request), user_of(request)
     )
     _name_job(request, response, job)
     return CreateResponse(info=f"create embedding filename: {await job.result()}")
@@ -71,15 +63,9 @@ async def create_hypernetwork(
     args: Annotated[dict[str, Any], _args_of(CreateHypernetworkBody)], request: Request, response: Response
 ) -> CreateResponse:
     """An untrained hypernetwork: `name`, `enable_sizes`, `overwrite_old`, and how its layers are built."""
-    services, trainer = _services(request)
-    new = await services.off_loop(trainer.files.new_hypernetwork, _read(CreateHypernetworkBody, args).model_dump())
-    job = services.runner.submit(
-        lambda job: trainer.create_hypernetwork(new, job),
-        kind="create-hypernetwork",
-        id=job_id_of(request),
-        user=user_of(request),
-        summary=new.name,
-    )
+    services = services_of(request)
+    body = _read(CreateHypernetworkBody, args)
+    job = await begin_hypernetwork(services, body, job_id_of(request), user_of(request))
     _name_job(request, response, job)
     path = await job.result()
     await services.off_loop(services.catalog.hypernetworks.refresh)
@@ -103,15 +89,54 @@ async def train_hypernetwork(
 
 
 async def _train(kind: Kind, body: TrainBody, request: Request, response: Response) -> TrainResponse:
-    services, trainer = _services(request)
+    services = services_of(request)
+    job = await begin_training(services, kind, body, job_id_of(request, body.id_task), user_of(request))
+    _name_job(request, response, job)
+    outcome = await job.result()
+    await services.off_loop(services.catalog.hypernetworks.refresh)
+    # A1111 says "embedding" in both cases.
+    return TrainResponse(info=f"train embedding complete: filename: {outcome.path} error: None")
+
+
+async def begin_embedding(services: Services, body: CreateEmbeddingBody, id: str | None, user: str | None) -> Job:
+    """Its result is the file's path. Raises BadRequest naming the field."""
+    trainer = _trainer(services)
+    new = await services.off_loop(trainer.files.new_embedding, body.model_dump())
+    checkpoint = _checkpoint(services)
+    vae = await services.off_loop(_vae, services, services.options.snapshot(), checkpoint)
+    return services.runner.submit(
+        lambda job: trainer.create_embedding(new, checkpoint, vae, job),
+        kind="create-embedding",
+        id=id,
+        user=user,
+        summary=new.name,
+    )
+
+
+async def begin_hypernetwork(services: Services, body: CreateHypernetworkBody, id: str | None, user: str | None) -> Job:
+    """Its result is the file's path. Raises BadRequest naming the field."""
+    trainer = _trainer(services)
+    new = await services.off_loop(trainer.files.new_hypernetwork, body.model_dump())
+    return services.runner.submit(
+        lambda job: trainer.create_hypernetwork(new, job),
+        kind="create-hypernetwork",
+        id=id,
+        user=user,
+        summary=new.name,
+    )
+
+
+async def begin_training(services: Services, kind: Kind, body: TrainBody, id: str | None, user: str | None) -> Job:
+    """Its result has the `path` of what was taught. Raises Busy while another training is under way."""
+    trainer = _trainer(services)
     _refuse_a_second(services)
     task = await services.off_loop(_plan, services, trainer, kind, body)
     _refuse_taken_id(services, body.id_task)
-    job = services.runner.submit(
+    return services.runner.submit(
         lambda job: trainer.train(task, job),
         kind=f"train-{kind}",
-        id=job_id_of(request, body.id_task),
-        user=user_of(request),
+        id=id,
+        user=user,
         summary=task.name[:200],
         preview=PreviewSettings(
             enabled=task.options.live_previews_enable,
@@ -119,11 +144,6 @@ async def _train(kind: Kind, body: TrainBody, request: Request, response: Respon
             image_format=task.options.live_previews_image_format,
         ),
     )
-    _name_job(request, response, job)
-    outcome = await job.result()
-    await services.off_loop(services.catalog.hypernetworks.refresh)
-    # A1111 says "embedding" in both cases.
-    return TrainResponse(info=f"train embedding complete: filename: {outcome.path} error: None")
 
 
 def _name_job(request: Request, response: Response, job: Job) -> None:
@@ -164,11 +184,10 @@ def _read(schema: type[AnyBody], args: Mapping[str, Any]) -> AnyBody:
         raise RequestValidationError([{**row, "loc": ("body", *row["loc"])} for row in error.errors()]) from None
 
 
-def _services(request: Request) -> tuple[Services, Trains]:
-    services = services_of(request)
+def _trainer(services: Services) -> Trains:
     if services.trainer is None:
         raise Unavailable("This server cannot train")
-    return services, services.trainer
+    return services.trainer
 
 
 def _checkpoint(services: Services) -> CheckpointFile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from sdwebui_api.api.services import Services
 from sdwebui_api.errors import BadRequest, SdWebUIError
+from sdwebui_api.webui import opening
 from sdwebui_api.webui.context import PageBuilder, user_of
 from sdwebui_api.webui.generation.gallery import progress_html
 from sdwebui_api.webui.generation.run import BROWSER_SECRET
@@ -35,6 +37,8 @@ class ToolRun:
     label: str
     cancels: bool = False
     """Stopping drops the work; otherwise it ends early with what there is."""
+    makes_models: bool = False
+    """What comes out can be chosen from the page's lists, which are asked again therefore."""
     begin: gr.Button = field(init=False)
     stop: gr.Button = field(init=False)
     progress: gr.HTML = field(init=False)
@@ -46,7 +50,7 @@ class ToolRun:
 
     def bar(self) -> None:
         id = f"{self.id}_progress"
-        self.progress = gr.HTML("", elem_id=id, elem_classes=["progress-box"], padding=False)
+        self.progress = gr.HTML("", elem_id=id, elem_classes=["progress-box", "in-line"], padding=False)
 
     def wire(
         self,
@@ -55,13 +59,17 @@ class ToolRun:
         outputs: Sequence[Component],
         show: Callable[[PageJob], Updates],
     ) -> None:
-        """show: the updates of `outputs` once the job has ended well."""
+        """show: the updates of `outputs` once the job has ended well. The wires are laid when all tabs are there."""
         self.show = show
         self.start = start
+        self.page.when_complete(lambda: self._wire(list(inputs), list(outputs)))
+
+    def _wire(self, inputs: list[Component], outputs: list[Component]) -> None:
         self.job_id = gr.BrowserState(None, storage_key=f"sdwebui_{self.id}_job", secret=BROWSER_SECRET)
-        shown = [self.progress, self.begin, self.stop, self.job_id, *outputs]
+        lists = list(self.page.lists) if self.makes_models else []
+        shown = list(dict.fromkeys([self.progress, self.begin, self.stop, self.job_id, *outputs, *lists]))
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
-        self.begin.click(self._begin, list(inputs), shown, **quiet)
+        self.begin.click(self._begin, inputs, shown, **quiet)
         self.stop.click(self._stop, self.job_id, None, queue=False, **quiet)
         assert self.page.blocks is not None
         self.page.blocks.load(self._find_again, self.job_id, shown, **quiet)
@@ -84,7 +92,9 @@ class ToolRun:
             yield updates
 
     async def _follow(self, services: Services, job: PageJob) -> AsyncIterator[Updates]:
-        if not job.ended.is_set():
+        """A failure is told when it happens; whoever opens the page later reads of it."""
+        watched = not job.ended.is_set()
+        if watched:
             yield {self.begin: gr.update(visible=False), self.stop: gr.update(visible=True), self.job_id: job.id}
             last = None
             async for sight in self.page.jobs.watch(services, job):
@@ -95,10 +105,16 @@ class ToolRun:
         if job.job.state == "cancelled":
             yield {**done, self.progress: f'<div class="note">{t("Cancelled")}</div>'}
         elif job.error:
-            yield done
-            raise refusal(job.error)
+            yield {**done, self.progress: f'<div class="error-line">{html.escape(job.error)}</div>'}
+            if watched:
+                raise refusal(job.error)
         else:
-            yield {**done, **self.show(job)}
+            lists = await services.off_loop(self._lists, services) if self.makes_models else {}
+            yield {**done, **lists, **self.show(job)}
+
+    def _lists(self, services: Services) -> Updates:
+        offered, _ = opening.known(self.page, services)
+        return opening.updates(offered, {})
 
     def _stop(self, id: str | None, request: gr.Request) -> None:
         job = self.page.jobs.find(id, user_of(request))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sdwebui_api.webui.context import PageBuilder
-from sdwebui_api.webui.tabs import extensions, extras, img2img, png_info, settings, txt2img
+from sdwebui_api.webui.tabs import extensions, extras, img2img, merger, png_info, settings, train, txt2img
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ TABS: tuple[Tab, ...] = (
     Tab("img2img", "img2img", img2img.build),
     Tab("extras", "Extras", extras.build),
     Tab("png_info", "PNG Info", png_info.build),
-    # merger
-    # train
+    Tab("merger", "Checkpoint Merger", merger.build),
+    Tab("train", "Train", train.build),
     Tab("settings", "Settings", settings.build),
     Tab("extensions", "Extensions", extensions.build),
 )
