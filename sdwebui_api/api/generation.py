@@ -43,7 +43,7 @@ async def _generate(kind: Kind, body: GenerationBody, request: Request) -> Respo
     services = services_of(request)
     note_facts(request, prompt=body.prompt, negative_prompt=body.negative_prompt)
     call = begin(request, dict(body), nowebui=services.flags.nowebui)
-    services.runner.check_admission()
+    services.runner.check_admission(user_of(request))
     async with linked(services, lambda swap: generation_pictures(kind, dict(body), swap)) as pictures:
         prepared = await services.off_loop(prepare, services, kind, body, pictures, call)
     note_facts(request, **prepared.facts)

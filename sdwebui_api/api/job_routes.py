@@ -72,8 +72,7 @@ async def _events(services: Services, job: Job) -> AsyncIterator[str]:
 
 
 def _found(id: str, request: Request) -> Job | None:
-    job = services_of(request).runner.get(id)
-    return job if job is not None and job.user == user_of(request) else None
+    return services_of(request).runner.get(id, user_of(request))
 
 
 def _own_job(id: str, request: Request) -> Job:

@@ -69,8 +69,8 @@ class ProgressQuestion(WireModel):
 async def internal_progress(question: ProgressQuestion, request: Request) -> dict[str, Any]:
     """What A1111's page polls about one task."""
     services = services_of(request)
-    job = services.runner.get(question.id_task or "")
-    if job is None or job.user != user_of(request) or not job.live:
+    job = services.runner.get(question.id_task or "", user_of(request))
+    if job is None or not job.live:
         return _internal(job, question.id_live_preview, completed=job is not None, textinfo="Waiting...")
     if job.state == "queued":
         place = (services.runner.position(job) or 0) + 1
@@ -138,8 +138,8 @@ def _targets(services: Services, user: str | None, id: str | None) -> list[Job]:
 
 
 def _named(services: Services, user: str | None, id: str) -> Job:
-    job = services.runner.get(id)
-    if job is None or job.user != user:
+    job = services.runner.get(id, user)
+    if job is None:
         raise NotFound(f"There is no job {id[:100]!r}", field="id")
     return job
 

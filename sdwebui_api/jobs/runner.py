@@ -1,4 +1,4 @@
-"""Admission and threads: jobs wait in one line and run on a few worker threads.
+"""Admission and threads: jobs wait in line and run on a few worker threads.
 
 A job is a plain function of its `Job`. Everything that waits for one waits on the event loop (`Job.result`),
 so a thousand waiting clients cost no threads and never delay a control request.
@@ -10,37 +10,47 @@ import logging
 import threading
 import time
 import uuid
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
 from sdwebui_api.errors import BadRequest, Busy, Cancelled, OutOfMemory, SdWebUIError, Unavailable
 from sdwebui_api.jobs.job import Job, PreviewSettings
+from sdwebui_api.jobs.lines import FairLines, Lines, OneLine, Work
 
 log = logging.getLogger(__name__)
 
-Work = Callable[[Job], Any]
 Observer = Callable[[Job], None]
+Key = tuple[str | None, str]
+"""(user, id): two users may choose the same id."""
 
 
 class JobRunner:
     """Runs at most `concurrency` jobs at once; at most `max_queue` more may wait.
+
+    `fair`: users are served in turn, each one's jobs one after the other; otherwise first come, first served.
 
     Ended jobs are remembered (without their pictures, once those are delivered) until `keep_ended` newer ones
     have ended or `keep_seconds` have passed.
     """
 
     def __init__(
-        self, max_queue: int = 100, concurrency: int = 1, *, keep_ended: int = 256, keep_seconds: float = 3600.0
+        self,
+        max_queue: int = 100,
+        concurrency: int = 1,
+        *,
+        fair: bool = False,
+        keep_ended: int = 256,
+        keep_seconds: float = 3600.0,
     ) -> None:
         self.max_queue = max_queue
         self.concurrency = max(1, concurrency)
         self._keep_ended = keep_ended
         self._keep_seconds = keep_seconds
         self._changed = threading.Condition()
-        self._waiting: deque[tuple[Job, Work]] = deque()
-        self._live: OrderedDict[str, Job] = OrderedDict()
-        self._ended: OrderedDict[str, Job] = OrderedDict()
+        self._waiting: Lines = FairLines(max_queue) if fair else OneLine()
+        self._live: OrderedDict[Key, Job] = OrderedDict()
+        self._ended: OrderedDict[Key, Job] = OrderedDict()
         self._last_started: Job | None = None
         self._idle_workers = 0
         self._workers = 0
@@ -69,25 +79,27 @@ class JobRunner:
         job = Job(id or uuid.uuid4().hex, kind, user=user, summary=summary, preview=preview)
         with self._changed:
             self._admit(job)
-            self._ended.pop(job.id, None)
-            self._live[job.id] = job
-            self._waiting.append((job, work))
+            self._ended.pop(_key(job), None)
+            self._live[_key(job)] = job
+            self._waiting.append(job, work)
             self._wake_worker()
         return job
 
-    def check_admission(self) -> None:
+    def check_admission(self, user: str | None = None) -> None:
         """Raises Busy or Unavailable when `submit` would: spares a full server the work of resolving."""
         with self._changed:
-            self._refuse_if_full()
+            self._refuse_if_full(user)
 
     def _admit(self, job: Job) -> None:
-        self._refuse_if_full()
-        if job.id in self._live:
+        self._refuse_if_full(job.user)
+        if _key(job) in self._live:
             raise BadRequest(f"A job with the id {job.id!r} is waiting or running already", field="force_task_id")
 
-    def _refuse_if_full(self) -> None:
+    def _refuse_if_full(self, user: str | None) -> None:
         if self._draining:
             raise Unavailable("The server is shutting down")
+        if self._waiting.full_for(user):
+            raise Busy("As many requests of yours are waiting as may", retry_after=self._retry_after())
         waiting = len(self._waiting) - max(0, self.concurrency - self.running)
         if waiting >= self.max_queue:
             raise Busy(f"{len(self._waiting)} requests are waiting already", retry_after=self._retry_after())
@@ -117,15 +129,16 @@ class JobRunner:
         with self._changed:
             return list(self._live.values())
 
-    def get(self, id: str) -> Job | None:
+    def get(self, id: str, user: str | None = None) -> Job | None:
+        """The job that `user` calls `id`."""
         with self._changed:
             self._drop_old()
-            return self._live.get(id) or self._ended.get(id)
+            return self._live.get((user, id)) or self._ended.get((user, id))
 
     def position(self, job: Job) -> int | None:
-        """How many jobs wait before this one; None when it does not wait."""
+        """How many jobs of those that wait will be begun before this one; None when it does not wait."""
         with self._changed:
-            return next((index for index, (other, _) in enumerate(self._waiting) if other is job), None)
+            return self._waiting.position(job)
 
     def last_started(self) -> Job | None:
         return self._last_started
@@ -170,12 +183,10 @@ class JobRunner:
         return in_time
 
     def _remove_waiting(self, job: Job) -> bool:
-        for entry in self._waiting:
-            if entry[0] is job:
-                self._waiting.remove(entry)
-                self._retire(job)
-                return True
-        return False
+        removed = self._waiting.remove(job)
+        if removed:
+            self._retire(job)
+        return removed
 
     # -- working -----------------------------------------------------------------------------------
 
@@ -195,19 +206,19 @@ class JobRunner:
     def _next(self) -> tuple[Job, Work] | None:
         with self._changed:
             self._idle_workers += 1
-            self._changed.wait_for(lambda: self._waiting or self._closed)
+            self._changed.wait_for(lambda: self._waiting.next_ready or self._closed)
             self._idle_workers -= 1
-            if not self._waiting:
-                return None
-            entry = self._waiting.popleft()
-            self._last_started = entry[0]
-            entry[0]._begin()
+            entry = self._waiting.take()
+            if entry is not None:
+                self._last_started = entry[0]
+                entry[0]._begin()
             return entry
 
     def _run(self, job: Job, work: Work) -> None:
         value, error = _outcome(job, work)
         self._measure(job)
         with self._changed:
+            self._waiting.ended(job)
             self._retire(job)
         if job.cancelled:
             job._finish("cancelled", error=Cancelled(f"Job {job.id} was cancelled"))
@@ -229,8 +240,8 @@ class JobRunner:
         self._mean_seconds = seconds if self._mean_seconds == 0 else 0.8 * self._mean_seconds + 0.2 * seconds
 
     def _retire(self, job: Job) -> None:
-        self._live.pop(job.id, None)
-        self._ended[job.id] = job
+        self._live.pop(_key(job), None)
+        self._ended[_key(job)] = job
         self._drop_old()
         self._changed.notify_all()
 
@@ -241,6 +252,10 @@ class JobRunner:
             if len(self._ended) <= self._keep_ended and (oldest.finished or time.time()) > horizon:
                 return
             self._ended.popitem(last=False)
+
+
+def _key(job: Job) -> Key:
+    return job.user, job.id
 
 
 def _outcome(job: Job, work: Work) -> tuple[Any, SdWebUIError | None]:

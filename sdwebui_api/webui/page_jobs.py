@@ -88,13 +88,14 @@ class PageJobs:
 
     def __init__(self, cache: Path) -> None:
         self.cache = cache
-        self._jobs: dict[str, PageJob] = {}
+        self._jobs: dict[tuple[str | None, str], PageJob] = {}
+        """By user and id: two users may choose the same id."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, services: Services, kind: Kind, body: Mapping[str, Any], user: str | None) -> PageJob:
         """Submits `body` (fields of POST /sdapi/v1/<kind>). Raises what the API answers with an error."""
         checked = _checked(kind, body)
-        services.runner.check_admission()
+        services.runner.check_admission(user)
         async with linked(services, lambda swap: generation_pictures(kind, dict(checked), swap)) as pictures:
             prepared = await services.off_loop(prepare, services, kind, checked, pictures, None)
         job = submit(services, kind, prepared, user, checked.force_task_id)
@@ -104,7 +105,7 @@ class PageJobs:
         """A job that has been submitted becomes one of the page's. keep: called in the executor with its result."""
         page_job = PageJob(job, user)
         self._forget_old()
-        self._jobs[page_job.id] = page_job
+        self._jobs[user, page_job.id] = page_job
         task = asyncio.create_task(self._bring_home(services, page_job, keep))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -112,8 +113,7 @@ class PageJobs:
 
     def find(self, id: str | None, user: str | None) -> PageJob | None:
         """A job that `user` started here; None when there is none, or when it is another's."""
-        found = self._jobs.get(id or "")
-        return found if found is not None and found.user == user else None
+        return self._jobs.get((user, id or ""))
 
     def live(self, user: str | None) -> list[PageJob]:
         return [found for found in self._jobs.values() if found.user == user and not found.ended.is_set()]
@@ -169,9 +169,9 @@ class PageJobs:
 
     def _forget_old(self) -> None:
         horizon = time.monotonic() - KEEP_SECONDS
-        for id, old in list(self._jobs.items()):
+        for key, old in list(self._jobs.items()):
             if old.ended.is_set() and old.created < horizon:
-                del self._jobs[id]
+                del self._jobs[key]
 
 
 async def _sight(services: Services, job: Job) -> Sight:

@@ -57,7 +57,7 @@ async def test_a_picture_is_made_without_the_token_under_the_request_id(app, ser
 async def test_the_job_belongs_to_who_put_the_request(app, services):
     call = QueuedCall("r1", {REQUEST_ID: "r1"}, "ann")
     await InProcess(app).post("sdapi/v1/txt2img", b'{"steps": 1}', call)
-    assert services.runner.get("r1").user == "ann"
+    assert services.runner.get("r1", "ann").user == "ann"
 
 
 async def test_any_other_post_route_can_be_called(app):

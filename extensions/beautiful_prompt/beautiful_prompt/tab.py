@@ -208,8 +208,8 @@ class Tab:
 
     def _interrupt(self, id: str | None, request: gr.Request) -> None:
         runner = self.page.services_for(request).runner
-        job = runner.get(id) if id else None
-        if job is not None and job.user == user_of(request):
+        job = runner.get(id, user_of(request)) if id else None
+        if job is not None:
             runner.interrupt(job)
 
 
