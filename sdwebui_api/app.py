@@ -9,8 +9,6 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +19,9 @@ from sdwebui_api import serving
 from sdwebui_api.api.factory import create_app
 from sdwebui_api.api.queue import build_queue
 from sdwebui_api.api.services import Services, StopKind
-from sdwebui_api.catalog.checkpoints import CheckpointCatalog, CheckpointFile
-from sdwebui_api.catalog.controlnets import ControlModelCatalog
-from sdwebui_api.catalog.face_restorers import FaceRestorerCatalog
-from sdwebui_api.catalog.hashes import HashCache
-from sdwebui_api.catalog.networks import HypernetworkCatalog, LoraCatalog
-from sdwebui_api.catalog.styles import StyleCatalog
-from sdwebui_api.catalog.upscalers import HiresUpscalers, UpscalerCatalog
-from sdwebui_api.catalog.vaes import VaeCatalog
+from sdwebui_api.catalog.checkpoints import CheckpointFile
+from sdwebui_api.catalog.upscalers import HiresUpscalers
+from sdwebui_api.catalog.whole import Catalog, build_catalog, face_restorers
 from sdwebui_api.config.flags import Flags
 from sdwebui_api.config.option_sections import PLACES, names_in_sections
 from sdwebui_api.config.options import OptionStore
@@ -57,29 +50,6 @@ HAND_BACK_SECONDS = 30.0
 """Beyond the drain: for writing pictures, storing the results of queued requests, and giving the rest back."""
 DOOR_THREADS = 4
 """Decode, resolve and encode; more would only take turns on the interpreter's lock."""
-
-
-@dataclass(frozen=True)
-class Catalog:
-    """The model files of this server."""
-
-    checkpoints: CheckpointCatalog
-    vaes: VaeCatalog
-    styles: StyleCatalog
-    upscalers: UpscalerCatalog
-    loras: LoraCatalog
-    hypernetworks: HypernetworkCatalog
-    control_models: ControlModelCatalog
-    models_dirs: tuple[Path, ...] = ()
-
-    def refresh(self) -> None:
-        self.checkpoints.refresh()
-        self.vaes.refresh()
-        self.styles.refresh()
-        self.upscalers.refresh()
-        self.loras.refresh()
-        self.hypernetworks.refresh()
-        self.control_models.refresh()
 
 
 class EngineForDoors:
@@ -223,38 +193,6 @@ def build(flags: Flags) -> Services:
         results=results,
         queue=build_queue(flags, paths.data_dir) if queue_is_on(flags) else None,
     )
-
-
-def build_catalog(flags: Flags, paths: Paths) -> Catalog:
-    """What lies in the model folders now."""
-    hashes = None if flags.no_hashing else HashCache(paths.cache_dir / "hashes.json")
-    catalog = Catalog(
-        CheckpointCatalog(paths.checkpoint_dirs, hashes, fallback=paths.shipped_checkpoint_dir, initial=flags.ckpt),
-        VaeCatalog(
-            paths.vae_dirs,
-            paths.checkpoint_dirs,
-            hashes,
-            forced=Path(flags.vae_path).expanduser().absolute() if flags.vae_path else None,
-        ),
-        StyleCatalog(paths.styles_files),
-        UpscalerCatalog(paths.upscaler_dirs),
-        LoraCatalog(paths.lora_dirs, hashes),
-        HypernetworkCatalog(paths.hypernetwork_dir),
-        ControlModelCatalog((*paths.controlnet_dirs, *_extension_models(paths))),
-        models_dirs=(paths.models_dir,),
-    )
-    catalog.refresh()
-    return catalog
-
-
-def face_restorers(flags: Flags, paths: Paths) -> FaceRestorerCatalog:
-    folders = {"GFPGAN": paths.gfpgan_dirs, "CodeFormer": (paths.codeformer_dir,)}
-    return FaceRestorerCatalog(folders, paths.face_detection_dir, flags.gfpgan_model)
-
-
-def _extension_models(paths: Paths) -> list[Path]:
-    """Where extensions (the ControlNet extension, say) keep models of their own."""
-    return sorted(paths.data_dir.glob("extensions/*/models"))
 
 
 def _option_store(flags: Flags, paths: Paths) -> OptionStore:

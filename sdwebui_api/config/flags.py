@@ -136,6 +136,11 @@ class Flags:
     api_auth: str | None = _text(SERVER, "HTTP basic authentication", metavar="USER:PASSWORD[,USER:PASSWORD]")
     token: str | None = _text(SERVER, "token every request must carry, bare or as Bearer", metavar="TOKEN")
     token_file: str | None = _path(SERVER, "file of several such tokens, a line each: TOKEN or USER:TOKEN")
+    cluster: bool = _switch(SERVER, "every user has own models, outputs and settings, and sees nobody else's")
+    user_header: str | None = _text(SERVER, "--cluster: request header that names the user", metavar="NAME")
+    trusted_proxies: str | None = _text(
+        SERVER, "addresses from which that header is believed; it is ignored from elsewhere", metavar="CIDR[,CIDR]"
+    )
     cors_allow_origins: str | None = _text(SERVER, "origins browsers may call from", metavar="ORIGIN[,ORIGIN]")
     cors_allow_origins_regex: str | None = _text(SERVER, "the same as a regular expression", metavar="REGEX")
     tls_keyfile: str | None = _path(SERVER, "private key, to serve https")
@@ -150,14 +155,16 @@ class Flags:
     models_dir: str | None = _path(MODELS, "folder of models, default DATA_DIR/model_store (or DATA_DIR/models)")
     ckpt: str | None = _path(MODELS, "checkpoint to start with: a file, or the name of a listed one")
     ckpt_dir: str | None = _path(MODELS, "additional folder of checkpoints")
-    vae_dir: str | None = _path(MODELS, "additional folder of VAEs")
+    vae_dir: str | None = _path(MODELS, "additional folder of VAEs (--cluster: in place of the users' own)")
     vae_path: str | None = _path(MODELS, "use this VAE always, whatever the settings say")
-    lora_dir: str | None = _path(MODELS, "additional folder of LoRAs")
+    lora_dir: str | None = _path(MODELS, "additional folder of LoRAs (--cluster: beside the users' own)")
     lyco_dir_backcompat: str | None = _path(MODELS, "folder of LyCORIS files")
-    embeddings_dir: str | None = _path(MODELS, "folder of textual inversion embeddings")
-    hypernetwork_dir: str | None = _path(MODELS, "folder of hypernetworks")
+    embeddings_dir: str | None = _path(
+        MODELS, "folder of textual inversion embeddings (--cluster: in place of the users' own)"
+    )
+    hypernetwork_dir: str | None = _path(MODELS, "folder of hypernetworks (--cluster: in place of the users' own)")
     controlnet_dir: str | None = _path(MODELS, "additional folder of ControlNet models")
-    gfpgan_dir: str | None = _path(MODELS, "folder of GFPGAN")
+    gfpgan_dir: str | None = _path(MODELS, "folder of GFPGAN (--cluster: in place of the users' own)")
     gfpgan_model: str | None = _path(MODELS, "GFPGAN model file")
     codeformer_models_path: str | None = _path(MODELS, "folder of CodeFormer models")
     gfpgan_models_path: str | None = _path(MODELS, "folder of GFPGAN models")
@@ -260,7 +267,7 @@ class Flags:
     filebrowser: bool = _switch(PAGE, "show the file browser tab")
     enable_nsfw_censor: bool = _switch(PAGE, "blacken pictures that are not safe for work")
     always_hide_tabs: tuple[str, ...] = _words(PAGE, "tabs to hide", nargs="*", metavar="TAB")
-    root_extensions: bool = _switch(PAGE, "all users share one set of extensions")
+    root_extensions: bool = _switch(PAGE, "--cluster: all users share one set of extensions (they always do here)")
     max_batch_count: int = _number(PAGE, "largest batch count on the page", 16, _at_least(1))
     share: bool = _switch(PAGE, "accepted; no tunnel is made")
     autolaunch: bool = _switch(PAGE, "open the page in a browser at the start")
@@ -351,6 +358,23 @@ class Flags:
             elif isinstance(value, int | float) and not isinstance(value, bool) and name in _STRINGS_ON_THE_WIRE:
                 answer[name] = str(value)
         return answer
+
+
+@dataclass(frozen=True)
+class UserFlags(Flags):
+    """The command line as it holds for one user of `--cluster`: the data directory is the user's own."""
+
+    server: Flags = dataclasses.field(default_factory=Flags)
+
+    @classmethod
+    def of(cls, server: Flags, home: Path) -> UserFlags:
+        """`home`: the user's folder. Files that are the server's own are the user's own there."""
+        same = {row.name: getattr(server, row.name) for row in fields(Flags)}
+        own = {"data_dir": str(home), "models_dir": None, "ui_settings_file": None, "ui_config_file": None}
+        return cls(**{**same, **own, "styles_file": ()}, server=server)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {name: value for name, value in super().as_dict().items() if name != "server"}
 
 
 def without_password(url: str) -> str:

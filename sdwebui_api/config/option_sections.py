@@ -197,11 +197,11 @@ WITHOUT_EFFECT = frozenset(
     auto_vae_precision_bfloat16 img2img_editor_height img2img_sketch_default_brush_color
     img2img_inpaint_mask_brush_color img2img_inpaint_sketch_default_brush_color img2img_batch_show_results_limit
     cross_attention_optimization persistent_cond_cache hires_fix_use_firstpass_conds
-    interrogate_keep_models_in_memory extra_networks_show_hidden_directories extra_networks_dir_button_function
-    extra_networks_hidden_models extra_networks_card_width extra_networks_card_height extra_networks_card_text_scale
-    extra_networks_card_show_desc extra_networks_card_description_is_html extra_networks_card_order_field
-    extra_networks_card_order extra_networks_tree_view_style extra_networks_tree_view_default_enabled
-    extra_networks_tree_view_default_width extra_networks_add_text_separator ui_extra_networks_tab_reorder
+    interrogate_keep_models_in_memory extra_networks_dir_button_function
+    
+    
+    extra_networks_tree_view_style 
+    extra_networks_tree_view_default_width 
     textual_inversion_print_at_load keyedit_precision_attention keyedit_precision_extra keyedit_delimiters
     keyedit_delimiters_whitespace keyedit_move include_styles_into_token_counters
     do_not_show_images js_modal_lightbox js_modal_lightbox_initially_zoomed js_modal_lightbox_gamepad

@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 
 Table = Mapping[str, OptionSpec]
 
+OF_ALL_USERS = ("disabled_extensions", "disable_all_extensions")
+"""Settings of the whole program, which no user of `--cluster` may change."""
+
 
 def coerce_values(
     values: Mapping[str, Any], field: str, table: Table = OPTION_TABLE
@@ -167,6 +170,7 @@ class OptionStore:
         return self._frozen or name in self._frozen_names
 
     def _stored_values(self) -> dict[str, Any]:
+        """What the file says."""
         values = {}
         for name in self._file.keys() & self._table.keys():
             try:
@@ -192,6 +196,46 @@ class OptionStore:
             write_json_atomically(self._path, contents)
         except OSError as error:
             raise SdWebUIError(f"the settings could not be saved to {self._path}: {error}") from error
+
+
+class UserOptionStore(OptionStore):
+    """One user's settings above the server's: what the user has not set follows the server."""
+
+    def __init__(self, path: Path, server: OptionStore) -> None:
+        """`path`: the user's file. What is frozen on the server is so here, and what concerns everybody too."""
+        self._server = server
+        self._below = server.snapshot()
+        frozen_names = {*server._frozen_names, *OF_ALL_USERS}
+        super().__init__(path, self._below.table, frozen=server._frozen, frozen_names=frozen_names)
+        self._options = self._below.with_values(self._stored_values())
+
+    def snapshot(self) -> Options:
+        below = self._server.snapshot()
+        if below is not self._below:
+            with self._lock:
+                self._follow(below)
+        return self._options
+
+    def _take_over(self, coerced: Mapping[str, Any], field: str) -> None:
+        if (below := self._server.snapshot()) is not self._below:
+            self._follow(below)
+        super()._take_over(coerced, field)
+
+    def _follow(self, below: Options) -> None:
+        """Under the lock."""
+        self._below, self._table = below, below.table
+        self._options = below.with_values(self._stored_values())
+
+    def _stored_values(self) -> dict[str, Any]:
+        stored = super()._stored_values()
+        return {name: value for name, value in stored.items() if name not in OF_ALL_USERS}
+
+    def _contents(self, options: Options) -> dict[str, Any]:
+        contents = dict(self._file)
+        for name, value in options.as_dict().items():
+            if name in contents or options[name] != self._below[name]:
+                contents[name] = value
+        return contents
 
 
 def _read_json_object(path: Path) -> dict[str, Any]:

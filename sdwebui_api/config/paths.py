@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import glob
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sdwebui_api.config.flags import Flags, default_data_dir
+from sdwebui_api.config.flags import Flags, UserFlags, default_data_dir
 
 CHECKPOINT_FOLDER = "Stable-diffusion"
 
@@ -41,6 +41,8 @@ class Paths:
 
     @classmethod
     def from_flags(cls, flags: Flags) -> Paths:
+        if isinstance(flags, UserFlags):
+            return _of_user(cls.from_flags(flags.server), flags.server, _absolute(flags.data_dir))
         data = _absolute(flags.data_dir)
         models = _absolute(flags.models_dir) if flags.models_dir else _models_below(data)
         return cls(
@@ -72,6 +74,28 @@ class Paths:
     def resolve(self, path: str) -> Path:
         """An output folder as an option spells it: relative ones lie below `data_dir`."""
         return self.data_dir / Path(path).expanduser()
+
+
+def _of_user(server: Paths, flags: Flags, home: Path) -> Paths:
+    """The rules of the cluster edition: checkpoints and control models from both the user's and the public folders,
+    LoRAs from the user's and the one of `--lora-dir`; VAEs, GFPGAN, embeddings and hypernetworks from the user's or,
+    where a flag names one, from that public folder alone. What else there is is the server's."""
+    models = _models_below(home)
+    return replace(
+        server,
+        data_dir=home,
+        models_dir=models,
+        checkpoint_dirs=(models / CHECKPOINT_FOLDER, *server.checkpoint_dirs),
+        vae_dirs=(_one(flags.vae_dir, models / "VAE"),),
+        lora_dirs=_several(models / "Lora", str(models / "LyCORIS"), flags.lora_dir, flags.lyco_dir_backcompat),
+        embeddings_dir=_one(flags.embeddings_dir, models / "embeddings"),
+        hypernetwork_dir=_one(flags.hypernetwork_dir, models / "hypernetworks"),
+        controlnet_dirs=(models / "ControlNet", *server.controlnet_dirs),
+        gfpgan_dirs=(_one(flags.gfpgan_dir, models / "GFPGAN"),),
+        outputs_dir=home / "outputs",
+        options_file=home / "config.json",
+        styles_files=(home / "styles.csv",),
+    )
 
 
 def _absolute(path: str) -> Path:

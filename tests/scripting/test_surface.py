@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sdwebui_api.app import build_catalog
+from sdwebui_api.catalog.whole import build_catalog
 from sdwebui_api.config.options import OptionStore
 from sdwebui_api.config.paths import Paths
 from sdwebui_api.scripting.compat import world

@@ -13,8 +13,8 @@ from typing import Any
 from PIL import Image
 
 from sdwebui_api.api.services import Services
-from sdwebui_api.app import build_catalog, face_restorers
 from sdwebui_api.catalog.upscalers import HiresUpscalers
+from sdwebui_api.catalog.whole import build_catalog, face_restorers
 from sdwebui_api.config.flags import Flags, parse_flags
 from sdwebui_api.config.options import OptionStore
 from sdwebui_api.config.paths import Paths
