@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from sdwebui_api.config.flags import Flags, parse_flags
+from sdwebui_api.engine.allocator import keep_large_blocks
 
 logger = logging.getLogger(__name__)
 
@@ -34,17 +35,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(flags: Flags) -> int:
-    _spin_briefly()
+    _set_up_process()
     from sdwebui_api.app import serve  # seconds of imports, which --help and a taken port need not wait for
 
     return int(serve(flags) or 0)
 
 
 def _serve_worker(flags: Flags) -> int:
-    _spin_briefly()
+    _set_up_process()
     from sdwebui_api.worker_main import serve
 
     return serve(flags)
+
+
+def _set_up_process() -> None:
+    _spin_briefly()
+    keep_large_blocks()
 
 
 def _spin_briefly() -> None:
