@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import torch
 
 from sdwebui_api.catalog.diffusers_folders import state_of
-from sdwebui_api.engine import memory
+from sdwebui_api.engine import allocator, memory
 from sdwebui_api.engine.batch_size import FixedBatchSize, LearnedBatchSize
 from sdwebui_api.engine.batcher import StepBatcher
 from sdwebui_api.engine.devices import Device, DevicePlan, as_out_of_memory
@@ -96,6 +96,7 @@ class Engine:
         """
         gc.collect()
         self.device.forget()
+        allocator.give_back()
 
     @property
     def ready(self) -> bool:
