@@ -66,7 +66,9 @@ class Img2ImgAlternative(Script):
             "Sigma Adjustment": args.sigma_adjustment,
         }
         context.set_total(2 * request.n_iter)
-        return context.generate(request, hooks=[_FromItsNoise(args, request.tiling)], infotext=infotext)
+        return context.generate(
+            request, hooks=[_FromItsNoise(args, request.tiling, request.options.upcast_attn)], infotext=infotext
+        )
 
 
 def _check(args: Arguments) -> None:
@@ -81,6 +83,7 @@ class _FromItsNoise(Hooks):
 
     args: Arguments
     tiling: bool
+    upcast: bool
 
     def before_sampling(self, start: SamplingStart, run: Running) -> SamplingStart:
         if start.latent is None:
@@ -91,7 +94,7 @@ class _FromItsNoise(Hooks):
             noise_schedule=options.sd_noise_schedule,
             downcast=options.use_downcasted_alpha_bar,
         )
-        model = SigmaModel(RequestModel(run.model, self.tiling), SigmaTable(alphas))
+        model = SigmaModel(RequestModel(run.model, self.tiling, self.upcast), SigmaTable(alphas))
         found = self._found_noise(model, start.latent, start, run)
         share = self.args.randomness
         mixed = ((1 - share) * found + share * start.noise) / (share**2 + (1 - share) ** 2) ** 0.5

@@ -47,6 +47,8 @@ class Evaluation:
     """Control networks that add to what the UNet computes; rows as in x"""
     vector: Tensor | None = None
     """[B, V] what models with a label embedding get besides the context"""
+    upcast: bool = False
+    """Attention in float32"""
 
     @property
     def kind(self) -> Hashable:
@@ -55,7 +57,7 @@ class Evaluation:
         control = tuple(one.kind for one in self.control)
         x, context = self.x, self.context
         tensors = (x.shape[1:], x.dtype, x.device, context.shape[1:], context.dtype, context.device)
-        return (*tensors, extra, self.tiling, control)
+        return (*tensors, extra, self.tiling, self.upcast, control)
 
     @property
     def cells(self) -> int:
@@ -324,6 +326,7 @@ def _forward(evaluations: Sequence[Evaluation], network: Network) -> Sequence[Te
         tiling=evaluations[0].tiling,
         control=joined([evaluation.control for evaluation in evaluations]),
         vector=_rows([evaluation.vector for evaluation in evaluations]),
+        upcast=evaluations[0].upcast,
     )
     return network.forward(together).split([evaluation.x.shape[0] for evaluation in evaluations])
 

@@ -24,6 +24,7 @@ from sdwebui_api.engine.networks.reference import reading_references
 from sdwebui_api.engine.networks.style_adapter import with_styles
 from sdwebui_api.engine.text_encoder import TextEncoder
 from sdwebui_api.engine.tiling import wrapped_edges
+from sdwebui_api.engine.upcasting import upcast_attention
 from sdwebui_api.engine.vae import Vae
 
 ACTIVATIONS = 14
@@ -64,6 +65,11 @@ class UNet:
         size = int(cells * self._module.config.block_out_channels[0] * ACTIVATIONS * self._dtype.itemsize)
         memory.require(self._device.plan.device, size, "this size and batch")
 
+    def predict(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        """`forward` of one evaluation outside of any job; x [B, C, h, w], t [B], context [B, T, D]."""
+        with self.holding():
+            return self.forward(Evaluation(x, t, context))
+
     def forward(self, evaluation: Evaluation) -> Tensor:
         """The raw prediction [B, 4, h, w], float32. Call while holding the device."""
         place = self._device.plan.device
@@ -74,6 +80,7 @@ class UNet:
             residuals = sum_residuals(evaluation.control, x[:, : evaluation.x.shape[1]], t, context)
             label = {} if evaluation.vector is None else {"class_labels": evaluation.vector.to(place, self._dtype)}
             with (
+                upcast_attention(evaluation.upcast, self._dtype),
                 wrapped_edges(self._module, evaluation.tiling),
                 reading_references(self._module, evaluation.control, t, context),
                 attending_pictures(self._module, evaluation.control),
@@ -141,15 +148,17 @@ class DiffusionModel:
         tiling: bool = False,
         control: tuple[ControlInput, ...] = (),
         vector: Tensor | None = None,
+        upcast: bool = False,
     ) -> Tensor:
         """The UNet's raw prediction [B, 4, h, w], float32, for `x` [B, 4, h, w], `t` [B], `context` [B, 77n, D].
 
         `control`: what control networks add, rows as in x; the caller holds their leases. `vector`: [B, V] of `label`.
-        May share a forward pass with other jobs. Raises OutOfMemory, also when the picture could not be decoded.
+        `upcast`: attention in float32. May share a forward pass with other jobs. Raises OutOfMemory, also when the
+        picture could not be decoded.
         """
         self.unet.require_room(x)
         self._vae.require_room(x)
-        return self._batcher.evaluate(self.unet, Evaluation(x, t, context, concat, tiling, control, vector))
+        return self._batcher.evaluate(self.unet, Evaluation(x, t, context, concat, tiling, control, vector, upcast))
 
     def label(self, pooled: Tensor, facts: PictureFacts) -> Tensor:
         """[K, V], the `vector` of `evaluate`, of pooled texts [K, P]. Only of families with a label embedding."""

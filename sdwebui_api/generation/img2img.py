@@ -17,7 +17,7 @@ from sdwebui_api.generation.latents import (
 )
 from sdwebui_api.generation.plan import Batch
 from sdwebui_api.generation.request import InitImage
-from sdwebui_api.generation.run import RequestModel, Run
+from sdwebui_api.generation.run import Run
 from sdwebui_api.imaging.inpaint import LATENT_NOISE, LATENT_NOTHING, PreparedInit, prepare_inpaint
 from sdwebui_api.imaging.masks import latent_mask_values
 from sdwebui_api.imaging.resize import ResizeMode
@@ -76,7 +76,7 @@ class ImageToImage:
         with run.sampling(run.model):
             outcome = sample_from_latent(
                 start.settings,
-                RequestModel(run.model, request.tiling),
+                run.evaluator(run.model),
                 start.conditioning,
                 init_latent,
                 start.noise,

@@ -53,10 +53,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RequestModel:
-    """A model as one request uses it: a `sampling.model.Evaluator` that knows whether edges wrap around."""
+    """A model as one request uses it: a `sampling.model.Evaluator` that knows whether edges wrap around and attention
+    is computed in float32."""
 
     model: DiffusionModel
     tiling: bool
+    upcast: bool = False
 
     @property
     def alphas_cumprod(self) -> Tensor:
@@ -81,8 +83,9 @@ class RequestModel:
         vector: Tensor | None = None,
     ) -> Tensor:
         inputs = () if control is None else control.inputs
-        model = self.model
-        output = model.evaluate(x, t, context, concat=concat, tiling=self.tiling, control=inputs, vector=vector)
+        output = self.model.evaluate(
+            x, t, context, concat=concat, tiling=self.tiling, control=inputs, vector=vector, upcast=self.upcast
+        )
         return output if control is None else control.finish(x, t, output)
 
 
@@ -145,6 +148,10 @@ class Run:
         self.job.set_text(None)
         self.warn(*model.problems)
         return model
+
+    def evaluator(self, model: DiffusionModel) -> RequestModel:
+        """`model` as this request has it run, for sampling."""
+        return RequestModel(model, self.request.tiling, self.request.options.upcast_attn)
 
     def model_for(self, *, hires_pass: bool) -> DiffusionModel:
         """What a pass runs on, the refiner aside."""
@@ -274,7 +281,7 @@ class Run:
         def load() -> Any:
             self.refined = model = self.borrow(checkpoint, request.refiner_vae)
             conditioning = self.condition(model, batch, timing, size=size, report=False)
-            return refined_model(settings, RequestModel(model, request.tiling), conditioning)
+            return refined_model(settings, self.evaluator(model), conditioning)
 
         return RefinerSwitch(request.refiner_switch_at or 0.0, load, infotext)
 

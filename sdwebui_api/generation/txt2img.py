@@ -23,7 +23,7 @@ from sdwebui_api.generation.latents import (
 )
 from sdwebui_api.generation.plan import Batch
 from sdwebui_api.generation.request import HiresPass
-from sdwebui_api.generation.run import RequestModel, Run, short_title
+from sdwebui_api.generation.run import Run, short_title
 from sdwebui_api.imaging.resize import ResizeMode, resize_image
 from sdwebui_api.imaging.upscale import find_upscaler
 from sdwebui_api.prompting.conditioning import PromptTiming
@@ -57,7 +57,7 @@ class TextToImage:
         with run.sampling(run.model):
             outcome = sample_from_noise(
                 start.settings,
-                RequestModel(run.model, request.tiling),
+                run.evaluator(run.model),
                 start.conditioning,
                 noise,
                 start=start.noise,
@@ -107,7 +107,7 @@ class _HiresWorkflow:
         with run.sampling(model):
             outcome = sample_from_latent(
                 start.settings,
-                RequestModel(model, run.request.tiling),
+                run.evaluator(model),
                 start.conditioning,
                 latent if start.latent is None else start.latent,
                 start.noise,
