@@ -36,6 +36,8 @@ class DevicePlan:
     channels_last: bool = False
     offload: bool = False
     """Parts rest in RAM and visit the device while they are used (`--medvram`, `--lowvram`)."""
+    nan_check: bool = True
+    """Whether results are looked through for not-a-number."""
 
     @classmethod
     def from_flags(cls, flags: Flags) -> DevicePlan:
@@ -49,6 +51,7 @@ class DevicePlan:
             attention=_choose_attention(flags, device),
             channels_last=flags.opt_channelslast,
             offload=device.type != "cpu" and (flags.medvram or flags.lowvram),
+            nan_check=not flags.disable_nan_check,
         )
 
     @property

@@ -6,26 +6,25 @@ import gc
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 
-from sdwebui_api.catalog.diffusers_folders import state_of
 from sdwebui_api.engine import allocator, memory
 from sdwebui_api.engine.batch_size import FixedBatchSize, LearnedBatchSize
 from sdwebui_api.engine.batcher import StepBatcher
 from sdwebui_api.engine.devices import Device, DevicePlan, as_out_of_memory
 from sdwebui_api.engine.embeddings import EmbeddingDatabase, EmbeddingStore
 from sdwebui_api.engine.filling import Weights
-from sdwebui_api.engine.loading import ModelFacts, OpenCheckpoint, load_vae_file
-from sdwebui_api.engine.model import DiffusionModel, UNet
+from sdwebui_api.engine.load_settings import DEFAULTS, LoadSettings
+from sdwebui_api.engine.loading import OpenCheckpoint
+from sdwebui_api.engine.model import DiffusionModel
 from sdwebui_api.engine.networks.control import ControlNetwork
 from sdwebui_api.engine.networks.control_files import load_control_network, needs_base
 from sdwebui_api.engine.networks.selection import NO_NETWORKS, NetworkSet
 from sdwebui_api.engine.networks.variants import Variants
+from sdwebui_api.engine.source import FamilyNames, LoadedText, LoadedUNet, Progress, Source, identity
 from sdwebui_api.engine.text_encoder import TextEncoder, Tokenizer
 from sdwebui_api.engine.vae import Vae
 from sdwebui_api.engine.weights import Load, Loaded, Resident, WeightsCache
@@ -41,31 +40,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-Progress = Callable[[str], None]
-"""Told in a few words what is being loaded."""
-
 LARGEST_GROUP = {"cpu": 8, "cuda": 32}
 """Evaluations per forward pass with `--max-step-batch auto`. With the embedded model on two AMX cores eight take 2.7
 times as long as one."""
-
-
-@dataclass(frozen=True)
-class _Network:
-    """A cached UNet with the facts of its checkpoint."""
-
-    unet: UNet
-    facts: ModelFacts
-    problems: tuple[str, ...] = ()
-    """What of the networks merged into it did not fit, in words."""
-
-
-@dataclass(frozen=True)
-class _Text:
-    """A cached CLIP text model. A lease wraps it together with the embeddings of its time."""
-
-    module: Any
-    width: int
-    problems: tuple[str, ...] = ()
 
 
 class Engine:
@@ -81,6 +58,7 @@ class Engine:
         self._variants = Variants(self.device)
         self.tokenizer = Tokenizer()
         self._text_widths: dict[str, int] = {}
+        self._families = FamilyNames()
         self._encoder_folders = (paths.models_dir / "annotators" / "clip_vision",)
         """Image encoders of IP-Adapters."""
         self._needs_base: dict[str, bool] = {}
@@ -115,22 +93,24 @@ class Engine:
         vae: VaeFile | None = None,
         on_progress: Progress | None = None,
         networks: NetworkSet = NO_NETWORKS,
+        settings: LoadSettings = DEFAULTS,
     ) -> Iterator[DiffusionModel]:
-        """`checkpoint` with `vae` (None: the one inside it) and `networks`, loaded if need be and kept while the
-        context lasts.
+        """`checkpoint` with `vae` (None: the one inside it) and `networks`, loaded as `settings` say if need be
+        and kept while the context lasts.
 
         Raises UnusableModel when a file is broken, gone, incomplete or of an unknown family; OutOfMemory.
         """
-        source = _Source(checkpoint, vae, self.plan, self.device, on_progress or (lambda text: None))
+        progress = on_progress or (lambda text: None)
+        source = Source(checkpoint, vae, self.plan, self.device, progress, settings, self._families)
         with ExitStack() as held:
-            network = held.enter_context(self._part(source.unet_key, source.load_unet, _Network))
-            text = held.enter_context(self._part(source.text_key, source.load_text_encoder, _Text))
+            network = held.enter_context(self._part(source.unet_key, source.load_unet, LoadedUNet))
+            text = held.enter_context(self._part(source.text_key, source.load_text_encoder, LoadedText))
             autoencoder = held.enter_context(self._part(source.vae_key, source.load_vae, Vae))
             text_key = source.text_key
             if networks:
                 network = held.enter_context(self._unet_with(networks, network, source))
                 text_key, text = held.enter_context(self._text_with(networks, text, source))
-            model = self._model(network, text, text_key, autoencoder, networks)
+            model = self._model(network, text, text_key, autoencoder, networks, settings)
             self._loaded_checkpoint, self._ready = checkpoint, True
             del source  # lets go of the mapped file
             yield model
@@ -158,7 +138,7 @@ class Engine:
             reserve(size)
             return Loaded(load(path, self.plan, self.device), size)
 
-        with self._part(f"{kind.__name__}:{_identity(path)}", load_part, kind, keep=keep) as part:
+        with self._part(f"{kind.__name__}:{identity(path)}", load_part, kind, keep=keep) as part:
             yield part
 
     @contextmanager
@@ -170,11 +150,11 @@ class Engine:
         `keep` False: its memory is given back then. Raises as `lease`.
         """
         unet, dtype = model.unet.module, self.plan.unet_dtype
-        identity = _identity(path)
-        if identity not in self._needs_base:
-            self._needs_base[identity] = needs_base(path)
-        base = f":{model.unet.key}" if self._needs_base[identity] else ""
-        key = f"control:{identity}:{dtype}:{unet.config.attention_head_dim}{base}"
+        file = identity(path)
+        if file not in self._needs_base:
+            self._needs_base[file] = needs_base(path)
+        base = f":{model.unet.key}" if self._needs_base[file] else ""
+        key = f"control:{file}:{dtype}:{unet.config.attention_head_dim}{base}"
 
         def load(reserve: Callable[[int], None]) -> Loaded:
             if on_progress is not None:
@@ -186,33 +166,33 @@ class Engine:
             yield cast(ControlNetwork, network)
 
     @contextmanager
-    def _unet_with(self, networks: NetworkSet, base: _Network, source: _Source) -> Iterator[_Network]:
+    def _unet_with(self, networks: NetworkSet, base: LoadedUNet, source: Source) -> Iterator[LoadedUNet]:
         key = self._variants.unet_key(source.unet_key, networks)
 
         def load(reserve: Callable[[int], None]) -> Loaded:
             source.say("merging networks into the UNet")
             made = self._variants.make_unet(base.unet, key, networks, reserve)
-            return Loaded(_Network(made.part, base.facts, made.problems), made.size)
+            return Loaded(LoadedUNet(made.part, base.facts, made.problems), made.size)
 
         if key == source.unet_key:
             yield base
         else:
-            with self._part(key, load, _Network, base=source.unet_key) as variant:
+            with self._part(key, load, LoadedUNet, base=source.unet_key) as variant:
                 yield variant
 
     @contextmanager
-    def _text_with(self, networks: NetworkSet, base: _Text, source: _Source) -> Iterator[tuple[str, _Text]]:
+    def _text_with(self, networks: NetworkSet, base: LoadedText, source: Source) -> Iterator[tuple[str, LoadedText]]:
         key = self._variants.text_key(source.text_key, networks)
 
         def load(reserve: Callable[[int], None]) -> Loaded:
             source.say("merging networks into the text encoder")
             made = self._variants.make_text_encoder(base.module, networks, reserve)
-            return Loaded(_Text(made.part, base.width, made.problems), made.size)
+            return Loaded(LoadedText(made.part, base.width, made.problems), made.size)
 
         if key == source.text_key:
             yield key, base
         else:
-            with self._part(key, load, _Text, base=source.text_key) as variant:
+            with self._part(key, load, LoadedText, base=source.text_key) as variant:
                 yield key, variant
 
     def _part(
@@ -241,7 +221,13 @@ class Engine:
                 raise as_out_of_memory(error) or error from None
 
     def _model(
-        self, network: _Network, text: _Text, text_key: str, autoencoder: Vae, networks: NetworkSet
+        self,
+        network: LoadedUNet,
+        text: LoadedText,
+        text_key: str,
+        autoencoder: Vae,
+        networks: NetworkSet,
+        settings: LoadSettings,
     ) -> DiffusionModel:
         self._embeddings.refresh()
         database = self._embeddings.database(self.tokenizer.tokenize, text.width)
@@ -258,6 +244,7 @@ class Engine:
             device=self.plan.device,
             dtype=self.plan.unet_dtype,
             problems=(*network.problems, *text.problems),
+            settings=settings,
         )
 
     def warm(self, checkpoint: CheckpointFile, vae: VaeFile | None = None, on_progress: Progress | None = None) -> None:
@@ -297,7 +284,7 @@ class Engine:
     def _text_width(self, path: Path) -> int:
         """0 for a checkpoint that cannot be read."""
         try:
-            file = _identity(path)
+            file = identity(path)
             if file not in self._text_widths:
                 self._text_widths[file] = OpenCheckpoint(path, None).text_width()
             return self._text_widths[file]
@@ -306,76 +293,7 @@ class Engine:
             return 0
 
 
-class _Source:
-    """Where the parts of one lease come from; opens the checkpoint only when a part is missing from the cache."""
-
-    def __init__(
-        self, checkpoint: CheckpointFile, vae: VaeFile | None, plan: DevicePlan, device: Device, progress: Progress
-    ) -> None:
-        self._checkpoint = checkpoint
-        self._vae = vae
-        self._plan = plan
-        self._device = device
-        self._progress = progress
-        self._config_path = checkpoint.config_path
-        file = _identity(checkpoint.path)
-        config = f"+{_identity(self._config_path)}" if self._config_path is not None else ""
-        self.unet_key = f"unet:{file}{config}:{plan.unet_dtype}"
-        self.text_key = f"text:{file}{config}:{plan.text_dtype}"
-        self.vae_key = f"vae:{_identity(vae.path) if vae is not None else file}:{plan.vae_dtype}"
-
-    def say(self, what: str) -> None:
-        self._progress(f"{what} of {self._checkpoint.name}")
-
-    @cached_property
-    def _open(self) -> OpenCheckpoint:
-        return OpenCheckpoint(self._checkpoint.path, self._config_path, self._checkpoint.metadata)
-
-    def _weights(self, dtype: torch.dtype, channels_last: bool = False) -> Weights:
-        return Weights(dtype, self._plan.storage, channels_last)
-
-    def load_unet(self, reserve: Callable[[int], None]) -> Loaded:
-        self._progress(f"loading the UNet of {self._checkpoint.name}")
-        size = self._open.unet_size(self._plan.unet_dtype)
-        reserve(size)
-        module: Any = self._open.load_unet(self._weights(self._plan.unet_dtype, self._plan.channels_last))
-        if self._plan.attention == "xformers":
-            module.enable_xformers_memory_efficient_attention()
-        unet = UNet(self.unet_key, module, self._plan.unet_dtype, self._device)
-        return Loaded(_Network(unet, self._open.facts()), size)
-
-    def load_text_encoder(self, reserve: Callable[[int], None]) -> Loaded:
-        self._progress(f"loading the text encoder of {self._checkpoint.name}")
-        size = self._open.text_encoder_size(self._plan.text_dtype)
-        reserve(size)
-        module = self._open.load_text_encoder(self._weights(self._plan.text_dtype))
-        return Loaded(_Text(module, module.config.hidden_size), size)
-
-    def load_vae(self, reserve: Callable[[int], None]) -> Loaded:
-        weights = self._weights(self._plan.vae_dtype, self._plan.vae_channels_last)
-        if self._vae is not None:
-            self._progress(f"loading the VAE {self._vae.name}")
-            size = self._vae.path.stat().st_size
-            reserve(size)
-            module = load_vae_file(self._vae.path, weights)
-        else:
-            self._progress(f"loading the VAE of {self._checkpoint.name}")
-            size = self._open.vae_size(weights.dtype)
-            reserve(size)
-            module = self._open.load_vae(weights)
-        return Loaded(Vae(self.vae_key, module, weights.dtype, self._device), size)
-
-
 def _batch_size(flags: Flags, plan: DevicePlan) -> FixedBatchSize:
     if flags.max_step_batch is not None:
         return FixedBatchSize(flags.max_step_batch)
     return LearnedBatchSize(LARGEST_GROUP.get(plan.device.type, LARGEST_GROUP["cpu"]))
-
-
-def _identity(path: Path) -> str:
-    """A file or diffusers folder, and its state. Raises UnusableModel when it is gone."""
-    try:
-        size, mtime_ns = state_of(path)
-    except OSError as error:
-        raise UnusableModel(f"{path.name} cannot be read: {error.strerror}") from error
-    return f"{path}@{mtime_ns}.{size}"

@@ -21,14 +21,19 @@ class Float8Linear(nn.Linear):
     """Computes in its input's precision."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.linear(input, self.weight.to(input.dtype), self.bias)
+        return F.linear(input, self.weight.to(input.dtype), _in(input, self.bias))
 
 
 class Float8Conv2d(nn.Conv2d):
     """Computes in its input's precision."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return self._conv_forward(input, self.weight.to(input.dtype), self.bias)
+        return self._conv_forward(input, self.weight.to(input.dtype), _in(input, self.bias))
+
+
+def _in(input: Tensor, bias: Tensor | None) -> Tensor | None:
+    """A bias that a LoRA brought may have another precision."""
+    return None if bias is None else bias.to(input.dtype)
 
 
 _KINDS: Mapping[type[nn.Module], type[nn.Module]] = {nn.Linear: Float8Linear, nn.Conv2d: Float8Conv2d}
@@ -58,7 +63,7 @@ def keep_in_float8(module: nn.Module, tensors: Mapping[str, Tensor], keep_half: 
             continue
         layer.__class__ = kind
         if keep_half:
-            layer.half_weight = HalfWeight(tensors[weight].to("cpu", torch.float16))  # type: ignore[assignment]
+            layer.half_weight = HalfWeight(tensors[weight].to("cpu", torch.float16))
         found.append(weight)
     return frozenset(found)
 

@@ -144,7 +144,7 @@ class _Stage:
             self._buffer = torch.empty(size, dtype=torch.uint8, pin_memory=self._cuda)
 
     def bytes(self, size: int) -> memoryview:
-        return memoryview(self._buffer.numpy())[:size]
+        return self._buffer.numpy().data[:size]
 
     def to_device(self, size: int, device: torch.device) -> Tensor:
         return self._buffer[:size].to(device, non_blocking=True)

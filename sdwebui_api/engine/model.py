@@ -17,6 +17,7 @@ from sdwebui_api.engine.devices import Device
 from sdwebui_api.engine.embeddings import EmbeddingDatabase
 from sdwebui_api.engine.families.base import Family
 from sdwebui_api.engine.families.labels import PictureFacts, label
+from sdwebui_api.engine.load_settings import DEFAULTS, LoadSettings
 from sdwebui_api.engine.loading import ModelFacts
 from sdwebui_api.engine.networks.control import ControlInput, adding, sum_residuals
 from sdwebui_api.engine.networks.ip_adapter import attending_pictures
@@ -109,6 +110,7 @@ class DiffusionModel:
         device: torch.device,
         dtype: torch.dtype,
         problems: tuple[str, ...] = (),
+        settings: LoadSettings = DEFAULTS,
     ) -> None:
         self.key = f"{unet.key}+{vae.key}"
         self.problems = problems
@@ -121,6 +123,9 @@ class DiffusionModel:
         self.device = device
         self.dtype = dtype
         """Precision of the UNet."""
+        self.float8 = settings.in_float8(self.family.name)
+        """Its weights are kept in float8."""
+        self._vae_fallback = settings.vae_fallback
         self.in_channels = unet.in_channels
         """4; 9 for inpainting models, 8 for instruct-pix2pix."""
         self.latent_channels = facts.family.latent.channels
@@ -170,11 +175,13 @@ class DiffusionModel:
 
         With `noise` (latent-shaped, standard normal) a draw from the posterior, mean + std * noise; else its mode.
         """
-        return self._vae.encode(images, noise, tiling=tiling) * self.latent_factor
+        encoded = self._vae.encode(images, noise, tiling=tiling, fallback=self._vae_fallback)
+        return encoded * self.latent_factor
 
     def decode(self, latents: Tensor, *, tiling: bool = False) -> Tensor:
         """[B, 3, 8h, 8w] in about [-1, 1] of scaled `latents` [B, 4, h, w]. Raises Diverged for not-a-number."""
-        return self._vae.decode(latents.to(self.device) / self.latent_factor, tiling=tiling)
+        latents = latents.to(self.device) / self.latent_factor
+        return self._vae.decode(latents, tiling=tiling, fallback=self._vae_fallback)
 
     def preview(self, latent: Tensor) -> Image.Image:
         """A rough picture of one scaled latent [4, h, w], one pixel per latent cell; costs next to nothing."""

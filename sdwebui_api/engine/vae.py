@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 ACTIVATIONS = 4.5
 """Full-size feature maps that the decoder holds at its peak; 5 were measured (bf16 and float32, 512 to 1536 pixels)."""
 
+_NO_PICTURE = "The VAE decoded to not-a-number values; try a lower cfg_scale, or another sampler or VAE"
+
 
 class Vae:
     """One loaded autoencoder. Latents here are unscaled; `DiffusionModel` applies the family's factor."""
@@ -39,18 +41,22 @@ class Vae:
         self._projection: preview.Projection | None = None
         self._projection_lock = threading.Lock()
 
-    def decode(self, latents: Tensor, *, tiling: bool = False) -> Tensor:
+    def decode(self, latents: Tensor, *, tiling: bool = False, fallback: torch.dtype | None = torch.float32) -> Tensor:
         """[B, 4, h, w] -> [B, 3, 8h, 8w] in about [-1, 1], float32; one picture at a time to spare memory.
 
-        Not-a-number in half precision switches this VAE to float32 for good, as A1111's `auto_vae_precision`.
-        Raises Diverged when the latents are not numbers, or the decoder gives none in float32 either.
+        Not-a-number switches this VAE to `fallback` for good, as A1111's `auto_vae_precision` (with its bfloat16).
+        Raises Diverged when the latents are not numbers, or the decoder gives none in `fallback` either. With
+        `--disable-nan-check` nobody looks.
         """
         self.require_room(latents)
-        if not bool(torch.isfinite(latents).all()):
+        if not self._good(latents):
             raise Diverged(
                 "The UNet produced not-a-number latents; try a lower cfg_scale, another sampler, or --no-half"
             )
-        return torch.cat([self._decode_one(latent[None], tiling) for latent in latents])
+        return torch.cat([self._decode_one(latent[None], tiling, fallback) for latent in latents])
+
+    def _good(self, values: Tensor) -> bool:
+        return not self._device.plan.nan_check or bool(torch.isfinite(values).all())
 
     def require_room(self, latents: Tensor) -> None:
         """Raises OutOfMemory when one of `latents` [B, 4, h, w] clearly cannot be decoded here."""
@@ -60,31 +66,39 @@ class Vae:
         size = int(pixels * self._widest * ACTIVATIONS * self._dtype.itemsize)
         memory.require(self._device.plan.device, size, f"a picture of {pixels / 1e6:.1f} megapixels")
 
-    def _decode_one(self, latent: Tensor, tiling: bool) -> Tensor:
-        with self._device.running(self._module), wrapped_edges(self._module, tiling):
-            image = self._module.decode(self._place(latent), return_dict=False)[0].float()
-            if bool(torch.isfinite(image).all()):
-                return image
-            if self._dtype == torch.float32:
-                raise Diverged(
-                    "The VAE decoded to not-a-number values; try a lower cfg_scale, or another sampler or VAE"
-                )
-            log.warning("the VAE produced not-a-number values in %s; it goes on in float32", self._dtype)
-            self._use_float32()
-            return self._module.decode(self._place(latent), return_dict=False)[0].float()
+    def _decode_one(self, latent: Tensor, tiling: bool, fallback: torch.dtype | None) -> Tensor:
+        def decoded() -> Tensor:
+            image: Tensor = self._module.decode(self._place(latent), return_dict=False)[0]
+            return image.float()
 
-    def encode(self, images: Tensor, noise: Tensor | None, *, tiling: bool = False) -> Tensor:
+        with self._device.running(self._module), wrapped_edges(self._module, tiling):
+            image = decoded()
+            if not self._good(image):
+                self._fall_back(fallback)
+                image = decoded()
+                if not self._good(image):
+                    raise Diverged(_NO_PICTURE)
+            return image
+
+    def encode(
+        self,
+        images: Tensor,
+        noise: Tensor | None,
+        *,
+        tiling: bool = False,
+        fallback: torch.dtype | None = torch.float32,
+    ) -> Tensor:
         """[B, 3, H, W] in [-1, 1] -> [B, 4, H/8, W/8] float32: a draw with `noise`, or the posterior's mode."""
         noises: list[Tensor | None] = [None] * len(images) if noise is None else [row[None] for row in noise]
         self._require_room(images.shape[-2] * images.shape[-1])
         pairs = zip(images, noises, strict=True)
-        return torch.cat([self._encode_one(image[None], row, tiling) for image, row in pairs])
+        return torch.cat([self._encode_one(image[None], row, tiling, fallback) for image, row in pairs])
 
-    def _encode_one(self, image: Tensor, noise: Tensor | None, tiling: bool) -> Tensor:
+    def _encode_one(self, image: Tensor, noise: Tensor | None, tiling: bool, fallback: torch.dtype | None) -> Tensor:
         with self._device.running(self._module), wrapped_edges(self._module, tiling):
             posterior = self._posterior(image)
-            if self._dtype != torch.float32 and not bool(torch.isfinite(posterior.mean).all()):
-                self._use_float32()
+            if fallback not in (None, self._dtype) and not self._good(posterior.mean):
+                self._fall_back(fallback)
                 posterior = self._posterior(image)
             mean = posterior.mean.float()
             if noise is None:
@@ -98,9 +112,18 @@ class Vae:
     def _place(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._device.plan.device, self._dtype)
 
-    def _use_float32(self) -> None:
-        self._module.float()
-        self._dtype = torch.float32
+    def _fall_back(self, dtype: torch.dtype | None) -> None:
+        """Go on in `dtype`. Raises Diverged where that is none, or what failed already."""
+        if self._dtype == dtype or (dtype is None and self._dtype == torch.float32):
+            raise Diverged(_NO_PICTURE)
+        if dtype is None:
+            raise Diverged(
+                f"The VAE produced not-a-number values in {_name(self._dtype)}: turn on the setting "
+                "auto_vae_precision, or start with --no-half-vae (--disable-nan-check: nobody looks)"
+            )
+        log.warning("the VAE produced not-a-number values in %s; it goes on in %s", _name(self._dtype), _name(dtype))
+        self._module.to(dtype)
+        self._dtype = dtype
 
     def preview(self, latent: Tensor) -> Image.Image:
         """A rough picture of one unscaled latent [4, h, w], one pixel per cell, without running the decoder."""
@@ -108,3 +131,7 @@ class Vae:
             if self._projection is None:
                 self._projection = preview.fit(self)
         return self._projection.picture(latent)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

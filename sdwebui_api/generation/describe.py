@@ -50,6 +50,7 @@ def _facts(run: Run, index: int, extra: dict[str, Any]) -> PictureFacts:
         _request_facts(request, run.plan, index, extra, run.job.user),
         image_cfg_scale=image_cfg_scale,
         inpainting_conditioning=is_inpainting_model(run.model),
+        fp8=run.model.float8,
         init_image_hash=run.init_image_hash,
     )
 
@@ -171,7 +172,6 @@ _WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "token_merging_ratio": (0,),
     "token_merging_ratio_img2img": (0,),
     "token_merging_ratio_hr": (0,),
-    "fp8_storage": ("Disable",),
     "sd_unet": ("Automatic", "None"),
     "sd_vae_encode_method": ("Full",),
     "sd_vae_decode_method": ("Full",),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sdwebui_api.engine.load_settings import LoadSettings
 from sdwebui_api.errors import BadRequest
 from sdwebui_api.generation import describe
 from sdwebui_api.generation.finish import Finisher
@@ -96,7 +97,9 @@ class Generator:
         run.plan = plan_generation(run.request, self._catalog.styles.all())
         if not run.request.disable_extra_networks:
             run.plan = with_networks_of_options(run.plan, run.request.options, self._catalog)
-        with ModelLeases(self._engine, self._catalog, job.set_text) as run.models, torch.inference_mode():
+        settings = LoadSettings.of(run.request.options)
+        leases = ModelLeases(self._engine, self._catalog, job.set_text, settings)
+        with leases as run.models, torch.inference_mode():
             run.model = run.borrow(run.request.checkpoint, run.request.vae)
             run.upscalers = self._upscalers.for_job(job, run.request.options)
             run.censor = self._censor or run.censor

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from sdwebui_api.engine.load_settings import DEFAULTS, LoadSettings
 from sdwebui_api.engine.networks.selection import AppliedHypernetwork, AppliedLora, NetworkSet
 from sdwebui_api.errors import nearest
 from sdwebui_api.generation.plan import GenerationPlan
@@ -173,8 +174,11 @@ def _with_tag(prompt: str, kind: str, name: str, tag: str) -> str:
 class ModelLeases:
     """The models one run holds, each leased once; those of networks that are no longer used are given back."""
 
-    def __init__(self, engine: Engine, network_files: NetworkFiles, on_progress: Progress) -> None:
+    def __init__(
+        self, engine: Engine, network_files: NetworkFiles, on_progress: Progress, settings: LoadSettings = DEFAULTS
+    ) -> None:
         self.network_files = network_files
+        self._settings = settings
         self._engine = engine
         self._on_progress = on_progress
         self._control = ExitStack()
@@ -192,7 +196,9 @@ class ModelLeases:
         key = checkpoint, vae, networks
         if key not in self._held:
             stack = ExitStack()
-            model = stack.enter_context(self._engine.lease(checkpoint, vae, self._on_progress, networks))
+            model = stack.enter_context(
+                self._engine.lease(checkpoint, vae, self._on_progress, networks, self._settings)
+            )
             self._held[key] = model, stack
         return self._held[key][0]
 

@@ -125,7 +125,7 @@ def test_memory_that_runs_out_while_loading_drops_what_is_idle(
         attempts.append(len(engine.loaded()))
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("sdwebui_api.engine.engine.load_vae_file", scarce)
+    monkeypatch.setattr("sdwebui_api.engine.source.load_vae_file", scarce)
     with pytest.raises(OutOfMemory), engine.lease(checkpoint, vae):
         pass
     assert attempts == [3, 2]  # the VAE nobody held is gone, UNet and text encoder are held

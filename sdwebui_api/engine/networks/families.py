@@ -52,6 +52,31 @@ def layer_delta(leaves: Leaves, weight: Tensor, dyn: int | None = None) -> Delta
         raise UnusableModel(f"tensors do not fit a weight of {list(weight.shape)}: {error}") from error
 
 
+@dataclass(frozen=True)
+class LowRank:
+    """The difference that a plain LoRA makes: up @ down."""
+
+    up: Tensor
+    """[out, rank] float32, alpha's scale included"""
+    down: Tensor
+    """[rank, in * …] float32"""
+
+
+def low_rank(leaves: Leaves, weight: Tensor, dyn: int | None = None) -> LowRank | None:
+    """The two factors, where a layer's tensors are nothing else and fit `weight` [out, in, …]; on its device."""
+    if not leaves.keys() <= _PLAIN or not _PLAIN - {"alpha"} <= leaves.keys():
+        return None
+    up, down = leaves["lora_up.weight"].flatten(1), leaves["lora_down.weight"].flatten(1)
+    if up.shape[1] != len(down) or (len(up), down.shape[1]) != (len(weight), weight[0].numel()):
+        return None
+    scale = _scale(leaves, len(down))
+    up, down = up[:, :dyn].to(weight.device, torch.float32) * scale, down[:dyn].to(weight.device, torch.float32)
+    return LowRank(up, down)
+
+
+_PLAIN = {"lora_up.weight", "lora_down.weight", "alpha"}
+
+
 def _kind_of(leaves: Leaves) -> _Kind:
     for needed, difference in _KINDS:
         if any(all(name in leaves for name in names) for names in needed):

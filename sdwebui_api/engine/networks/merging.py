@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,12 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from sdwebui_api.catalog.networks import LoraFile
-from sdwebui_api.engine.networks.families import layer_delta
+from sdwebui_api.engine.filling import ALIGNMENT
+from sdwebui_api.engine.float8 import STORAGE, clamped, full_weight
+from sdwebui_api.engine.networks.families import LowRank, layer_delta, low_rank
 from sdwebui_api.engine.networks.names import Part, part_of
 from sdwebui_api.engine.networks.reading import read_layers
 from sdwebui_api.errors import UnusableModel
 
 log = logging.getLogger(__name__)
+
+CHUNK = 2**19
+"""Numbers that are computed with at a time: 2 MB, which a processor's cache holds."""
 
 
 @dataclass(frozen=True)
@@ -72,25 +78,86 @@ def plan_merge(part: Part, sources: Sequence[Strength], layers: Layers) -> Merge
     return plan
 
 
-def merge(twin: Any, plan: MergePlan, storage: torch.device) -> list[str]:
+def merge(twin: Any, plan: MergePlan, device: torch.device, storage: torch.device) -> list[str]:
     """Give the planned modules of `twin` weights of their own: original + multiplier * difference, in their order.
 
-    Computed in float32 and rounded once to the weight's precision. A layer that does not fit is left as it is, as in
-    A1111. Returns, in words, what did not fit. Run without autograd.
+    Computed on `device` in float32, rounded once to the weight's precision, kept on `storage`. A layer that does not
+    fit is left as it is, as in A1111. Returns, in words, what did not fit. Run without autograd.
     """
     misfits: Counter[str] = Counter()
+    room = _Room(sum(_room_for(twin.get_submodule(name).weight) for name in plan.changes), storage)
+    workspace = torch.empty(CHUNK, device=device)
     for name, changes in plan.changes.items():
         layer = twin.get_submodule(name)
-        weight, bias = _changed(layer, changes, misfits)
         # New parameters, not new contents: the old ones belong to the checkpoint.
-        layer.weight = _parameter(weight, layer.weight, storage)
+        weight = room.like(layer.weight)
+        if (factors := _factors(layer, changes, device)) is not None:
+            _add_products(full_weight(layer), factors, weight, workspace)
+            layer.weight = nn.Parameter(weight, requires_grad=False)
+            continue
+        values, bias = _changed(layer, changes, misfits, device)
+        layer.weight = nn.Parameter(weight.copy_(clamped(values, weight.dtype)), requires_grad=False)
         if bias is not None:
-            layer.bias = _parameter(bias, layer.bias if layer.bias is not None else layer.weight.new_empty(0), storage)
+            layer.bias = _bias_parameter(bias, layer, storage)
     return _problems(plan, misfits)
 
 
-def _changed(layer: Any, changes: Sequence[_Change], misfits: Counter[str]) -> tuple[Tensor, Tensor | None]:
-    weight = layer.weight.detach().to(torch.float32, copy=True)
+class _Room:
+    """One block of memory for all changed weights: many small ones would each cost the system's favour."""
+
+    def __init__(self, size: int, device: torch.device) -> None:
+        self._free = torch.empty(size, dtype=torch.uint8, device=device)
+
+    def like(self, tensor: Tensor) -> Tensor:
+        """Shaped, typed and laid out in memory like `tensor`, not filled."""
+        taken, self._free = self._free[: tensor.nbytes], self._free[_room_for(tensor) :]
+        return taken.view(tensor.dtype).as_strided(tensor.shape, _dense_strides(tensor))
+
+
+def _room_for(tensor: Tensor) -> int:
+    return -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
+
+
+def _dense_strides(tensor: Tensor) -> tuple[int, ...]:
+    if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        _, channels, height, width = tensor.shape
+        return (channels * height * width, 1, width * channels, channels)
+    return tuple(math.prod(tensor.shape[axis + 1 :]) for axis in range(tensor.ndim))
+
+
+def _factors(layer: Any, changes: Sequence[_Change], device: torch.device) -> list[tuple[float, LowRank]] | None:
+    """Strengths and factors, when plain LoRAs are all that changes this layer."""
+    found = []
+    for change in changes:
+        factors = low_rank(change.leaves, layer.weight, change.source.dyn)
+        if factors is None:
+            return None
+        moved = LowRank(factors.up.to(device), factors.down.to(device))
+        found.append((change.source.multiplier, moved))
+    return found
+
+
+def _add_products(
+    original: Tensor, factors: Sequence[tuple[float, LowRank]], target: Tensor, workspace: Tensor
+) -> None:
+    """`target` = `original` [out, …] + the products, a few rows at a time: no large tensor in float32 is made."""
+    width = original[0].numel()
+    if width > len(workspace):
+        workspace = original.new_empty(width, dtype=torch.float32)
+    step = len(workspace) // width
+    for first in range(0, len(original), step):
+        rows = original[first : first + step]
+        values = workspace[: rows.numel()].view(len(rows), width)
+        values.view(rows.shape).copy_(rows)
+        for strength, product in factors:
+            values.addmm_(product.up[first : first + step], product.down, alpha=strength)
+        target[first : first + step].copy_(clamped(values.view(rows.shape), target.dtype))
+
+
+def _changed(
+    layer: Any, changes: Sequence[_Change], misfits: Counter[str], device: torch.device
+) -> tuple[Tensor, Tensor | None]:
+    weight = full_weight(layer).to(device, torch.float32, copy=True)
     bias: Tensor | None = None
     for change in changes:
         source = change.source
@@ -102,15 +169,14 @@ def _changed(layer: Any, changes: Sequence[_Change], misfits: Counter[str]) -> t
             continue
         weight.add_(_widened(delta.weight, weight), alpha=source.multiplier)
         if delta.bias is not None:
-            old = bias if bias is not None else _bias_of(layer, len(weight))
+            old = bias if bias is not None else _bias_of(layer, weight)
             bias = old + delta.bias.reshape(old.shape).to(old) * source.multiplier
     return weight, bias
 
 
-def _bias_of(layer: Any, width: int) -> Tensor:
-    if layer.bias is not None:
-        return layer.bias.detach().float()
-    return torch.zeros(width, device=layer.weight.device)
+def _bias_of(layer: Any, weight: Tensor) -> Tensor:
+    """float32, beside `weight`."""
+    return torch.zeros(len(weight), device=weight.device) if layer.bias is None else layer.bias.detach().to(weight)
 
 
 def _widened(change: Tensor, weight: Tensor) -> Tensor:
@@ -119,12 +185,11 @@ def _widened(change: Tensor, weight: Tensor) -> Tensor:
     return nn.functional.pad(change, (0, 0, 0, 0, 0, missing)) if missing else change
 
 
-def _parameter(values: Tensor, like: Tensor, storage: torch.device) -> nn.Parameter:
-    """In the precision and memory layout of `like`."""
-    placed = values.to(storage, like.dtype)
-    if like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last):
-        placed = placed.contiguous(memory_format=torch.channels_last)
-    return nn.Parameter(placed, requires_grad=False)
+def _bias_parameter(bias: Tensor, layer: Any, storage: torch.device) -> nn.Parameter:
+    """In the precision that layers compute in: that of a bias there was, or of the weight."""
+    like = layer.weight if layer.bias is None else layer.bias
+    dtype = torch.float16 if like.dtype == STORAGE else like.dtype
+    return nn.Parameter(bias.to(storage, dtype), requires_grad=False)
 
 
 def _problems(plan: MergePlan, misfits: Counter[str]) -> list[str]:

@@ -69,7 +69,7 @@ class Variants:
         extra = sum(found.size for found in hypernetworks)
         reserve(plan.size(base.module) + extra)
         twin = base.twin(key)
-        problems = merge(twin.module, plan, self._device.plan.storage)
+        problems = merge(twin.module, plan, self._device.plan.device, self._device.plan.storage)
         size = _size_beside(twin.module, base.module) + extra
         apply_hypernetworks(twin.module, hypernetworks)
         return Made(twin, size, tuple(problems))
@@ -82,7 +82,7 @@ class Variants:
         shared: dict[int, Any] = {id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())}
         with self._device.running(base):
             twin = copy.deepcopy(base, shared)
-        problems = merge(twin, plan, self._device.plan.storage)
+        problems = merge(twin, plan, self._device.plan.device, self._device.plan.storage)
         return Made(twin, _size_beside(twin, base), tuple(problems))
 
     def _loras(self, networks: NetworkSet, part: Part) -> list[AppliedLora]:

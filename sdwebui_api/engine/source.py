@@ -1,0 +1,162 @@
+"""Where the parts of one lease come from: what they are called in the weights cache, and how they are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from sdwebui_api.catalog.diffusers_folders import state_of
+from sdwebui_api.engine.devices import Device, DevicePlan
+from sdwebui_api.engine.filling import Tell, Weights, tensors_nbytes
+from sdwebui_api.engine.load_settings import LoadSettings
+from sdwebui_api.engine.loading import ModelFacts, OpenCheckpoint, load_vae_file
+from sdwebui_api.engine.model import UNet
+from sdwebui_api.engine.vae import Vae
+from sdwebui_api.engine.weights import Loaded
+from sdwebui_api.errors import UnusableModel
+
+if TYPE_CHECKING:
+    from sdwebui_api.catalog.checkpoints import CheckpointFile
+    from sdwebui_api.catalog.vaes import VaeFile
+
+Progress = Callable[[str], None]
+"""Told in a few words what is being loaded."""
+
+Reserve = Callable[[int], None]
+"""Told the bytes that are about to be taken."""
+
+
+@dataclass(frozen=True)
+class LoadedUNet:
+    """A cached UNet with the facts of its checkpoint."""
+
+    unet: UNet
+    facts: ModelFacts
+    problems: tuple[str, ...] = ()
+    """What of the networks merged into it did not fit, in words."""
+
+
+@dataclass(frozen=True)
+class LoadedText:
+    """A cached text model. A lease wraps it together with the embeddings of its time."""
+
+    module: Any
+    width: int
+    problems: tuple[str, ...] = ()
+
+
+class FamilyNames:
+    """Which family a checkpoint is of, by its file and state: read once."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, str] = {}
+
+    def of(self, file: str, opened: Callable[[], OpenCheckpoint]) -> str:
+        """`opened`: called when `file` is not known yet. Raises UnusableModel."""
+        if file not in self._names:
+            self._names[file] = opened().family.name
+        return self._names[file]
+
+
+class Source:
+    """Opens the checkpoint only when something has to be read from it."""
+
+    def __init__(
+        self,
+        checkpoint: CheckpointFile,
+        vae: VaeFile | None,
+        plan: DevicePlan,
+        device: Device,
+        progress: Progress,
+        settings: LoadSettings,
+        families: FamilyNames,
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._vae = vae
+        self._plan = plan
+        self._device = device
+        self._progress = progress
+        self._settings = settings
+        self._config_path = checkpoint.config_path
+        file = identity(checkpoint.path)
+        config = f"+{identity(self._config_path)}" if self._config_path is not None else ""
+        self.family = families.of(file + config, lambda: self._open)
+        storage = settings.storage_word(self.family)
+        self.unet_key = f"unet:{file}{config}:{plan.unet_dtype}{storage}"
+        self.text_key = f"text:{file}{config}:{plan.text_dtype}{storage}"
+        self.vae_key = f"vae:{identity(vae.path) if vae is not None else file}:{plan.vae_dtype}"
+
+    def say(self, what: str) -> None:
+        self._progress(f"{what} of {self._checkpoint.name}")
+
+    @cached_property
+    def _open(self) -> OpenCheckpoint:
+        return OpenCheckpoint(self._checkpoint.path, self._config_path, self._checkpoint.metadata)
+
+    def _weights(self, dtype: torch.dtype, channels_last: bool = False, *, float8: bool = False) -> Weights:
+        return Weights(
+            dtype,
+            self._plan.storage,
+            channels_last,
+            float8=float8 and self._settings.in_float8(self.family),
+            keep_half=self._settings.keep_half,
+            pinned=self._plan.offload,
+        )
+
+    def _telling(self, text: str) -> Tell:
+        self._progress(text)
+        return lambda share: self._progress(f"{text}, {share:.0%}")
+
+    def load_unet(self, reserve: Reserve) -> Loaded:
+        tell = self._telling(f"loading the UNet of {self._checkpoint.name}")
+        weights = self._weights(self._plan.unet_dtype, self._plan.channels_last, float8=True)
+        reserve(self._open.unet_size(_stored(weights)))
+        module: Any = self._open.load_unet(weights, tell)
+        if self._plan.attention == "xformers":
+            module.enable_xformers_memory_efficient_attention()
+        unet = UNet(self.unet_key, module, self._plan.unet_dtype, self._device)
+        return Loaded(LoadedUNet(unet, self._open.facts(unet)), module_size(module))
+
+    def load_text_encoder(self, reserve: Reserve) -> Loaded:
+        tell = self._telling(f"loading the text encoder of {self._checkpoint.name}")
+        weights = self._weights(self._plan.text_dtype, float8=True)
+        reserve(self._open.text_encoder_size(_stored(weights)))
+        module = self._open.load_text_encoder(weights, tell)
+        return Loaded(LoadedText(module, self._open.text_width()), module_size(module))
+
+    def load_vae(self, reserve: Reserve) -> Loaded:
+        weights = self._weights(self._plan.vae_dtype, self._plan.vae_channels_last)
+        if self._vae is not None:
+            self._progress(f"loading the VAE {self._vae.name}")
+            reserve(self._vae.path.stat().st_size)
+            module = load_vae_file(self._vae.path, weights)
+        else:
+            self._progress(f"loading the VAE of {self._checkpoint.name}")
+            reserve(self._open.vae_size(weights.dtype))
+            module = self._open.load_vae(weights)
+        vae = Vae(self.vae_key, module, weights.dtype, self._device)
+        return Loaded(vae, module_size(module))
+
+
+def _stored(weights: Weights) -> torch.dtype:
+    return torch.float8_e4m3fn if weights.float8 else weights.dtype
+
+
+def module_size(module: nn.Module) -> int:
+    """Bytes of its weights."""
+    return tensors_nbytes(module.parameters())
+
+
+def identity(path: Path) -> str:
+    """A file or diffusers folder, and its state. Raises UnusableModel when it is gone."""
+    try:
+        size, mtime_ns = state_of(path)
+    except OSError as error:
+        raise UnusableModel(f"{path.name} cannot be read: {error.strerror}") from error
+    return f"{path}@{mtime_ns}.{size}"
