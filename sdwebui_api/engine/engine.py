@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -16,6 +16,7 @@ from sdwebui_api.engine.batch_size import FixedBatchSize, LearnedBatchSize
 from sdwebui_api.engine.batcher import StepBatcher
 from sdwebui_api.engine.devices import Device, DevicePlan, as_out_of_memory
 from sdwebui_api.engine.embeddings import EmbeddingDatabase, EmbeddingStore
+from sdwebui_api.engine.families.base import TextTower
 from sdwebui_api.engine.filling import Weights
 from sdwebui_api.engine.load_settings import DEFAULTS, LoadSettings
 from sdwebui_api.engine.loading import OpenCheckpoint
@@ -109,7 +110,8 @@ class Engine:
             text_key = source.text_key
             if networks:
                 network = held.enter_context(self._unet_with(networks, network, source))
-                text_key, text = held.enter_context(self._text_with(networks, text, source))
+                towers = network.facts.family.towers
+                text_key, text = held.enter_context(self._text_with(networks, text, source, towers))
             model = self._model(network, text, text_key, autoencoder, networks, settings)
             self._loaded_checkpoint, self._ready = checkpoint, True
             del source  # lets go of the mapped file
@@ -181,12 +183,14 @@ class Engine:
                 yield variant
 
     @contextmanager
-    def _text_with(self, networks: NetworkSet, base: LoadedText, source: Source) -> Iterator[tuple[str, LoadedText]]:
+    def _text_with(
+        self, networks: NetworkSet, base: LoadedText, source: Source, towers: Sequence[TextTower]
+    ) -> Iterator[tuple[str, LoadedText]]:
         key = self._variants.text_key(source.text_key, networks)
 
         def load(reserve: Callable[[int], None]) -> Loaded:
             source.say("merging networks into the text encoder")
-            made = self._variants.make_text_encoder(base.module, networks, reserve)
+            made = self._variants.make_text_encoder(base.module, towers, networks, reserve)
             return Loaded(LoadedText(made.part, base.width, made.problems), made.size)
 
         if key == source.text_key:

@@ -16,7 +16,12 @@ from sdwebui_api.engine.families.base import Family
 from sdwebui_api.engine.filling import Tell, Weights, materialise
 from sdwebui_api.engine.model_config import ModelConfig, read_config
 from sdwebui_api.engine.reading import Tensors, read_tensors, shapes_of
+from sdwebui_api.engine.zero_snr import rescale_zero_terminal_snr
 from sdwebui_api.errors import UnusableModel
+
+
+V_PREDICTION_MARK = "v_pred"
+ZERO_SNR_MARK = "ztsnr"
 
 
 @dataclass(frozen=True)
@@ -45,17 +50,26 @@ class OpenCheckpoint:
         family, config = self.family, self._config
         return ModelFacts(
             family=family,
-            prediction_type=config.prediction_type or family.prediction_type,
+            prediction_type=config.prediction_type or self._marked_prediction() or family.prediction_type,
             latent_factor=config.scale_factor or family.latent.factor,
             alphas_cumprod=self._alphas_cumprod(),
         )
 
+    def _marked_prediction(self) -> str | None:
+        """Trainers put an empty tensor of this name into files of v-prediction models."""
+        return "v_prediction" if V_PREDICTION_MARK in self._tensors else None
+
     def _alphas_cumprod(self) -> Tensor:
-        """The file's own table, as A1111 takes it with the rest of the state dict; else from the betas' range."""
+        """The file's own table, as A1111 takes it with the rest of the state dict; else from the betas' range.
+
+        Rescaled to end in pure noise where the file is marked as trained so.
+        """
         stored = self._tensors.get("alphas_cumprod")
         if stored is not None and stored.ndim == 1 and len(stored) > 1 and bool(torch.isfinite(stored).all()):
-            return stored.float().clone()
-        return scaled_linear_alphas(self.family, self._config)
+            alphas = stored.float().clone()
+        else:
+            alphas = scaled_linear_alphas(self.family, self._config)
+        return rescale_zero_terminal_snr(alphas) if ZERO_SNR_MARK in self._tensors else alphas
 
     def unet_size(self, dtype: torch.dtype) -> int:
         """Bytes of the UNet's weights in `dtype`."""
@@ -68,9 +82,9 @@ class OpenCheckpoint:
         return tensors_size(self.family.select_vae(self._tensors), dtype)
 
     def text_width(self) -> int:
-        """Width of the text encoder; 0 without one."""
-        table = self.family.select_text(self._tensors).get("embeddings.token_embedding.weight")
-        return 0 if table is None else table.shape[1]
+        """Width of the text encoder, of all its models together; 0 without one."""
+        texts = self.family.select_text(self._tensors)
+        return sum(tensor.shape[1] for name, tensor in texts.items() if name.endswith("token_embedding.weight"))
 
     def load_unet(self, weights: Weights, tell: Tell | None = None) -> Any:
         with _naming(self.path):
@@ -82,7 +96,7 @@ class OpenCheckpoint:
         if not tensors:
             raise UnusableModel(
                 f"{self.path.name} has no text encoder: it holds the UNet only. Use the complete checkpoint "
-                "(with cond_stage_model.* tensors)."
+                "(with cond_stage_model.* or conditioner.* tensors)."
             )
         with _naming(self.path):
             return materialise(self.family.assemble_text(tensors, self._config), weights, "text encoder", tell)

@@ -78,16 +78,16 @@ class UNet:
         x, t, context = x.to(place, self._dtype), evaluation.t.to(place), evaluation.context.to(place, self._dtype)
         with self._device.beside(one.network.module for one in evaluation.control):
             context = with_styles(context, evaluation.control)
-            residuals = sum_residuals(evaluation.control, x[:, : evaluation.x.shape[1]], t, context)
-            label = {} if evaluation.vector is None else {"class_labels": evaluation.vector.to(place, self._dtype)}
+            vector = None if evaluation.vector is None else evaluation.vector.to(place, self._dtype)
+            residuals = sum_residuals(evaluation.control, x[:, : evaluation.x.shape[1]], t, context, vector)
             with (
                 upcast_attention(evaluation.upcast, self._dtype),
                 wrapped_edges(self._module, evaluation.tiling),
-                reading_references(self._module, evaluation.control, t, context),
+                reading_references(self._module, evaluation.control, t, context, vector),
                 attending_pictures(self._module, evaluation.control),
                 adding(self._module, residuals) as arguments,
             ):
-                more = {**arguments, **label, "return_dict": False}
+                more = {**arguments, "class_labels": vector, "return_dict": False}
                 prediction = self._module(x, t, encoder_hidden_states=context, **more)[0]
         return prediction.float()
 

@@ -11,6 +11,8 @@ from sdwebui_api.engine.ldm_names import indices
 from sdwebui_api.engine.reading import Shapes
 from sdwebui_api.errors import UnusableModel
 
+LABEL = "label_emb.0.0.weight"
+
 
 @dataclass(frozen=True)
 class UNetStructure:
@@ -24,6 +26,8 @@ class UNetStructure:
     middle_depth: int
     context_dim: int
     linear_projection: bool
+    label_width: int = 0
+    """Of the label embedding's input; 0: there is none."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ def unet_structure(shapes: Shapes) -> UNetStructure:
         middle_depth=_depth(shapes, "middle_block.1"),
         context_dim=_size(shapes, attention[0], 1),
         linear_projection=len(shapes.get(projection, ())) == 2,
+        label_width=_size(shapes, LABEL, 1) if LABEL in shapes else 0,
     )
 
 

@@ -9,23 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sdwebui_api.engine.zero_snr import rescale_zero_terminal_snr
+
 ZERO_TERMINAL_SNR = "Zero Terminal SNR"
-_LAST_ALPHA_BAR = 4.8973451890853435e-08
-"""What A1111 puts in place of an alpha_bar of zero, whose sigma would be infinite."""
 
 
 def append_zero(sigmas: Tensor) -> Tensor:
     """Every schedule ends at sigma 0: the image."""
     return torch.cat([sigmas, sigmas.new_zeros([1])])
-
-
-def rescale_zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
-    """alpha_bar `[T]` rescaled so that the last timestep is (all but) pure noise. Lin et al. 2023, algorithm 1."""
-    roots = alphas_cumprod.sqrt()
-    first, last = roots[0].clone(), roots[-1].clone()
-    rescaled = ((roots - last) * (first / (first - last))) ** 2
-    rescaled[-1] = _LAST_ALPHA_BAR
-    return rescaled
 
 
 def effective_alphas(alphas_cumprod: Tensor, *, noise_schedule: str = "Default", downcast: bool = False) -> Tensor:

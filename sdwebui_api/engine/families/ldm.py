@@ -95,6 +95,9 @@ def _unet_arguments(structure: UNetStructure, heads: int | Sequence[int]) -> dic
         # the constructor's word for the number of heads (diffusers issue 2011)
         "attention_head_dim": heads if isinstance(heads, int) else list(heads),
         "use_linear_projection": structure.linear_projection,
+        # the label embedding takes what SDXL knows of its pictures; `families.labels` makes the whole of it
+        "class_embed_type": "projection" if structure.label_width else None,
+        "projection_class_embeddings_input_dim": structure.label_width or None,
     }
 
 

@@ -87,8 +87,11 @@ class ControlNetwork(Protocol):
         """`hint` `[N, 3, H, W]` in [0, 1] (inpainting: -1 where it is masked). Holds the device meanwhile."""
         ...
 
-    def residuals(self, x: Tensor, t: Tensor, context: Tensor, hint: Hint) -> Residuals:
-        """Of `x` `[B, 4, h, w]`, `t` `[B]`, `context` `[B, T, D]`, all in the UNet's precision and place."""
+    def residuals(self, x: Tensor, t: Tensor, context: Tensor, hint: Hint, vector: Tensor | None = None) -> Residuals:
+        """Of `x` `[B, 4, h, w]`, `t` `[B]`, `context` `[B, T, D]`, all in the UNet's precision and place.
+
+        `vector` `[B, V]`: what the UNet's label embedding gets, if it has one.
+        """
         ...
 
 
@@ -112,11 +115,11 @@ class ControlInput:
         others = (None if one is None else one.shape[1:] for one in (self.region, self.context))
         return self.network.key, tuple(tensor.shape[1:] for tensor in self.hint), *others
 
-    def scaled(self, x: Tensor, t: Tensor, context: Tensor) -> Residuals:
+    def scaled(self, x: Tensor, t: Tensor, context: Tensor, vector: Tensor | None = None) -> Residuals:
         """The residuals, weighted, in x's precision and place."""
         hint = tuple(tensor.to(x) for tensor in self.hint)
         context = context if self.context is None else self.context.to(context)
-        found = self.network.residuals(x, t, context, hint)
+        found = self.network.residuals(x, t, context, hint, vector)
         scales = self.scales.to(x)
         return found.rebuilt(
             [self._in_region(tensor * scales[:, index, None, None, None]) for index, tensor in enumerate(found.tensors)]
@@ -150,10 +153,12 @@ def _rows(parts: Sequence[Tensor | None]) -> Tensor | None:
     return torch.cat(given) if given else None
 
 
-def sum_residuals(inputs: Sequence[ControlInput], x: Tensor, t: Tensor, context: Tensor) -> Residuals:
+def sum_residuals(
+    inputs: Sequence[ControlInput], x: Tensor, t: Tensor, context: Tensor, vector: Tensor | None = None
+) -> Residuals:
     total = Residuals()
     for one in inputs:
-        total = total.plus(one.scaled(x, t, context))
+        total = total.plus(one.scaled(x, t, context, vector))
     return total
 
 

@@ -15,7 +15,7 @@ from sdwebui_api.engine.networks.controlnet import LDM_PREFIX, to_diffusers
 from sdwebui_api.errors import UnusableModel
 
 LORA_MARK, DIFFERENCE_MARK = "lora_controlnet", "difference"
-_SHARED = ("conv_in.", "time_embedding.", "down_blocks.", "mid_block.")
+_SHARED = ("conv_in.", "time_embedding.", "class_embedding.", "down_blocks.", "mid_block.")
 """Parts that a ControlNet has in common with the UNet."""
 _CHANNELS = 4
 

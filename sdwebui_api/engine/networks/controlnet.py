@@ -51,9 +51,11 @@ class ControlNet:
         with self._device.running(self._module):
             return (self._module.controlnet_cond_embedding(hint.to(self._device.plan.device, self._dtype)),)
 
-    def residuals(self, x: Tensor, t: Tensor, context: Tensor, hint: Hint) -> Residuals:
+    def residuals(self, x: Tensor, t: Tensor, context: Tensor, hint: Hint, vector: Tensor | None = None) -> Residuals:
         module = self._module
         sample, embedding = self._entry(x, t, hint)
+        if module.class_embedding is not None and vector is not None:
+            embedding = embedding + module.class_embedding(vector)
         skips = [sample]
         for block in module.down_blocks:
             more = {"encoder_hidden_states": context} if getattr(block, "has_cross_attention", False) else {}
@@ -94,11 +96,16 @@ def assemble_controlnet(tensors: Mapping[str, Tensor], heads: int | list[int]) -
 
 def _in_diffusers_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if any(name.startswith("controlnet_cond_embedding.") for name in tensors):
-        return dict(tensors)
+        return with_label_embedding(tensors)
     bare = {name.removeprefix(LDM_PREFIX): tensor for name, tensor in tensors.items()}
     structure = unet_structure({**shapes_of(bare), "out.2.weight": (4,)})  # a ControlNet has no way up
     renamed = {to_diffusers(name, structure.res_blocks): tensor for name, tensor in bare.items()}
     return {name: tensor for name, tensor in renamed.items() if name is not None}
+
+
+def with_label_embedding(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """diffusers' names, but SDXL's sizes and pooled text come in by the label embedding, as in our UNets."""
+    return {re.sub(r"^add_embedding\.", "class_embedding.", name): tensor for name, tensor in tensors.items()}
 
 
 def to_diffusers(name: str, res_blocks: int) -> str | None:
@@ -134,9 +141,12 @@ def _structure(shapes: Shapes) -> _Structure:
             middle_depth=len(indices(shapes, "mid_block.attentions.0.transformer_blocks.")),
             context_dim=shapes[projection][1],
             linear_projection=len(shapes["mid_block.attentions.0.proj_in.weight"]) == 2,
+            label_width=shapes.get("class_embedding.linear_1.weight", (0, 0))[1],
         )
     except KeyError as error:
         raise UnusableModel(f"the ControlNet's weights lack {error.args[0]!r}") from None
+    except IndexError:
+        raise UnusableModel("the ControlNet's weights have unexpected shapes") from None
     return _Structure(unet, entry[1], (entry[0], *widths))
 
 
@@ -157,6 +167,8 @@ def controlnet_arguments(shapes: Shapes, heads: int | list[int]) -> dict[str, An
         "attention_head_dim": heads,
         "use_linear_projection": unet.linear_projection,
         "conditioning_embedding_out_channels": structure.hint_widths,
+        "class_embed_type": "projection" if unet.label_width else None,
+        "projection_class_embeddings_input_dim": unet.label_width or None,
     }
 
 
@@ -167,6 +179,11 @@ def check_fits(module: Any, unet: Any) -> None:
         raise UnusableModel(
             f"a ControlNet for text encodings {ours.cross_attention_dim} wide does not fit this checkpoint, "
             f"whose are {theirs.cross_attention_dim} wide: it belongs to another family of models"
+        )
+    if ours.projection_class_embeddings_input_dim != theirs.projection_class_embeddings_input_dim:
+        raise UnusableModel(
+            "this ControlNet and this checkpoint are not told the same of their pictures (SDXL's base, its refiner and "
+            "the families without such an input differ): it belongs to another family of models"
         )
     if tuple(ours.block_out_channels) != tuple(theirs.block_out_channels) or (
         ours.layers_per_block != theirs.layers_per_block

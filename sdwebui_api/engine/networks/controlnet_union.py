@@ -12,7 +12,7 @@ from torch import Tensor
 from sdwebui_api.engine.families.base import Assembly
 from sdwebui_api.engine.ldm_names import indices
 from sdwebui_api.engine.networks.control import Hint
-from sdwebui_api.engine.networks.controlnet import ControlNet, controlnet_arguments
+from sdwebui_api.engine.networks.controlnet import ControlNet, controlnet_arguments, with_label_embedding
 from sdwebui_api.engine.reading import shapes_of
 from sdwebui_api.errors import UnusableModel
 
@@ -67,9 +67,8 @@ def assemble_union(tensors: Mapping[str, Tensor], heads: int | list[int]) -> Ass
 
     `heads`: attention heads, those of the UNet it is for. Raises UnusableModel.
     """
+    tensors = with_label_embedding(tensors)
     shapes = shapes_of(tensors)
-    if "add_embedding.linear_1.weight" in shapes:
-        raise UnusableModel("this ControlNet-union is for SDXL; SDXL checkpoints are not supported")
     try:
         kinds, width = shapes[MARK]
         arguments = {
@@ -84,4 +83,4 @@ def assemble_union(tensors: Mapping[str, Tensor], heads: int | list[int]) -> Ass
         raise UnusableModel(f"the ControlNet-union's weights are incomplete ({error})") from None
     with torch.device("meta"):
         module = ControlNetUnionModel(**arguments)
-    return Assembly(module, dict(tensors))
+    return Assembly(module, tensors)

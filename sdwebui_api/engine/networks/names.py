@@ -2,8 +2,8 @@
 
 Every training tool has its own names:
 
-- kohya: `lora_unet_down_blocks_1_attentions_0_…` (diffusers' names, flattened), `lora_te_text_model_…`,
-  `lora_te1_…`; or LDM's names, flattened: `lora_unet_input_blocks_4_1_…`
+- kohya: `lora_unet_down_blocks_1_attentions_0_…` (diffusers' names, flattened), `lora_te_text_model_…`;
+  for SDXL `lora_te1_…`, `lora_te2_…` and LDM's names, flattened: `lora_unet_input_blocks_4_1_…`
 - diffusers, PEFT: `unet.down_blocks.1.attentions.0.….to_q.lora_A.weight`, older ones
   `….attn1.processor.to_q_lora.down.weight`, `text_encoder.text_model.….q_proj.lora_linear_layer.up.weight`
 - LDM's names with dots: `diffusion_model.input_blocks.4.1.….lora_up.weight`
@@ -12,11 +12,12 @@ Every training tool has its own names:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from torch import nn
 
+from sdwebui_api.engine.families.base import TextTower
 from sdwebui_api.engine.ldm_names import unet_to_ldm
 
 Part = Literal["unet", "text"]
@@ -69,14 +70,17 @@ def _plain_layer(layer: str) -> str:
 
 def part_of(layer: str) -> Part | None:
     """Which of a checkpoint's networks a layer belongs to; None for names that are none of ours."""
-    if layer.startswith(("lora_te_", "lora_te1_", "text_encoder.")):
+    if layer.startswith(("lora_te_", "lora_te1_", "lora_te2_", "text_encoder.", "text_encoder_2.")):
         return "text"
     if layer.startswith(("lora_unet_", "oft_unet_", "unet.", "diffusion_model.", *_BARE_UNET)):
         return "unet"
     return None
 
 
-_BARE_UNET = ("down_blocks.", "up_blocks.", "mid_block.", "conv_in", "conv_norm_out", "conv_out", "time_embedding.")
+_BARE_UNET = (
+    "down_blocks.", "up_blocks.", "mid_block.", "conv_in", "conv_norm_out", "conv_out", "time_embedding.",
+    "add_embedding.",
+)  # fmt: skip
 
 
 class UNetLayers:
@@ -85,6 +89,7 @@ class UNetLayers:
     def __init__(self, unet: Any) -> None:
         names = _layers_with_weights(unet)
         self._diffusers = set(names)
+        self._flattened = {name.replace(".", "_"): name for name in names}
         self._flat: dict[str, str] = {}
         levels = {level for level, block in enumerate(unet.up_blocks) if getattr(block, "attentions", None)}
         for name in names:
@@ -97,28 +102,44 @@ class UNetLayers:
         for prefix in ("lora_unet_", "oft_unet_"):
             if layer.startswith(prefix):
                 flat = layer.removeprefix(prefix)
-                return self._flat.get(kohya_to_ldm(flat)) or self._flat.get(flat)
+                return self._flat.get(kohya_to_ldm(flat)) or self._flat.get(flat) or self._flattened.get(flat)
         if layer.startswith("diffusion_model."):
             return self._flat.get(layer.removeprefix("diffusion_model.").replace(".", "_"))
-        name = layer.removeprefix("unet.")
+        name = re.sub(r"^add_embedding\.", "class_embedding.", layer.removeprefix("unet."))
         return name if name in self._diffusers else None
 
 
 class TextLayers:
-    """The layers of one CLIP text model by the names that files give them."""
+    """The layers of a checkpoint's text models by the names that files give them."""
 
-    def __init__(self, text_model: nn.Module) -> None:
-        self._flat = {name.replace(".", "_"): name for name in _layers_with_weights(text_model)}
+    def __init__(self, text_models: nn.Module, towers: Sequence[TextTower] = (TextTower(),)) -> None:
+        self._flat = {_number(tower): _text_names(text_models, tower) for tower in towers}
+        self._numbered = bool(towers[0].name)
 
     def find(self, layer: str) -> str | None:
-        """The name of our module; None when this text encoder has no such layer."""
-        for prefix in ("lora_te1_", "lora_te_"):
+        """The name of our module; None when these text models have no such layer."""
+        for prefix, number in (("lora_te1_", 1), ("lora_te2_", 2), ("lora_te_", 1)):
             if layer.startswith(prefix):
-                return self._flat.get(layer.removeprefix(prefix).removeprefix("text_model_"))
-        name = layer.removeprefix("text_encoder.").removeprefix("text_model.")
+                if prefix == "lora_te_" and self._numbered:
+                    return None  # SD1's and SD2's; CLIP-L's layers in SDXL have the same names and sizes
+                return self._flat.get(number, {}).get(layer.removeprefix(prefix).removeprefix("text_model_"))
+        number = 2 if layer.startswith("text_encoder_2.") else 1
+        name = re.sub(r"^text_encoder(_2)?\.", "", layer).removeprefix("text_model.")
         for old, new in _OLD_TEXT_LAYERS.items():
             name = re.sub(rf"\.self_attn\.{re.escape(old)}$", f".self_attn.{new}", name)
-        return self._flat.get(name.replace(".", "_"))
+        return self._flat.get(number, {}).get(name.replace(".", "_"))
+
+
+def _number(tower: TextTower) -> int:
+    """SDXL's second text model is the second even in the refiner, which has no other."""
+    return 2 if tower.pooled else 1
+
+
+def _text_names(text_models: nn.Module, tower: TextTower) -> dict[str, str]:
+    """The tower's layers by flat names that begin below `text_model`."""
+    prefix = f"{tower.name}." if tower.name else ""
+    names = [name for name in _layers_with_weights(text_models) if name.startswith(prefix)]
+    return {name.removeprefix(prefix).removeprefix("text_model.").replace(".", "_"): name for name in names}
 
 
 def _layers_with_weights(module: nn.Module) -> list[str]:
@@ -151,6 +172,7 @@ _KOHYA = (
     (r"conv_in", lambda found: "input_blocks_0_0"),
     (r"conv_norm_out", lambda found: "out_0"),
     (r"conv_out", lambda found: "out_2"),
+    (r"add_embedding_linear_(\d+)", lambda found: f"label_emb_0_{int(found[1]) * 2 - 2}"),
     (r"time_embedding_linear_(\d+)", lambda found: f"time_embed_{int(found[1]) * 2 - 2}"),
     (r"down_blocks_(\d+)_(attentions|resnets)_(\d+)_(.+)", lambda found: _block(found, "input", 1)),
     (r"up_blocks_(\d+)_(attentions|resnets)_(\d+)_(.+)", lambda found: _block(found, "output", 0)),

@@ -70,10 +70,8 @@ def read_layers(file: LoraFile) -> LoraLayers:
 
 
 def _for_other_families(layers: Mapping[str, Any]) -> bool:
-    """Second text encoders and transformers: nothing here uses them, yet the file is well."""
-    return any(
-        layer.startswith(("lora_te2_", "text_encoder_2.", "lora_transformer_", "transformer.")) for layer in layers
-    )
+    """Transformers: nothing here uses them, yet the file is well."""
+    return any(layer.startswith(("lora_transformer_", "transformer.")) for layer in layers)
 
 
 def _add_stated_alpha(layers: LoraLayers, stated: Any) -> None:

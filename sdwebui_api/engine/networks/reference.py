@@ -53,7 +53,7 @@ class Reference:
     def embed(self, hint: Tensor) -> Hint:
         return (hint,)
 
-    def residuals(self, x: Tensor, t: Tensor, context: Tensor, hint: Hint) -> Residuals:
+    def residuals(self, x: Tensor, t: Tensor, context: Tensor, hint: Hint, vector: Tensor | None = None) -> Residuals:
         return Residuals()
 
     def noised(self, t: Tensor, hint: Hint, channels: int) -> Tensor:
@@ -81,7 +81,9 @@ class _Kept:
 
 
 @contextmanager
-def reading_references(unet: Any, inputs: Sequence[ControlInput], t: Tensor, context: Tensor) -> Iterator[None]:
+def reading_references(
+    unet: Any, inputs: Sequence[ControlInput], t: Tensor, context: Tensor, vector: Tensor | None = None
+) -> Iterator[None]:
     """The UNet reads the references among `inputs`; within the context it reads the picture with them in mind.
 
     Hold the device meanwhile: layers of the module are changed, and restored on the way out.
@@ -105,7 +107,8 @@ def reading_references(unet: Any, inputs: Sequence[ControlInput], t: Tensor, con
                     if reference.weight > threshold:
                         handle = layer.register_forward_hook(_keeping_statistics(kept[layer], reference))
                         hooks.callback(handle.remove)
-            unet(reference.noised(t, hint, unet.config.in_channels), t, encoder_hidden_states=context)
+            x = reference.noised(t, hint, unet.config.in_channels)
+            unet(x, t, encoder_hidden_states=context, class_labels=vector)
     negative = found[0][0].hint[2].flatten() == 0
     with ExitStack() as hooks:
         for layer, _ in attentions:

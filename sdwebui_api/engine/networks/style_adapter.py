@@ -44,7 +44,7 @@ class StyleAdapter:
         with self._device.running(self._module):
             return (self._module.words(hint.to(self._device.plan.device, torch.float32), self._dtype),)
 
-    def residuals(self, x: Tensor, t: Tensor, context: Tensor, hint: Hint) -> Residuals:
+    def residuals(self, x: Tensor, t: Tensor, context: Tensor, hint: Hint, vector: Tensor | None = None) -> Residuals:
         return Residuals()
 
 

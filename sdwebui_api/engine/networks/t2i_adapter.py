@@ -48,7 +48,7 @@ class T2IAdapter:
         with self._device.running(self._module):
             return tuple(self._module(hint.to(self._device.plan.device, self._dtype)))
 
-    def residuals(self, x: Tensor, t: Tensor, context: Tensor, hint: Hint) -> Residuals:
+    def residuals(self, x: Tensor, t: Tensor, context: Tensor, hint: Hint, vector: Tensor | None = None) -> Residuals:
         return Residuals(levels=hint)
 
 

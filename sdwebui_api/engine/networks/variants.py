@@ -6,7 +6,7 @@ A variant shares every weight that no network changes with the checkpoint's own 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import nn
 
 from sdwebui_api.engine.devices import Device
 from sdwebui_api.engine.embedding_files import Embedding
+from sdwebui_api.engine.families.base import TextTower
 from sdwebui_api.engine.model import UNet
 from sdwebui_api.engine.networks.hypernetworks import Hypernetwork, apply_hypernetworks, load_hypernetwork
 from sdwebui_api.engine.networks.merging import Strength, merge, plan_merge
@@ -74,10 +75,12 @@ class Variants:
         apply_hypernetworks(twin.module, hypernetworks)
         return Made(twin, size, tuple(problems))
 
-    def make_text_encoder(self, base: nn.Module, networks: NetworkSet, reserve: Reserve) -> Made:
-        """The same for a CLIP text model."""
+    def make_text_encoder(
+        self, base: nn.Module, towers: Sequence[TextTower], networks: NetworkSet, reserve: Reserve
+    ) -> Made:
+        """The same for CLIP text models."""
         sources = [Strength(lora.file, lora.te, lora.dyn) for lora in self._loras(networks, "text")]
-        plan = plan_merge("text", sources, TextLayers(base))
+        plan = plan_merge("text", sources, TextLayers(base, towers))
         reserve(plan.size(base))
         shared: dict[int, Any] = {id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())}
         with self._device.running(base):

@@ -98,7 +98,8 @@ def test_kinds_differ(golden_engine: Engine, tiny: DiffusionModel, path: Path) -
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"add_embedding.linear_1.weight": torch.zeros(1)}, "SDXL"),
+        ({"add_embedding.linear_1.weight": torch.zeros(128, 96)}, "another family"),
+        ({"add_embedding.linear_1.weight": torch.zeros(1)}, "unexpected shapes"),
         ({"spatial_ch_projs.weight": None}, "incomplete|missing"),
         ({"transformer_layes.1.ln_1.weight": None}, "missing"),
         ({"task_embedding": torch.zeros(6)}, "incomplete"),
