@@ -16,6 +16,7 @@ from sdwebui_api.api import (
     job_routes,
     listings,
     merging,
+    network_pictures,
     options,
     progress,
     training,
@@ -43,6 +44,7 @@ def create_app(services: Services, *, max_body_bytes: int = MAX_BODY_BYTES) -> F
     install_error_handlers(app)
     for room in (generation, images, progress, job_routes, options, listings, merging, training, controlnet, control):
         app.include_router(room.router)
+    app.include_router(network_pictures.router)
     app.include_router(control.health_router)
     if services.flags.api_server_stop:
         app.include_router(control.stop_router)

@@ -98,6 +98,10 @@ class LoraCatalog:
         self._refreshing = threading.Lock()
         self._listing = _Listing([])
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        return self._folders
+
     def refresh(self) -> None:
         """Look for files again. Of two files with one name the later folder's counts, as in A1111."""
         with self._refreshing:
@@ -165,6 +169,10 @@ class HypernetworkCatalog:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._files: dict[str, HypernetworkFile] = {}
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        return (self._folder,)
 
     def refresh(self) -> None:
         files = {}

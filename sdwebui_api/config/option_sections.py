@@ -180,8 +180,8 @@ PLACES = (*(name for section in SECTIONS if section.id == "saving-paths" for nam
 
 WITHOUT_EFFECT = frozenset(
     _names("""
-    quicksettings_list grid_zip_filename_pattern use_original_name_batch use_upscaler_name_as_suffix save_selected_only
-    save_write_log_csv temp_dir clean_temp_dir_at_start notification_audio notification_volume
+    quicksettings_list grid_zip_filename_pattern use_original_name_batch use_upscaler_name_as_suffix
+    save_selected_only save_write_log_csv temp_dir clean_temp_dir_at_start notification_audio notification_volume
     use_save_to_dirs_for_ui realesrgan_enabled_models dat_enabled_models set_scale_by_when_changing_upscaler
     face_restoration_unload postprocessing_enable_in_main_ui postprocessing_disable_in_extras
     postprocessing_operation_order upscaling_max_images_in_cache postprocessing_existing_caption_action
@@ -197,26 +197,22 @@ WITHOUT_EFFECT = frozenset(
     auto_vae_precision_bfloat16 img2img_editor_height img2img_sketch_default_brush_color
     img2img_inpaint_mask_brush_color img2img_inpaint_sketch_default_brush_color img2img_batch_show_results_limit
     cross_attention_optimization persistent_cond_cache hires_fix_use_firstpass_conds
-    interrogate_keep_models_in_memory extra_networks_dir_button_function
-    
-    
-    extra_networks_tree_view_style 
-    extra_networks_tree_view_default_width 
-    textual_inversion_print_at_load keyedit_precision_attention keyedit_precision_extra keyedit_delimiters
-    keyedit_delimiters_whitespace keyedit_move include_styles_into_token_counters
-    do_not_show_images js_modal_lightbox js_modal_lightbox_initially_zoomed js_modal_lightbox_gamepad
-    js_modal_lightbox_gamepad_repeat sd_webui_modal_lightbox_icon_opacity sd_webui_modal_lightbox_toolbar_opacity
-    gallery_height open_dir_button_choice compact_prompt_box samplers_in_dropdown dimensions_and_batch_together
-    sd_checkpoint_dropdown_use_short hires_fix_show_sampler hires_fix_show_prompts txt2img_settings_accordion
-    img2img_settings_accordion interrupt_after_current ui_reorder_list gradio_themes_cache show_progress_in_title
-    enable_reloading_ui_scripts show_progressbar live_preview_allow_lowvram_full
-    live_preview_refresh_period live_preview_fast_interrupt js_live_preview_in_modal_lightbox
-    prevent_screen_sleep_during_generation lora_bundled_ti_to_infotext lora_show_all lora_hide_unknown_for_versions
-    lora_in_memory_limit lora_not_found_warning_console lora_not_found_gradio_warning lora_functional
-    canvas_hotkey_zoom canvas_hotkey_adjust canvas_hotkey_shrink_brush canvas_hotkey_grow_brush canvas_hotkey_move
-    canvas_hotkey_fullscreen canvas_hotkey_reset canvas_hotkey_overlap canvas_show_tooltip canvas_auto_expand
-    canvas_blur_prompt canvas_disabled_functions extra_options_txt2img extra_options_img2img extra_options_cols
-    extra_options_accordion
+    interrogate_keep_models_in_memory extra_networks_dir_button_function extra_networks_tree_view_style
+    extra_networks_tree_view_default_width textual_inversion_print_at_load keyedit_precision_attention
+    keyedit_precision_extra keyedit_delimiters keyedit_delimiters_whitespace keyedit_move
+    include_styles_into_token_counters do_not_show_images js_modal_lightbox js_modal_lightbox_initially_zoomed
+    js_modal_lightbox_gamepad js_modal_lightbox_gamepad_repeat sd_webui_modal_lightbox_icon_opacity
+    sd_webui_modal_lightbox_toolbar_opacity gallery_height open_dir_button_choice compact_prompt_box
+    samplers_in_dropdown dimensions_and_batch_together sd_checkpoint_dropdown_use_short hires_fix_show_sampler
+    hires_fix_show_prompts txt2img_settings_accordion img2img_settings_accordion interrupt_after_current
+    ui_reorder_list gradio_themes_cache show_progress_in_title enable_reloading_ui_scripts show_progressbar
+    live_preview_allow_lowvram_full live_preview_refresh_period live_preview_fast_interrupt
+    js_live_preview_in_modal_lightbox prevent_screen_sleep_during_generation lora_bundled_ti_to_infotext
+    lora_show_all lora_hide_unknown_for_versions lora_in_memory_limit lora_not_found_warning_console
+    lora_not_found_gradio_warning lora_functional canvas_hotkey_zoom canvas_hotkey_adjust canvas_hotkey_shrink_brush
+    canvas_hotkey_grow_brush canvas_hotkey_move canvas_hotkey_fullscreen canvas_hotkey_reset canvas_hotkey_overlap
+    canvas_show_tooltip canvas_auto_expand canvas_blur_prompt canvas_disabled_functions extra_options_txt2img
+    extra_options_img2img extra_options_cols extra_options_accordion
 """)
 )
 """Settings that clients and settings files of A1111 bring, kept for them, which nothing here reads."""

@@ -29,7 +29,7 @@ from sdwebui_api.webui.ui_config import UiConfig
 log = logging.getLogger(__name__)
 
 TITLE = "Stable Diffusion"
-API_PREFIXES = ("/sdapi/", "/internal/", "/controlnet/", "/health/", "/api/predict/", "/metrics")
+API_PREFIXES = ("/sdapi/", "/internal/", "/controlnet/", "/health/", "/api/predict/", "/metrics", "/sd_extra_networks/")
 CLEAN_EVERY, KEPT_FOR = 3600, 86400
 """Seconds: gradio's copies of pictures and uploads."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from sdwebui_api.api.services import Services
+from sdwebui_api.webui.generation.network_cards import ORDERS
 from sdwebui_api.webui.localization import t
 from sdwebui_api.webui.settings.form import Choices
 
@@ -28,6 +29,13 @@ def choices_of(services: Services, languages: Iterable[str], tabs: Sequence[tupl
             *((LANGUAGE_NAMES.get(language, language), language) for language in languages),
         ],
         "hidden_tabs": list(tabs),
+        "extra_networks_card_order_field": [(label, name) for name, label in ORDERS.items()],
+        "extra_networks_card_order": [(t("Ascending"), "Ascending"), (t("Descending"), "Descending")],
+        "extra_networks_hidden_models": [
+            (t("Always"), "Always"),
+            (t("When searched"), "When searched"),
+            (t("Never"), "Never"),
+        ],
     }
 
 

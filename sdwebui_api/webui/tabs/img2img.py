@@ -6,9 +6,19 @@ import gradio as gr
 
 from sdwebui_api.webui import remembered
 from sdwebui_api.webui.context import PageBuilder
-from sdwebui_api.webui.generation import control_units, gallery, panel, prompt, scripts, start_picture
+from sdwebui_api.webui.generation import (
+    control_units,
+    gallery,
+    networks,
+    overrides,
+    panel,
+    prompt,
+    scripts,
+    start_picture,
+)
 from sdwebui_api.webui.generation.batch_run import BatchRun
 from sdwebui_api.webui.generation.form import Body, Form
+from sdwebui_api.webui.generation.results import Results
 from sdwebui_api.webui.generation.start_picture import MASKED, StartPicture
 from sdwebui_api.webui.localization import t
 
@@ -17,19 +27,22 @@ def build(page: PageBuilder) -> None:
     form = Form(page, "img2img")
     area = prompt.build(form)
     with gr.Tabs(elem_id="img2img_extra_tabs"):
-        _generation(form, area)
+        results, seed, start = _generation(form)
+        networks.build(form, results)
+    # What makes stores of its own stands outside of the tabs: gradio counts every child of theirs as a tab.
+    gallery.wire_seed(form, results, seed)
+    BatchRun(form, area, results, start=start).wire()
     remembered.wire(form)
 
 
-def _generation(form: Form, area: prompt.PromptArea) -> None:
+def _generation(form: Form) -> tuple[Results, panel.Seed, StartPicture]:
     with gr.Tab(t("Generation"), id="img2img_generation"), gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=320, elem_id="img2img_settings", elem_classes=["settings"]):
             start = start_picture.build(form)
             _mask_settings(form, start)
             seed = _settings(form, start)
         results = gallery.build(form)
-    gallery.wire_seed(form, results, seed)
-    BatchRun(form, area, results, start=start).wire()
+    return results, seed, start
 
 
 def _settings(form: Form, start: StartPicture) -> panel.Seed:
@@ -49,6 +62,7 @@ def _settings(form: Form, start: StartPicture) -> panel.Seed:
     )
     seed = panel.seed(form)
     panel.refiner(form)
+    overrides.build(form)
     control_units.build(form)
     scripts.build(form)
     return seed

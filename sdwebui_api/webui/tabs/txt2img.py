@@ -6,8 +6,9 @@ import gradio as gr
 
 from sdwebui_api.webui import remembered
 from sdwebui_api.webui.context import PageBuilder
-from sdwebui_api.webui.generation import control_units, gallery, hires, overrides, panel, prompt, scripts
+from sdwebui_api.webui.generation import control_units, gallery, hires, networks, overrides, panel, prompt, scripts
 from sdwebui_api.webui.generation.form import Form
+from sdwebui_api.webui.generation.results import Results
 from sdwebui_api.webui.generation.run import Run
 from sdwebui_api.webui.localization import t
 
@@ -16,17 +17,20 @@ def build(page: PageBuilder) -> None:
     form = Form(page, "txt2img")
     area = prompt.build(form)
     with gr.Tabs(elem_id="txt2img_extra_tabs"):
-        _generation(form, area)
+        results, seed = _generation(form)
+        networks.build(form, results)
+    # What makes stores of its own stands outside of the tabs: gradio counts every child of theirs as a tab.
+    gallery.wire_seed(form, results, seed)
+    Run(form, area, results).wire()
     remembered.wire(form)
 
 
-def _generation(form: Form, area: prompt.PromptArea) -> None:
+def _generation(form: Form) -> tuple[Results, panel.Seed]:
     with gr.Tab(t("Generation"), id="txt2img_generation"), gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=320, elem_id="txt2img_settings", elem_classes=["settings"]):
             seed = _settings(form)
         results = gallery.build(form)
-    gallery.wire_seed(form, results, seed)
-    Run(form, area, results).wire()
+    return results, seed
 
 
 def _settings(form: Form) -> panel.Seed:
