@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 from urllib.parse import quote
 
 from starlette.requests import Request
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sdwebui_api.api.call_log import log_job_time
 from sdwebui_api.config.flags import Flags
 from sdwebui_api.config.options import Options, OptionStore
+from sdwebui_api.errors import Unauthorized
 from sdwebui_api.generation.request import GenerationRequest, GenerationResult
 from sdwebui_api.generation.resolve import Resolver
 from sdwebui_api.jobs.job import Job
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 StopKind = Literal["kill", "stop", "restart"]
+_VIEW = "services"
+"""In the state of a scope."""
 
 
 class Generates(Protocol):
@@ -140,6 +143,8 @@ class Catalog(Protocol):
     @property
     def models_dirs(self) -> Sequence[Path]: ...
 
+    def refresh(self) -> None: ...
+
 
 @dataclass
 class Services:
@@ -182,7 +187,9 @@ class Services:
     once the queue runs."""
     metrics: Metrics = field(default_factory=Metrics)
     stop_server: Callable[[StopKind], None] | None = None
-    """None: there is no server to stop (tests)."""
+    """None: there is no server to stop (tests, and one user's view of it)."""
+    views: Callable[[str], Services] | None = None
+    """`--cluster`: what one user sees of all this. Looks at the disk the first time. None: everybody sees the same."""
 
     def __post_init__(self) -> None:
         self.runner.observe(self.metrics.job_ended)
@@ -206,9 +213,39 @@ class Services:
         return self.catalog.checkpoints.default()
 
 
-def services_of(request: Request) -> Services:
+def server_of(request: Request) -> Services:
+    """The whole server, for what concerns no user."""
     services: Services = request.app.state.services
     return services
+
+
+def services_of(request: Request) -> Services:
+    """What the caller sees. Raises Unauthorized where that depends on who it is and nobody is known."""
+    return services_in(request.scope, server_of(request))
+
+
+def services_in(scope: Scope, server: Services) -> Services:
+    """As `services_of`, for whoever has no request yet."""
+    if server.views is None:
+        return server
+    view: Services | None = scope.get("state", {}).get(_VIEW)
+    if view is None:
+        raise Unauthorized("Not authenticated")
+    return view
+
+
+class UserView:
+    """The layer that looks up what the caller of `--cluster` sees, beside the event loop."""
+
+    def __init__(self, app: ASGIApp, server: Services) -> None:
+        self.app = app
+        self.server = server
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        user = scope.get("state", {}).get("user")
+        if user is not None and self.server.views is not None:
+            scope["state"][_VIEW] = await self.server.off_loop(self.server.views, user)
+        await self.app(scope, receive, send)
 
 
 def job_header(job: Job) -> dict[str, str]:
