@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse
 
 from sdwebui_api.api.response_schema import MemoryResponse, answers
-from sdwebui_api.api.services import services_of
+from sdwebui_api.api.services import server_of, services_of
 from sdwebui_api.errors import NotFound, Unavailable
 
 health_router = APIRouter(prefix="/health", tags=["health"])
@@ -27,7 +27,7 @@ async def live() -> dict[str, str]:
 async def ready(request: Request) -> JSONResponse:
     """200 when a request would be served; 503 while the checkpoint loads, while shutting down, without any; with
     a queue, until its store has been reached."""
-    services = services_of(request)
+    services = server_of(request)
     if services.runner.draining:
         return JSONResponse({"status": "stopping"}, 503)
     if services.catalog.checkpoints.default() is None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.middleware import Middleware
 
 from sdwebui_api import __version__
 from sdwebui_api.api import (
@@ -21,26 +22,34 @@ from sdwebui_api.api import (
     progress,
     training,
 )
+from sdwebui_api.api.auth import Doorkeeper
 from sdwebui_api.api.errors import install_error_handlers
 from sdwebui_api.api.layers import MAX_BODY_BYTES, layers
 from sdwebui_api.api.metrics import families_of_server, metrics_route
 from sdwebui_api.api.queue import callback_check
-from sdwebui_api.api.services import Services
+from sdwebui_api.api.services import Services, UserView
 from sdwebui_api.queueing.routes import queue_routes
 
 
 def create_app(services: Services, *, max_body_bytes: int = MAX_BODY_BYTES) -> FastAPI:
-    """Every route of this server, answered from `services`."""
+    """Every route of this server, answered from `services`. Raises NotFound and BadRequest for unusable log-ins."""
+    keeper = Doorkeeper(services.flags)
+    synchronous = services.queue is None
+    inner = [Middleware(UserView, server=services)] if services.views is not None else []
     app = FastAPI(
         title="sdwebui_api",
         version=__version__,
         description="A Stable Diffusion server that answers the clients of the A1111 WebUI.",
         # A1111 reads JSON also from clients that send no content type.
         strict_content_type=False,
-        middleware=layers(services.flags, services.metrics, max_body_bytes, synchronous=services.queue is None),
+        middleware=[
+            *layers(services.flags, services.metrics, keeper, max_body_bytes, synchronous=synchronous),
+            *inner,
+        ],
         lifespan=_lifespan(services),
     )
     app.state.services = services
+    app.state.keeper = keeper
     install_error_handlers(app)
     for room in (generation, images, progress, job_routes, options, listings, merging, training, controlnet, control):
         app.include_router(room.router)

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 
 from sdwebui_api import __version__
+from sdwebui_api.api.auth import Doorkeeper
 from sdwebui_api.api.errors import install_error_handlers
 from sdwebui_api.api.layers import layers
 from sdwebui_api.api.metrics import families_of_queue, metrics_route
@@ -28,7 +29,10 @@ def create_frontend(flags: Flags, queue: QueueService, check_callback: CheckCall
 
     metrics = Metrics()
     app = FastAPI(
-        title="sdwebui_api front end", version=__version__, middleware=layers(flags, metrics), lifespan=lifespan
+        title="sdwebui_api front end",
+        version=__version__,
+        middleware=layers(flags, metrics, Doorkeeper(flags)),
+        lifespan=lifespan,
     )
     install_error_handlers(app)
     _add_health(app, queue)

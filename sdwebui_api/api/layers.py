@@ -5,11 +5,10 @@ from __future__ import annotations
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from sdwebui_api.api.auth import AuthMiddleware, Credentials
+from sdwebui_api.api.auth import AuthMiddleware, Doorkeeper
 from sdwebui_api.api.call_log import observers
 from sdwebui_api.api.gateway import Gateway
 from sdwebui_api.api.middleware import BodyLimit, RequestLog, Subpath
-from sdwebui_api.api.tokens import Tokens
 from sdwebui_api.config.flags import Flags
 from sdwebui_api.metrics import Metrics
 from sdwebui_api.queueing.identity import REQUEST_ID_HEADER
@@ -19,12 +18,16 @@ MAX_BODY_BYTES = 100 * 2**20
 
 
 def layers(
-    flags: Flags, metrics: Metrics, max_body_bytes: int = MAX_BODY_BYTES, *, synchronous: bool = False
+    flags: Flags,
+    metrics: Metrics,
+    keeper: Doorkeeper,
+    max_body_bytes: int = MAX_BODY_BYTES,
+    *,
+    synchronous: bool = False,
 ) -> list[Middleware]:
     """Outermost first. A preflight carries no credentials, so CORS stands outside of the log-in.
 
     `synchronous`: requests below `/api/predict/<service>` are answered at once, for there is no queue.
-    Raises NotFound and BadRequest for an unusable `--token-file`.
     """
     origins = [origin.strip() for origin in (flags.cors_allow_origins or "").split(",") if origin.strip()]
     subpath = (flags.subpath or "").strip("/")
@@ -40,7 +43,7 @@ def layers(
             allow_credentials=True,
             expose_headers=["X-Job-Id", "X-Request-Id", "Retry-After", REQUEST_ID_HEADER],
         ),
-        Middleware(AuthMiddleware, credentials=Credentials(flags.api_auth, Tokens(flags.token, flags.token_file))),
+        Middleware(AuthMiddleware, keeper=keeper),
         Middleware(Gateway, synchronous=flags.service_name if synchronous else None, default_path=DEFAULT_PATH),
         Middleware(BodyLimit, limit=max_body_bytes),
     ]

@@ -1,0 +1,121 @@
+"""The page's log-in: a form for whoever is not known yet, what it is sent to, and the way out."""
+
+from __future__ import annotations
+
+import asyncio
+from html import escape
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Scope
+
+if TYPE_CHECKING:
+    from sdwebui_api.api.auth import Doorkeeper
+
+TRY_AGAIN_SECONDS = 0.5
+"""A wrong password costs that, so that guessing takes its time."""
+LONGEST = 1000
+"""Characters of a name, of a password or token, and of an address to go on to."""
+TEXTS = {
+    "en": ("Log in", "User", "Password or token", "Name and password do not belong together"),
+    "zh": ("登录", "用户", "密码或令牌", "用户名与密码不匹配"),
+}
+STYLE = """
+:root { color-scheme: light dark; font: 16px system-ui, sans-serif }
+body { display: grid; min-height: 100vh; margin: 0; place-items: center;
+  background: light-dark(#f4f4f5, #0b0f19); color: light-dark(#18181b, #f4f4f5) }
+form { display: grid; gap: .75rem; width: min(20rem, 88vw); padding: 1.5rem; border-radius: .75rem;
+  background: light-dark(#fff, #1f2937); box-shadow: 0 1px 6px #0003 }
+h1 { font-size: 1.2rem; margin: 0 } label { display: grid; gap: .25rem; font-size: .9rem }
+input, button { font: inherit; padding: .55rem .7rem; border-radius: .4rem; border: 1px solid #8886 }
+button { border: 0; background: #ea580c; color: #fff; cursor: pointer } p { margin: 0; color: #dc2626 }
+"""
+
+
+def wants_form(scope: Scope) -> bool:
+    """A browser that opens an address, not a program that calls one."""
+    shown = "text/html" in Headers(scope=scope).get("accept", "")
+    return scope["type"] == "http" and scope["method"] in ("GET", "HEAD") and shown
+
+
+def login_form(
+    scope: Scope, localization: str | None = None, *, target: str | None = None, wrong: bool = False
+) -> Response:
+    """`target`: where to go on to; None: the address that was asked for."""
+    if target is None:
+        query = scope.get("query_string", b"").decode("latin-1")
+        target = quote(scope["path"], safe="/") + (f"?{query}" if query else "")
+    accepted = localization or Headers(scope=scope).get("accept-language", "")
+    title, user, password, problem = TEXTS["zh" if accepted.lower().startswith("zh") else "en"]
+    message = f'<p role="alert">{escape(problem)}</p>' if wrong else ""
+    page = f"""<!doctype html><html><head><meta charset="utf-8"><title>{escape(title)}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head><body>
+<form method="post" action="{escape(scope.get("root_path", ""))}/login"><h1>{escape(title)}</h1>{message}
+<label>{escape(user)}<input name="username" autocomplete="username" maxlength="{LONGEST}" autofocus></label>
+<label>{escape(password)}<input name="password" type="password" autocomplete="current-password"
+ maxlength="{LONGEST}" required></label>
+<input type="hidden" name="next" value="{escape(target)}"><button>{escape(title)}</button></form></body></html>"""
+    headers = {
+        "Cache-Control": "no-store",
+        # Nobody may lay the form into a page of theirs.
+        "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; "
+        "frame-ancestors 'none'",
+    }
+    return HTMLResponse(page, 401, headers=headers)
+
+
+def login_routes(keeper: Doorkeeper) -> list[BaseRoute]:
+    """`/login` and `/logout`; none where nobody can log in. Programs (gradio_client among them) post the form and are answered in JSON."""
+    sessions = keeper.open_form()
+    if sessions is None:
+        return []
+
+    async def show(request: Request) -> Response:
+        return login_form(request.scope, keeper.localization, target=_home(request.scope))
+
+    async def log_in(request: Request) -> Response:
+        name, password, target = await _fields(request)
+        user = keeper.accounts.check(name, password)
+        browser = "text/html" in request.headers.get("accept", "")
+        if user is None:
+            await asyncio.sleep(TRY_AGAIN_SECONDS)
+            if browser:
+                return login_form(request.scope, keeper.localization, target=target, wrong=True)
+            raise HTTPException(400, "Incorrect credentials.")
+        cookie = {"Set-Cookie": sessions.opened(user, request.scope), "Cache-Control": "no-store"}
+        if browser:
+            return RedirectResponse(_local(target, request.scope), 303, headers=cookie)
+        return JSONResponse({"success": True}, headers=cookie)
+
+    async def log_out(request: Request) -> Response:
+        cookie = {"Set-Cookie": sessions.closed(request.scope), "Cache-Control": "no-store"}
+        return RedirectResponse(_home(request.scope), 303, headers=cookie)
+
+    return [
+        Route("/login", show, methods=["GET"], include_in_schema=False),
+        Route("/login", log_in, methods=["POST"], include_in_schema=False),
+        Route("/logout", log_out, methods=["GET"], include_in_schema=False),
+    ]
+
+
+async def _fields(request: Request) -> tuple[str, str, str]:
+    async with request.form(max_files=0, max_fields=10) as form:
+        name, password, target = (str(form.get(key, "")) for key in ("username", "password", "next"))
+    if max(map(len, (name, password, target))) > LONGEST:
+        raise HTTPException(400, "Incorrect credentials.")
+    return name, password, target
+
+
+def _home(scope: Scope) -> str:
+    return f"{scope.get('root_path', '')}/"
+
+
+def _local(target: str, scope: Scope) -> str:
+    """An address of this server; everything else (`//host`, `/\\host`, `https:…`) is the page."""
+    odd = not target.isprintable() or "\\" in target or not target.startswith("/") or target.startswith("//")
+    return _home(scope) if odd or target.partition("?")[0].endswith("/login") else target
