@@ -52,6 +52,15 @@ def test_encoding_falls_back_as_well() -> None:
     assert torch.isfinite(latents).all()
 
 
+def test_the_settings_choose_what_it_goes_on_in() -> None:
+    latents = torch.randn(1, 4, 4, 4)
+    assert torch.isfinite(vae(FragileAutoencoder(torch.bfloat16)).decode(latents, fallback=torch.bfloat16)).all()
+    with pytest.raises(SdWebUIError, match=r"auto_vae_precision.*--no-half-vae"):
+        vae(FragileAutoencoder(torch.float32)).decode(latents, fallback=None)
+    blind = Device(DevicePlan(torch.device("cpu"), nan_check=False))
+    assert torch.isnan(Vae("key", FragileAutoencoder(None), torch.float16, blind).decode(latents)).any()
+
+
 def test_not_a_number_in_float32_is_an_error() -> None:
     with pytest.raises(SdWebUIError, match="not-a-number"):
         vae(FragileAutoencoder(good=None), torch.float32).decode(torch.randn(1, 4, 4, 4))
