@@ -18,9 +18,10 @@ from sdwebui_api.jobs.job import Job
 
 
 class BareEngine:
-    def __init__(self, models_dir: Path) -> None:
+    def __init__(self, models_dir: Path, *more_flags: str) -> None:
         data_dir = tempfile.mkdtemp(prefix="bare-engine-")
-        flags = parse_flags(["--nowebui", "--data-dir", data_dir, "--models-dir", str(models_dir)], environ={})
+        words = ["--nowebui", "--data-dir", data_dir, "--models-dir", str(models_dir), *more_flags]
+        flags = parse_flags(words, environ={})
         self._services = build(flags)
 
     def generate(self, body: dict[str, Any]) -> tuple[float, Image.Image]:

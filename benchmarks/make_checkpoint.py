@@ -388,7 +388,7 @@ def write_checkpoint(
         file.write(_header(ordered, dtype, stated))
         for name, weight in ordered:
             for chunk in _chunks(weight, dtype, numbers, zlib.crc32(name.encode()) % BLOCK):
-                file.write(memoryview(chunk.contiguous().reshape(-1).view(torch.uint8).numpy()))
+                file.write(chunk.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return path
 
 
