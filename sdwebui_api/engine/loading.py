@@ -19,7 +19,6 @@ from sdwebui_api.engine.reading import Tensors, read_tensors, shapes_of
 from sdwebui_api.engine.zero_snr import rescale_zero_terminal_snr
 from sdwebui_api.errors import UnusableModel
 
-
 V_PREDICTION_MARK = "v_pred"
 ZERO_SNR_MARK = "ztsnr"
 
@@ -46,14 +45,20 @@ class OpenCheckpoint:
             self.family = recognise(shapes_of(self._tensors))
         self._config: ModelConfig = read_folder_config(path) if path.is_dir() else read_config(config_path, metadata)
 
-    def facts(self) -> ModelFacts:
+    def facts(self, unet: Any = None) -> ModelFacts:
+        """`unet`: this checkpoint's, loaded; asked what it predicts where nothing states that."""
         family, config = self.family, self._config
+        known = config.prediction_type or self._marked_prediction()
         return ModelFacts(
             family=family,
-            prediction_type=config.prediction_type or self._marked_prediction() or family.prediction_type,
+            prediction_type=known or self._probed(unet),
             latent_factor=config.scale_factor or family.latent.factor,
             alphas_cumprod=self._alphas_cumprod(),
         )
+
+    def _probed(self, unet: Any) -> str:
+        family = self.family
+        return family.prediction_type if family.probe is None or unet is None else family.probe(unet)
 
     def _marked_prediction(self) -> str | None:
         """Trainers put an empty tensor of this name into files of v-prediction models."""

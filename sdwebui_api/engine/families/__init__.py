@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from sdwebui_api.engine.families.base import Family
 from sdwebui_api.engine.families.sd1 import SD1
+from sdwebui_api.engine.families.sd2 import SD2
 from sdwebui_api.engine.families.sdxl import SDXL, SDXL_REFINER
 from sdwebui_api.engine.families.unsupported import another_file, unsupported_checkpoint
 from sdwebui_api.engine.reading import Shapes
 from sdwebui_api.errors import UnusableModel
 
-FAMILIES: tuple[Family, ...] = (SD1, SDXL, SDXL_REFINER)
+FAMILIES: tuple[Family, ...] = (SD1, SD2, SDXL, SDXL_REFINER)
 
 
 def recognise(shapes: Shapes) -> Family:

@@ -86,5 +86,8 @@ class Family:
     """The text models, in the order in which their outputs are joined."""
     label: LabelFormat | None = None
     """None: a UNet without label embedding."""
+    probe: Callable[[Any], str] | None = None
+    """The prediction type of a loaded `engine.model.UNet`, for families where nothing but its answers tells; None:
+    always `prediction_type`."""
     own_clip_skip: int | None = None
     """What counts for the towers that clip skip applies to unless the option `sdxl_clip_l_skip` is on."""

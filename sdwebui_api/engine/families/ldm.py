@@ -18,7 +18,7 @@ from sdwebui_api.engine.ldm_names import (
     vae_to_diffusers,
 )
 from sdwebui_api.engine.model_config import ModelConfig
-from sdwebui_api.engine.reading import shapes_of
+from sdwebui_api.engine.reading import Shapes, shapes_of
 from sdwebui_api.engine.structure import (
     TextStructure,
     UNetStructure,
@@ -41,6 +41,12 @@ _TEXT_HEADS = {(128, 4): 4}
 
 def without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def middle_projection(shapes: Shapes) -> tuple[int, ...]:
+    """The shape of the middle block's attention projection, of plain or EMA weights; () when there is none."""
+    ema = f"{EMA_PREFIX}middle_block1proj_inweight"
+    return shapes.get(f"{UNET_PREFIX}middle_block.1.proj_in.weight", shapes.get(ema, ()))
 
 
 def select_unet(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

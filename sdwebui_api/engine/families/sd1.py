@@ -16,9 +16,7 @@ _HEADS = 8
 
 def _recognise(shapes: Shapes) -> bool:
     """Convolutional attention projections (SD2 and SDXL have linear ones) and no label embedding (SDXL, unCLIP)."""
-    ema_projection = f"{ldm.EMA_PREFIX}middle_block1proj_inweight"
-    projection = shapes.get(f"{ldm.UNET_PREFIX}middle_block.1.proj_in.weight", shapes.get(ema_projection, ()))
-    return len(projection) == 4 and not any("label_emb" in name for name in shapes)
+    return len(ldm.middle_projection(shapes)) == 4 and not any("label_emb" in name for name in shapes)
 
 
 def _assemble_unet(tensors: Mapping[str, Tensor], config: ModelConfig) -> Assembly:
