@@ -6,7 +6,7 @@ import asyncio
 import base64
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,13 @@ class PageJob:
     def id(self) -> str:
         return self.job.id
 
+    def seen(self, sight: Sight) -> Sight:
+        """`sight` of the job that is at work, as the page is to show it."""
+        return sight
+
+    def interrupt(self, services: Services) -> None:
+        services.runner.interrupt(self.job)
+
 
 Keep = Callable[[PageJob, Any], None]
 """Puts what a job returned into its `PageJob`."""
@@ -104,12 +111,16 @@ class PageJobs:
     def follow(self, services: Services, job: Job, user: str | None, keep: Keep) -> PageJob:
         """A job that has been submitted becomes one of the page's. keep: called in the executor with its result."""
         page_job = PageJob(job, user)
+        self.keep_running(page_job, self._bring_home(services, page_job, keep))
+        return page_job
+
+    def keep_running(self, page_job: PageJob, work: Coroutine[Any, Any, None]) -> None:
+        """`work` sets `page_job.ended`; it goes on whether anybody looks or not, and can be found again."""
         self._forget_old()
-        self._jobs[user, page_job.id] = page_job
-        task = asyncio.create_task(self._bring_home(services, page_job, keep))
+        self._jobs[page_job.user, page_job.id] = page_job
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return page_job
 
     def find(self, id: str | None, user: str | None) -> PageJob | None:
         """A job that `user` started here; None when there is none, or when it is another's."""
@@ -121,7 +132,7 @@ class PageJobs:
     async def watch(self, services: Services, page_job: PageJob) -> AsyncIterator[Sight]:
         """What is to be seen, now and every `TICK_SECONDS`, until the pictures are there (the last sight is final)."""
         while not page_job.ended.is_set():
-            yield await _sight(services, page_job.job)
+            yield page_job.seen(await _sight(services, page_job.job))
             try:
                 async with asyncio.timeout(TICK_SECONDS):
                     await page_job.ended.wait()

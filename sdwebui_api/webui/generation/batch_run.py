@@ -1,9 +1,10 @@
-"""img2img's Generate button: one request, or one after the other for every file of a batch."""
+"""img2img's Generate button: one request, or a series of them for the files of a batch."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from sdwebui_api.webui.generation.form import Body
 from sdwebui_api.webui.generation.run import Run, Updates
 from sdwebui_api.webui.generation.start_picture import BATCH, StartPicture, file_text
 from sdwebui_api.webui.localization import t
+from sdwebui_api.webui.page_series import start_series
 from sdwebui_api.webui.refusals import refusal
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".gif", ".tif", ".tiff")
@@ -38,7 +40,7 @@ class BatchRun(Run):
             yield updates
 
     async def _each(self, values: Mapping[Component, Any], request: gr.Request) -> AsyncIterator[Updates]:
-        """The files in turn. Interrupt ends the whole; what is there then stays."""
+        """The files in turn, also when the browser has gone. Interrupt ends the whole; what is there then stays."""
         page, user = self.form.page, user_of(request)
         services = page.services_for(request)
         try:
@@ -46,14 +48,13 @@ class BatchRun(Run):
             files = await services.off_loop(
                 batch_files, services, body.pop("batch_files", None), body.pop("batch_folder", None)
             )
-            for file in files:
-                job = await page.jobs.start(services, "img2img", await services.off_loop(_body_of, body, file), user)
-                async for updates in self._follow(job, request):
-                    yield updates
-                if job.error or job.job.interrupted:
-                    return
+            parts = [(file.name, partial(_body_of, body, file)) for file in files]
+            most = services.options.snapshot().img2img_batch_show_results_limit
+            series = await start_series(page.jobs, services, "img2img", parts, user, most)
         except SdWebUIError as error:
             raise refusal(error.message) from None
+        async for updates in self._follow(series, request):
+            yield updates
 
 
 def batch_files(services: Services, uploaded: list[str] | None, folder: str | None) -> list[Path]:
@@ -77,14 +78,16 @@ def batch_files(services: Services, uploaded: list[str] | None, folder: str | No
 
 
 def _body_of(body: Body, file: Path) -> Body:
-    own = {**body, "init_images": [file_text(str(file))]}
+    """Raises BadRequest when the file is no picture, or has gone."""
+    own = {**body}
     factor = own.pop("scale_by", None)
+    try:
+        own["init_images"] = [file_text(str(file))]
+        with Image.open(file) as image:
+            sides = image.size
+    except OSError:
+        raise BadRequest(t("{name} is no picture", name=file.name)) from None
     if factor:
-        try:
-            with Image.open(file) as image:
-                sides = image.size
-        except OSError:
-            raise BadRequest(t("{name} is no picture", name=file.name)) from None
         own |= {
             name: max(8, round(side * factor / 8) * 8) for name, side in zip(("width", "height"), sides, strict=True)
         }

@@ -110,7 +110,7 @@ class Run:
         page = self.form.page
         job = page.jobs.find(id, user_of(request))
         if job is not None:
-            page.services_for(request).runner.interrupt(job.job)
+            job.interrupt(page.services_for(request))
         return False
 
     def _skip(self, id: str | None, request: gr.Request) -> None:
