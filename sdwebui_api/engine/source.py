@@ -97,7 +97,9 @@ class Source:
 
     @cached_property
     def _open(self) -> OpenCheckpoint:
-        return OpenCheckpoint(self._checkpoint.path, self._config_path, self._checkpoint.metadata)
+        # A job that runs without autograd may come first, and the file's tensors become the weights of every other.
+        with torch.inference_mode(False):
+            return OpenCheckpoint(self._checkpoint.path, self._config_path, self._checkpoint.metadata)
 
     def _weights(self, dtype: torch.dtype, channels_last: bool = False, *, float8: bool = False) -> Weights:
         return Weights(
