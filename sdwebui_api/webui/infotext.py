@@ -38,9 +38,9 @@ def refill(page: PageBuilder, services: Services, tab: Kind, parameters: Mapping
     spelled = _with_listed_names(services, parameters)
     updates = {}
     for name, component in page.parameters.get(tab, {}).items():
-        value = _fitting(page, services, component, spelled.get(name))
-        if value is not None:
-            updates[component] = gr.update(value=value)
+        update = _fitting(page, services, component, spelled.get(name))
+        if update is not None:
+            updates[component] = update
     for name, on in _switches(spelled, found.fields).items():
         switch = page.components.get(f"{tab}_{name}")
         if switch is not None:
@@ -86,18 +86,29 @@ def _with_listed_names(services: Services, parameters: Mapping[str, Any]) -> dic
 
 
 def _fitting(page: PageBuilder, services: Services, component: Component, value: Any) -> Any:
-    """`value` as `component` can hold it; None where it cannot."""
+    """The update that shows `value` as `component` can hold it; None where it cannot."""
     if value is None:
         return None
-    if isinstance(component, gr.Slider | gr.Number):
-        return _number(component, value)
     if isinstance(component, gr.Dropdown | gr.Radio):
-        ask = page.lists.get(component)
-        offered = [one for _, one in rows(ask(services) if ask else component.choices)]
-        return _offered(offered, value, several=bool(getattr(component, "multiselect", False)))
+        return _chosen(page, services, component, value)
+    if isinstance(component, gr.Slider | gr.Number):
+        value = _number(component, value)
+        return None if value is None else gr.update(value=value)
     if isinstance(component, gr.Checkbox):
-        return value not in (False, "False", "false", "0", "")
-    return str(value)
+        return gr.update(value=value not in (False, "False", "false", "0", ""))
+    return gr.update(value=str(value))
+
+
+def _chosen(page: PageBuilder, services: Services, component: gr.Dropdown | gr.Radio, value: Any) -> Any:
+    """With the choices of this moment: a checkpoint's name grows by its hash once that is known, and gradio refuses
+    what the browser was not offered."""
+    ask = page.lists.get(component)
+    choices = rows(ask(services) if ask else component.choices)
+    several = bool(getattr(component, "multiselect", False))
+    found = _offered([one for _, one in choices], value, several=several)
+    if found is None:
+        return None
+    return gr.update(value=found, choices=choices) if ask else gr.update(value=found)
 
 
 def _number(component: gr.Slider | gr.Number, value: Any) -> float | int | None:

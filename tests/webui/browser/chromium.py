@@ -31,10 +31,11 @@ def visitor(browser: Browser, wide: int = 1440, high: int = 900) -> BrowserConte
 def visit(context: BrowserContext, url: str) -> Page:
     """The page, ready to be worked with."""
     page = context.new_page()
-    page.goto(url, wait_until="domcontentloaded")
-    page.wait_for_selector("#txt2img_prompt textarea")
-    # What the page remembers, or finds again, arrives after its first sight; its event stream never ends.
-    page.wait_for_timeout(1500)
+    # What the page remembers arrives after its first sight, as the answer to its own first question.
+    with page.expect_response(lambda answer: "/gradio_api/run/" in answer.url):
+        page.goto(url, wait_until="domcontentloaded")
+        page.wait_for_selector("#txt2img_prompt textarea")
+    page.wait_for_timeout(300)
     return page
 
 

@@ -11,16 +11,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+from safetensors.numpy import load_file, save_file
 
 from tests.support.server import ROOT, RunningServer
 
 START_SECONDS = 240
+CHECKPOINT = ROOT / "model_store" / "Stable-diffusion" / "emoji-mini.safetensors"
+STYLES = 'name,prompt,negative_prompt\nshiny,"{prompt}, shiny",dull\n'
 
 
 @contextmanager
 def run_page_server(data_dir: Path, *flags: str) -> Iterator[RunningServer]:
     """By launch.py, on the CPU; models stand below `data_dir`, the embedded ones are linked into it."""
     link_models(data_dir / "models")
+    (data_dir / "styles.csv").write_text(STYLES)
     command = [
         sys.executable, "launch.py", "--skip-prepare-environment", "--port", "0", "--no-half", "--use-cpu", "all",
         "--data-dir", str(data_dir), "--models-dir", str(data_dir / "models"), "--filebrowser", *flags,
@@ -40,12 +44,20 @@ def run_page_server(data_dir: Path, *flags: str) -> Iterator[RunningServer]:
 
 
 def link_models(folder: Path) -> None:
-    """The models of this repository, in folders of the test's own that files can be added to."""
+    """The models of this repository, in folders of the test's own that files can be added to.
+
+    The embedded checkpoint is there a second time, as `second`; its autoencoder alone as `own-vae`.
+    """
     for source in (ROOT / "model_store").rglob("*.*"):
         if source.is_file():
             target = folder / source.relative_to(ROOT / "model_store")
             target.parent.mkdir(parents=True, exist_ok=True)
             target.symlink_to(source)
+    for kind in (".safetensors", ".yaml"):
+        (folder / "Stable-diffusion" / f"second{kind}").symlink_to(CHECKPOINT.with_suffix(kind))
+    (folder / "VAE").mkdir()
+    vae = {name: part for name, part in load_file(CHECKPOINT).items() if name.startswith("first_stage_model.")}
+    save_file(vae, folder / "VAE" / "own-vae.safetensors")
 
 
 def wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> str:
