@@ -22,6 +22,7 @@ from sdwebui_api.api.services import Services, StopKind
 from sdwebui_api.catalog.checkpoints import CheckpointFile
 from sdwebui_api.catalog.upscalers import HiresUpscalers
 from sdwebui_api.catalog.whole import Catalog, build_catalog, face_restorers
+from sdwebui_api.cluster import UserViews
 from sdwebui_api.config.flags import Flags
 from sdwebui_api.config.option_sections import PLACES, names_in_sections
 from sdwebui_api.config.options import OptionStore
@@ -153,13 +154,13 @@ def build(flags: Flags) -> Services:
     faces = FaceLibrary(engine, face_restorers(flags, paths))
     scripts = build_host(flags, paths, options, catalog, parse_generation_parameters)
     annotators = AnnotatorFolders(paths, str(engine.plan.device), engine)
-    scripts.add(ControlNetScript(catalog.control_models, annotators.context_for))
+    scripts.add(ControlNetScript(annotators.context_for))
     resolver = Resolver(catalog, SamplingNames(lenient=flags.lenient), HiresUpscalers(catalog.upscalers))
     storage = LocalStorage(paths.data_dir)
     results = ResultStore(save_roots(flags, paths.data_dir))
     censor = Censor(engine, paths.nsfw_dir) if flags.enable_nsfw_censor else None
     # As many jobs side by side as may share a forward pass (two even when none do: loading and decoding overlap).
-    runner = JobRunner(flags.max_queue, max(2, engine.batcher.largest_group))
+    runner = JobRunner(flags.max_queue, max(2, engine.batcher.largest_group), fair=flags.cluster)
 
     def generator_on(lender: Any) -> Generator:
         """`lender`: the engine, or what lends one model of it (previews of trainings)."""
@@ -169,7 +170,29 @@ def build(flags: Flags) -> Services:
 
     generator = generator_on(engine)
     loads_at_start = not flags.skip_load_model_at_start
-    return Services(
+    training_turn = threading.Lock()
+
+    def equip(view: Services, paths: Paths) -> None:
+        """What of one user's services runs networks."""
+        own_engine, own_storage = engine.with_embeddings([paths.embeddings_dir]), LocalStorage(paths.data_dir)
+
+        def own_generator(lender: Any) -> Generator:
+            made = Generator(
+                lender, view.catalog, own_storage, upscalers, scripts, view.resolver, censor, interrogator, view.faces,
+                engine.auxiliary,
+            )  # fmt: skip
+            made.encodings = generator.encodings
+            return made
+
+        view.generator = own_generator(own_engine)
+        view.engine = EngineForDoors(
+            own_engine, catalog, view.options, generator.encodings, loads_at_start=loads_at_start
+        )
+        view.trainer = Trainer(
+            own_engine, TrainingFiles(paths, own_storage), own_generator, lambda: runner.draining, turn=training_turn
+        )
+
+    services = Services(
         flags=flags,
         options=options,
         catalog=catalog,
@@ -188,11 +211,16 @@ def build(flags: Flags) -> Services:
         schedule_rows=schedule_rows(),
         merge_folder=paths.checkpoint_dirs[0],
         lend_network=engine.auxiliary,
-        trainer=Trainer(engine, TrainingFiles(paths, storage), generator_on, lambda: runner.draining),
+        trainer=Trainer(
+            engine, TrainingFiles(paths, storage), generator_on, lambda: runner.draining, turn=training_turn
+        ),
         links=link_fetcher(flags, results.fetchers()),
         results=results,
         queue=build_queue(flags, paths.data_dir) if queue_is_on(flags) else None,
     )
+    if flags.cluster:
+        services.views = UserViews(services, equip)
+    return services
 
 
 def _option_store(flags: Flags, paths: Paths) -> OptionStore:

@@ -21,7 +21,7 @@ LEVELS = (
     ("cli",),
     ("worker_main",),
     ("app", "frontend"),
-    ("serving", "staffing"),
+    ("serving", "staffing", "cluster"),
     ("webui",),
     ("api",),
     ("queueing",),

@@ -181,6 +181,4 @@ class AuthMiddleware:
             return True
         path: str = scope["path"]
         path = path.removeprefix(scope.get("root_path", ""))
-        return path.startswith(OPEN_PREFIX) or (
-            self.keeper.sessions is not None and path in (LOGIN, LOGOUT)
-        )
+        return path.startswith(OPEN_PREFIX) or (self.keeper.sessions is not None and path in (LOGIN, LOGOUT))

@@ -1,24 +1,14 @@
-"""The page's log-in: a form for whoever is not known yet, what it is sent to, and the way out."""
+"""What a visitor of the page sees who is not known yet: a form to log in with."""
 
 from __future__ import annotations
 
-import asyncio
 from html import escape
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.responses import HTMLResponse, Response
 from starlette.types import Scope
 
-if TYPE_CHECKING:
-    from sdwebui_api.api.auth import Doorkeeper
-
-TRY_AGAIN_SECONDS = 0.5
-"""A wrong password costs that, so that guessing takes its time."""
 LONGEST = 1000
 """Characters of a name, of a password or token, and of an address to go on to."""
 TEXTS = {
@@ -67,55 +57,3 @@ def login_form(
         "frame-ancestors 'none'",
     }
     return HTMLResponse(page, 401, headers=headers)
-
-
-def login_routes(keeper: Doorkeeper) -> list[BaseRoute]:
-    """`/login` and `/logout`; none where nobody can log in. Programs (gradio_client among them) post the form and are answered in JSON."""
-    sessions = keeper.open_form()
-    if sessions is None:
-        return []
-
-    async def show(request: Request) -> Response:
-        return login_form(request.scope, keeper.localization, target=_home(request.scope))
-
-    async def log_in(request: Request) -> Response:
-        name, password, target = await _fields(request)
-        user = keeper.accounts.check(name, password)
-        browser = "text/html" in request.headers.get("accept", "")
-        if user is None:
-            await asyncio.sleep(TRY_AGAIN_SECONDS)
-            if browser:
-                return login_form(request.scope, keeper.localization, target=target, wrong=True)
-            raise HTTPException(400, "Incorrect credentials.")
-        cookie = {"Set-Cookie": sessions.opened(user, request.scope), "Cache-Control": "no-store"}
-        if browser:
-            return RedirectResponse(_local(target, request.scope), 303, headers=cookie)
-        return JSONResponse({"success": True}, headers=cookie)
-
-    async def log_out(request: Request) -> Response:
-        cookie = {"Set-Cookie": sessions.closed(request.scope), "Cache-Control": "no-store"}
-        return RedirectResponse(_home(request.scope), 303, headers=cookie)
-
-    return [
-        Route("/login", show, methods=["GET"], include_in_schema=False),
-        Route("/login", log_in, methods=["POST"], include_in_schema=False),
-        Route("/logout", log_out, methods=["GET"], include_in_schema=False),
-    ]
-
-
-async def _fields(request: Request) -> tuple[str, str, str]:
-    async with request.form(max_files=0, max_fields=10) as form:
-        name, password, target = (str(form.get(key, "")) for key in ("username", "password", "next"))
-    if max(map(len, (name, password, target))) > LONGEST:
-        raise HTTPException(400, "Incorrect credentials.")
-    return name, password, target
-
-
-def _home(scope: Scope) -> str:
-    return f"{scope.get('root_path', '')}/"
-
-
-def _local(target: str, scope: Scope) -> str:
-    """An address of this server; everything else (`//host`, `/\\host`, `https:…`) is the page."""
-    odd = not target.isprintable() or "\\" in target or not target.startswith("/") or target.startswith("//")
-    return _home(scope) if odd or target.partition("?")[0].endswith("/login") else target

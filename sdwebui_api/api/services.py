@@ -31,6 +31,8 @@ from sdwebui_api.scripting.hooks import LendsNetworks, lends_nothing
 
 if TYPE_CHECKING:
     from sdwebui_api.catalog.checkpoints import CheckpointCatalog, CheckpointFile
+    from sdwebui_api.catalog.controlnets import ControlModelCatalog
+    from sdwebui_api.catalog.hashes import HashCache
     from sdwebui_api.catalog.networks import HypernetworkCatalog, LoraCatalog
     from sdwebui_api.catalog.styles import StyleCatalog
     from sdwebui_api.catalog.upscalers import UpscalerCatalog
@@ -138,10 +140,16 @@ class Catalog(Protocol):
     def hypernetworks(self) -> HypernetworkCatalog: ...
 
     @property
+    def control_models(self) -> ControlModelCatalog: ...
+
+    @property
     def upscalers(self) -> UpscalerCatalog: ...
 
     @property
     def models_dirs(self) -> Sequence[Path]: ...
+
+    @property
+    def hashes(self) -> HashCache | None: ...
 
     def refresh(self) -> None: ...
 

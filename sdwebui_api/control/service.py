@@ -44,6 +44,9 @@ class ControlService:
         self._annotators = annotators
         self._preprocessors = tuple(preprocessors)
 
+    def with_models(self, models: ControlModelCatalog) -> ControlService:
+        return ControlService(models, self._annotators, self._preprocessors)
+
     def model_list(self, *, refresh: bool = True) -> list[str]:
         if refresh:
             self._models.refresh()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 
 from sdwebui_api.catalog.embeddings import EmbeddingFile, list_embeddings
@@ -55,7 +56,9 @@ class EmbeddingDatabase:
 class EmbeddingStore:
     """The embeddings on disk, read once per change of a file. Thread-safe."""
 
-    def __init__(self, folders: Sequence[Path], *, hashing: bool = True) -> None:
+    def __init__(self, folders: Sequence[Path], *, hashing: bool = True, versions: Iterator[int] | None = None) -> None:
+        """`versions`: numbers that no other store gives to files of its own, where encodings are shared."""
+        self._versions = versions or count(1)
         self._folders = tuple(folders)
         self._hashing = hashing
         self._lock = threading.Lock()
@@ -70,7 +73,7 @@ class EmbeddingStore:
             if set(files) == set(self._read):
                 return
             self._read = {file: self._read[file] if file in self._read else self._load(file) for file in files}
-            self._version += 1
+            self._version = next(self._versions)
             self._databases = {}
 
     def database(self, tokenize: Callable[[str], list[int]], width: int) -> EmbeddingDatabase:

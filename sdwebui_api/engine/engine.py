@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -53,7 +55,9 @@ class Engine:
         self.plan = DevicePlan.from_flags(flags)
         self.device = Device(self.plan)
         self.batcher = StepBatcher(_batch_size(flags, self.plan), memory.cells_limit(self.plan))
-        self._embeddings = EmbeddingStore([paths.embeddings_dir], hashing=not flags.no_hashing)
+        self._hashing = not flags.no_hashing
+        self._versions = count(1)
+        self._embeddings = EmbeddingStore([paths.embeddings_dir], hashing=self._hashing, versions=self._versions)
         budget = memory.weights_budget(self.plan, flags.min_ram_reserved)
         self._weights = WeightsCache(budget, on_evict=self._forget_dropped)
         self._variants = Variants(self.device)
@@ -66,6 +70,12 @@ class Engine:
         """By control model: whether it is stored as a change of the UNet."""
         self._loaded_checkpoint: CheckpointFile | None = None
         self._ready = False
+
+    def with_embeddings(self, folders: Sequence[Path]) -> Engine:
+        """This engine, its weights and its batches, for somebody who has other embeddings."""
+        other = copy.copy(self)
+        other._embeddings = EmbeddingStore(folders, hashing=self._hashing, versions=self._versions)
+        return other
 
     def _forget_dropped(self) -> None:
         """Really give back the memory of parts that were dropped.

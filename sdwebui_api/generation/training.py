@@ -78,14 +78,21 @@ class Trainer:
     """One training at a time; generation goes on beside it, step by step."""
 
     def __init__(
-        self, engine: Lender, files: TrainingFiles, painter: Painter, stopping: Callable[[], bool] = lambda: False
+        self,
+        engine: Lender,
+        files: TrainingFiles,
+        painter: Painter,
+        stopping: Callable[[], bool] = lambda: False,
+        *,
+        turn: threading.Lock | None = None,
     ) -> None:
-        """`painter` draws previews; `stopping`: the server is about to end, so what was learned is to be saved now."""
+        """`painter` draws previews; `stopping`: the server is about to end, so what was learned is to be saved now;
+        `turn`: of all trainers that share an engine."""
         self.files = files
         self._engine = engine
         self._painter = painter
         self._stopping = stopping
-        self._one = threading.Lock()
+        self._one = turn or threading.Lock()
 
     def create_embedding(self, new: NewEmbedding, checkpoint: CheckpointFile, vae: VaeFile | None, job: Job) -> Path:
         """An untrained embedding as wide as the checkpoint's text encoder."""

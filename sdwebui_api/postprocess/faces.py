@@ -25,6 +25,9 @@ class FaceLibrary:
         self._engine = engine
         self.catalog = catalog
 
+    def with_files(self, catalog: FaceRestorerCatalog) -> FaceLibrary:
+        return FaceLibrary(self._engine, catalog)
+
     def for_job(self, job: Job) -> FacesOfJob:
         return FacesOfJob(self._engine, self.catalog, job)
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import torch
 
-from sdwebui_api.catalog.controlnets import ControlModelCatalog
 from sdwebui_api.control.finishing import PictureFinish, Restoration, latent_finish, picture_finish
 from sdwebui_api.control.hint import shown_map
 from sdwebui_api.control.passes import ActiveUnit, PassControl
@@ -62,14 +61,13 @@ class ControlNetScript(Script):
     args: ClassVar[Sequence[Argument]] = tuple(Argument(f"unit_{n}", None, f"ControlNet Unit {n}") for n in range(3))
     always_on: ClassVar[bool] = True
 
-    def __init__(self, models: ControlModelCatalog, context_for: ContextFor) -> None:
+    def __init__(self, context_for: ContextFor) -> None:
         """`context_for`: what a unit's preprocessor runs with."""
-        self._models = models
         self._context_for = context_for
 
     def read(self, given: object, kind: Kind, files: Files, field: str) -> Arguments:
         """Any number of units, in any of their historic forms. Raises BadRequest naming a unit's field."""
-        read = read_units(given, field, init_image=kind == "img2img", find_model=self._models.find)
+        read = read_units(given, field, init_image=kind == "img2img", find_model=files.control_models.find)
         return Arguments({"units": read.units, "warnings": read.warnings})
 
     def hooks(self, request: GenerationRequest, args: Arguments) -> Hooks | None:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sdwebui_api.catalog.checkpoints import CheckpointCatalog
+    from sdwebui_api.catalog.controlnets import ControlModelCatalog
     from sdwebui_api.catalog.networks import HypernetworkCatalog, LoraCatalog
     from sdwebui_api.catalog.styles import StyleCatalog
     from sdwebui_api.catalog.upscalers import UpscalerCatalog
@@ -329,6 +330,9 @@ class Files(Protocol):
 
     @property
     def hypernetworks(self) -> HypernetworkCatalog: ...
+
+    @property
+    def control_models(self) -> ControlModelCatalog: ...
 
     @property
     def models_dirs(self) -> Sequence[Path]:

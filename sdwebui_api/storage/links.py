@@ -66,6 +66,10 @@ class LinkFetcher:
         self._slots = asyncio.Semaphore(MAX_DOWNLOADS)
         self._held = 0
 
+    def with_fetchers(self, fetchers: Mapping[str, Fetcher]) -> LinkFetcher:
+        """For somebody who may read other parts of buckets."""
+        return LinkFetcher(self.guard, self.limits, fetchers)
+
     @asynccontextmanager
     async def fetched(self, wanted: Mapping[str, str], user_agent: str = "") -> AsyncIterator[dict[str, bytes]]:
         """`wanted`: URL → field of the request; yields URL → file. Their memory counts until the block is left.

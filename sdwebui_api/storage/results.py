@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,35 +33,51 @@ class ResultFile:
     content_type: str
 
 
+class _Debts:
+    """How many requests are owed their results."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._owed = 0
+
+    def change(self, by: int) -> None:
+        with self._changed:
+            self._owed += by
+            self._changed.notify_all()
+
+    def wait(self, timeout: float) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: self._owed == 0, timeout)
+
+
 class ResultStore:
     """Writes results where their requests say. One per server."""
 
     def __init__(self, roots: SaveRoots) -> None:
         self.roots = roots
+        self._debts = _Debts()
         self._disk = ThreadPoolExecutor(DISK_WRITERS, "results")
         self._uploads = ThreadPoolExecutor(UPLOADS, "upload")
         self._downloads = ThreadPoolExecutor(DOWNLOADS, "download")
-        self._changed = threading.Condition()
-        self._owed = 0
+
+    def with_roots(self, roots: SaveRoots) -> ResultStore:
+        """The same writers for somebody who may name other places."""
+        other = copy.copy(self)
+        other.roots = roots
+        return other
 
     @contextmanager
     def owed(self) -> Iterator[None]:
         """Around a request from its admission until its results are written."""
-        self._count(1)
+        self._debts.change(1)
         try:
             yield
         finally:
-            self._count(-1)
-
-    def _count(self, change: int) -> None:
-        with self._changed:
-            self._owed += change
-            self._changed.notify_all()
+            self._debts.change(-1)
 
     def settle(self, timeout: float) -> bool:
         """Waits until no request is owed its results: jobs end before their pictures are written. Blocks."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._owed == 0, timeout)
+        return self._debts.wait(timeout)
 
     async def write(self, target: Target, files: Sequence[ResultFile]) -> list[str]:
         """The address of each file, all of them stored for good.

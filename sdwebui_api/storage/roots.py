@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -97,6 +97,19 @@ class SaveRoots:
     style: UrlStyle | None = None
     """None: addresses are spelled as `save_dir` is."""
     expires: int = 86_400
+
+    def of_user(self, home: Path) -> SaveRoots:
+        """What one user may name: the own folder in place of the data directory, and in buckets the part that is
+        called as that folder lies in it."""
+        below = home.relative_to(self.data_dir).as_posix()
+        objects = {
+            scheme: ObjectRoot(root.bucket, "/".join(filter(None, (root.prefix, below))))
+            for scheme, root in (self.objects or {}).items()
+        }
+        users = Path(os.path.realpath(home.parent))
+        more = tuple(folder for folder in self.more if not _inside(users, [Path(os.path.realpath(folder))]))
+        mount = self.mount / below if self.mount else None
+        return replace(self, data_dir=home, more=more, objects=objects, mount=mount)
 
     def target(self, save_dir: str, field: str) -> Target:
         """Raises BadRequest: 403 outside of the roots, 422 for what can be no folder."""

@@ -75,7 +75,7 @@ def with_controlnet(services: Services) -> Services:
     from sdwebui_api.scripting.controlnet import ControlNetScript
 
     annotators = AnnotatorFolders(Paths.from_flags(services.flags))
-    services.scripts.add(ControlNetScript(services.catalog.control_models, annotators.context_for))  # type: ignore[attr-defined]
+    services.scripts.add(ControlNetScript(annotators.context_for))  # type: ignore[attr-defined]
     return services
 
 

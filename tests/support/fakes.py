@@ -15,6 +15,7 @@ from PIL import Image
 from sdwebui_api.api.services import Services
 from sdwebui_api.catalog.upscalers import HiresUpscalers
 from sdwebui_api.catalog.whole import build_catalog, face_restorers
+from sdwebui_api.cluster import UserViews
 from sdwebui_api.config.flags import Flags, parse_flags
 from sdwebui_api.config.options import OptionStore
 from sdwebui_api.config.paths import Paths
@@ -159,7 +160,7 @@ def fake_services(data_dir: Path, *flags: str, max_queue: int = 256, concurrency
     results = ResultStore(save_roots(read, paths.data_dir))
     for file in catalog.checkpoints.all(compute_hashes=True):
         assert file.known_title
-    return Services(
+    services = Services(
         flags=read,
         options=OptionStore(paths.options_file),
         catalog=catalog,
@@ -171,7 +172,7 @@ def fake_services(data_dir: Path, *flags: str, max_queue: int = 256, concurrency
         scripts=ScriptHost(),
         control=ControlService(catalog.control_models, AnnotatorFolders(paths)),
         engine=FakeEngine(),
-        runner=JobRunner(max_queue, concurrency),
+        runner=JobRunner(max_queue, concurrency, fair=read.cluster),
         executor=ThreadPoolExecutor(2, "door"),
         preview_executor=ThreadPoolExecutor(1, "preview"),
         sampler_rows=sampler_rows(),
@@ -181,3 +182,11 @@ def fake_services(data_dir: Path, *flags: str, max_queue: int = 256, concurrency
         links=link_fetcher(read, results.fetchers()),
         results=results,
     )
+    if read.cluster:
+        services.views = UserViews(services, _equip)
+    return services
+
+
+def _equip(view: Services, paths: Paths) -> None:
+    """As `app.build`, with what is faked."""
+    view.trainer = FakeTrainer(TrainingFiles(paths, LocalStorage(paths.data_dir)))
