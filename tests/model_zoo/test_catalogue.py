@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from sdwebui_api.config.flags import parse_flags
+from sdwebui_api.config.flags import UserFlags, parse_flags
+from sdwebui_api.errors import BadRequest
 from tests.model_zoo.conftest import Zoo, running_zoo, services_with_zoo
 from tests.support.hosts import Host
 from tests.support.server import run_in_thread
@@ -73,6 +74,19 @@ def test_what_is_no_catalogue_at_all_leaves_the_rest(zoo: Zoo, text: str) -> Non
     assert len(found["models"]) >= 15
     assert found["problems"] and all(one.startswith("model_zoo.json: ") for one in found["problems"])
     assert json.dumps(found)
+
+
+def test_a_users_downloads_go_into_folders_of_the_users_own(tmp_path: Path) -> None:
+    from model_zoo.catalogue import place_of, read_catalogue
+
+    server = parse_flags(["--data-dir", str(tmp_path), "--embeddings-dir", str(tmp_path / "shared")])
+    home = tmp_path / "users" / "ann"
+    entries = read_catalogue(tmp_path).entries
+    own = place_of(entries["sd15"], UserFlags.of(server, home))
+    assert home in own.target.parents
+    embedding = entries["sd15"].model_copy(update={"kind": "embedding"})
+    with pytest.raises(BadRequest, match="share"):
+        place_of(embedding, UserFlags.of(server, home))
 
 
 def test_credentials_guard_the_routes(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ What changes something has a method (PUT, DELETE) that other sites cannot send f
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -13,6 +14,7 @@ from fastapi import APIRouter, Request
 from model_zoo.catalogue import LOCAL_NAME, Catalogue, Entry, Place, place_of, read_catalogue
 from model_zoo.downloads import Download, Downloads, shown
 from sdwebui_api.api.services import Services, services_of, user_of
+from sdwebui_api.config.flags import Flags, UserFlags
 from sdwebui_api.config.paths import Paths
 from sdwebui_api.errors import BadRequest, NotFound, NotStored, Unauthorized, nearest
 
@@ -34,15 +36,15 @@ def _downloads(request: Request) -> Downloads:
 
 @router.get("/models")
 async def list_models(request: Request) -> dict[str, Any]:
-    """`{"models": [...], "problems": [...], "local_catalogue": path}`.
+    """`{"models": [...], "problems": [...], "data_dir": path, "local_catalogue": path}`.
 
     A model has the catalogue's fields, `folder`, `local` (of the owner's own catalogue), and how it stands: `state`
     (absent, partial, waiting, downloading, verifying, installed, other), `received`, `total`, `bytes_per_second`,
     `error`.
     """
     services, downloads = _services(request), _downloads(request)
-    catalogue = await services.off_loop(read_catalogue, Paths.from_flags(services.flags).data_dir)
-    rows, places, problems = [], [], list(catalogue.problems)
+    catalogue = await services.off_loop(read_catalogue, _owners_folder(services.flags))
+    places, problems = [], list(catalogue.problems)
     for entry in catalogue.entries.values():
         try:
             places.append((entry, place_of(entry, services.flags)))
@@ -50,8 +52,13 @@ async def list_models(request: Request) -> dict[str, Any]:
             problems.append(f"{entry.id}: {error.message}")
     found = [(entry, place, downloads.find(place)) for entry, place in places]
     rows = await services.off_loop(lambda: [_row(catalogue, *one) for one in found])
-    local = Paths.from_flags(services.flags).data_dir / LOCAL_NAME
-    return {"models": rows, "problems": problems, "local_catalogue": str(local)}
+    home, local = Paths.from_flags(services.flags).data_dir, _owners_folder(services.flags) / LOCAL_NAME
+    return {"models": rows, "problems": problems, "data_dir": str(home), "local_catalogue": str(local)}
+
+
+def _owners_folder(flags: Flags) -> Path:
+    """The server's data directory: users add nothing to what is offered."""
+    return Paths.from_flags(flags.server if isinstance(flags, UserFlags) else flags).data_dir
 
 
 def _row(catalogue: Catalogue, entry: Entry, place: Place, download: Download | None) -> dict[str, Any]:
@@ -84,7 +91,7 @@ async def stop_download(request: Request, id: str, discard: bool = False) -> dic
 
 async def _find(services: Services, id: str) -> tuple[Catalogue, Entry, Place]:
     """Raises NotFound, and BadRequest for an entry whose file has no place here."""
-    catalogue = await services.off_loop(read_catalogue, Paths.from_flags(services.flags).data_dir)
+    catalogue = await services.off_loop(read_catalogue, _owners_folder(services.flags))
     entry = catalogue.entries.get(id)
     if entry is None:
         raise NotFound(f"There is no model {id[:100]!r}", field="id", choices=nearest(id, catalogue.entries))

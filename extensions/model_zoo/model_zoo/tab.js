@@ -8,7 +8,7 @@ const LIVE = ['waiting', 'downloading', 'verifying'];
 const GROUPS = { esrgan: 'upscaler', realesrgan: 'upscaler', swinir: 'upscaler', scunet: 'upscaler', dat: 'upscaler', hat: 'upscaler',
   gfpgan: 'face', codeformer: 'face', facedetection: 'face' };
 const groupOf = (model) => GROUPS[model.kind] || model.kind;
-const state = { models: [], cards: new Map(), asked: 0, timer: null };
+const state = { models: [], cards: new Map(), asked: 0, timer: null, home: '' };
 
 function make(tag, fields = {}, ...children) {
   const made = Object.assign(document.createElement(tag), fields);
@@ -82,6 +82,7 @@ function show(found) {
   const arrived = found.models.filter((model) => model.state === 'installed' &&
     LIVE.includes(state.models.find((one) => one.id === model.id)?.state));
   state.models = found.models;
+  state.home = `${found.data_dir}/`;
   const ids = new Set(found.models.map((model) => model.id));
   for (const [id, card] of state.cards) if (!ids.has(id)) { card.root.remove(); state.cards.delete(id); }
   for (const model of found.models) draw(model);
@@ -151,6 +152,12 @@ function words(model) {
   return parts.join(' · ');
 }
 
+// Below the data directory without it.
+function pathOf(model) {
+  const path = `${model.folder}/${model.file.split('/').pop()}`;
+  return path.startsWith(state.home) ? path.slice(state.home.length) : path;
+}
+
 // What does not change while a model is listed.
 function frame(model) {
   const link = (label, href) => make('a', { textContent: label, href, target: '_blank', rel: 'noreferrer noopener' });
@@ -172,7 +179,7 @@ function frame(model) {
   const facts = make('div', { className: 'facts' },
     fact(text.licence, model.licence),
     fact(text.size, model.size ? sizeOf(model.size) : text.unknownSize),
-    fact(text.folder, make('span', { className: 'path', textContent: `${model.folder}/${model.file.split('/').pop()}` })),
+    fact(text.folder, make('span', { className: 'path', textContent: pathOf(model), title: model.folder })),
     fact(text.checksum, checksum));
   card.root = make('article', { className: 'model' }, title,
     make('div', { className: 'description', textContent: model.description }), facts,
