@@ -6,7 +6,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ import psutil
 import torch
 from torch import nn
 
+from sdwebui_api.engine.visits import BlockwiseVisit, Visit
 from sdwebui_api.errors import OutOfMemory
 
 if TYPE_CHECKING:
@@ -36,6 +37,10 @@ class DevicePlan:
     channels_last: bool = False
     offload: bool = False
     """Parts rest in RAM and visit the device while they are used (`--medvram`, `--lowvram`)."""
+    offload_sdxl: bool = False
+    """The same of SDXL checkpoints only (`--medvram-sdxl`)."""
+    blockwise: bool = False
+    """Parts that visit do so block by block (`--lowvram`)."""
     nan_check: bool = True
     """Whether results are looked through for not-a-number."""
 
@@ -51,6 +56,8 @@ class DevicePlan:
             attention=_choose_attention(flags, device),
             channels_last=flags.opt_channelslast,
             offload=device.type != "cpu" and (flags.medvram or flags.lowvram),
+            offload_sdxl=device.type != "cpu" and flags.medvram_sdxl,
+            blockwise=device.type != "cpu" and flags.lowvram,
             nan_check=not flags.disable_nan_check,
         )
 
@@ -63,6 +70,10 @@ class DevicePlan:
     def storage(self) -> torch.device:
         """Where freshly loaded parts are put."""
         return torch.device("cpu") if self.offload else self.device
+
+    def rests_in_ram(self, family: str) -> bool:
+        """Whether the parts of a checkpoint of this family do."""
+        return self.offload or (self.offload_sdxl and family.startswith("sdxl"))
 
     def total_memory(self) -> int:
         """Bytes of memory that weights and activations share."""
@@ -166,13 +177,14 @@ def as_out_of_memory(error: BaseException) -> OutOfMemory | None:
 class Device:
     """The one device of this process: whoever runs a module on it holds it, one at a time.
 
-    With offloading, the module in use is moved there and the previous one back to RAM.
+    A module that rests in RAM visits the device while it runs, and stays until another one needs to.
     """
 
     def __init__(self, plan: DevicePlan) -> None:
         self.plan = plan
         self._lock = FairLock()
         self._visitor: nn.Module | None = None
+        self._visit: Visit | BlockwiseVisit | None = None
 
     @contextmanager
     def running(self, module: nn.Module) -> Iterator[None]:
@@ -189,36 +201,56 @@ class Device:
                 raise out_of_memory from None
 
     def _bring(self, module: nn.Module) -> None:
-        if not self.plan.offload or self._visitor is module:
+        if self._visitor is module or not self._rests(module):
             return
-        if self._visitor is not None:
-            self._visitor.to("cpu")
-        self._visitor = None
-        module.to(self.plan.device)
+        self._send_home()
+        self._visit = (BlockwiseVisit if self.plan.blockwise else Visit)(module, self.plan.device)
         self._visitor = module
+
+    def _rests(self, module: nn.Module) -> bool:
+        if self.plan.offload:
+            return True
+        first = next(module.parameters(), None)
+        return first is not None and first.device.type != self.plan.device.type
+
+    def _send_home(self) -> None:
+        if self._visit is not None:
+            self._visit.end()
+        self._visitor = self._visit = None
 
     @contextmanager
     def beside(self, modules: Iterable[nn.Module]) -> Iterator[None]:
-        """`modules` on the device too, beside the one that runs; call while running. With offloading they go back."""
-        if not self.plan.offload:
+        """`modules` on the device too, beside the one that runs; call while running. Those from RAM leave again."""
+        with ExitStack() as visits:
+            for module in dict.fromkeys(modules):
+                if self._rests(module):
+                    visits.callback(self._end, self._begin(module))
             yield
-            return
-        guests = list(dict.fromkeys(modules))
-        try:
-            with torch.inference_mode(False):
-                for module in guests:
-                    module.to(self.plan.device)
+
+    def _begin(self, module: nn.Module) -> Visit:
+        with torch.inference_mode(False):
+            return Visit(module, self.plan.device)
+
+    @staticmethod
+    def _end(visit: Visit) -> None:
+        with torch.inference_mode(False):
+            visit.end()
+
+    @contextmanager
+    def at_home(self) -> Iterator[None]:
+        """Hold the device with every module where it rests, to be copied."""
+        with self._lock, torch.inference_mode(False):
+            self._send_home()
             yield
-        finally:
-            with torch.inference_mode(False):
-                for module in guests:
-                    module.to("cpu")
+
+    def home_of(self, module: nn.Module) -> torch.device:
+        """Where its weights are while it does not run."""
+        with self.at_home():
+            return next(module.parameters()).device
 
     def forget(self) -> None:
         """Send the visiting module home and give cached device memory back."""
-        with self._lock:
-            if self._visitor is not None:
-                self._visitor.to("cpu")
-                self._visitor = None
+        with self._lock, torch.inference_mode(False):
+            self._send_home()
             if self.plan.device.type == "cuda":
                 torch.cuda.empty_cache()

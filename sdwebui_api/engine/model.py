@@ -52,7 +52,7 @@ class UNet:
     def twin(self, key: str) -> UNet:
         """The same weights in modules of their own: whatever is hung into `twin.module` does not touch this one."""
         shared = {id(tensor): tensor for tensor in (*self._module.parameters(), *self._module.buffers())}
-        with self.holding():
+        with self._device.at_home():
             return UNet(key, copy.deepcopy(self._module, shared), self._dtype, self._device)
 
     @property

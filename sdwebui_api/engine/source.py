@@ -87,6 +87,7 @@ class Source:
         file = identity(checkpoint.path)
         config = f"+{identity(self._config_path)}" if self._config_path is not None else ""
         self.family = families.of(file + config, lambda: self._open)
+        self._rests = plan.rests_in_ram(self.family)
         storage = settings.storage_word(self.family)
         self.unet_key = f"unet:{file}{config}:{plan.unet_dtype}{storage}"
         self.text_key = f"text:{file}{config}:{plan.text_dtype}{storage}"
@@ -104,11 +105,11 @@ class Source:
     def _weights(self, dtype: torch.dtype, channels_last: bool = False, *, float8: bool = False) -> Weights:
         return Weights(
             dtype,
-            self._plan.storage,
+            torch.device("cpu") if self._rests else self._plan.device,
             channels_last,
             float8=float8 and self._settings.in_float8(self.family),
             keep_half=self._settings.keep_half,
-            pinned=self._plan.offload,
+            pinned=self._rests,
         )
 
     def _telling(self, text: str) -> Tell:

@@ -7,7 +7,10 @@ from torch import nn
 from sdwebui_api.config.flags import parse_flags
 from sdwebui_api.engine import devices
 from sdwebui_api.engine.devices import Device, DevicePlan, as_out_of_memory
+from sdwebui_api.engine.visits import BlockwiseVisit
 from sdwebui_api.errors import OutOfMemory
+
+CUDA = torch.cuda.is_available()
 
 
 @pytest.fixture(autouse=True)
@@ -78,35 +81,100 @@ def test_running_translates_out_of_memory_and_frees_the_device() -> None:
         assert not torch.is_grad_enabled()
 
 
-class Moves(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.places: list[str] = []
+CPU = torch.device("cpu")
 
-    def to(self, place: object) -> Moves:  # type: ignore[override]
-        self.places.append(str(place))
-        return self
+
+def places(*modules: nn.Module) -> list[int]:
+    return [tensor.data_ptr() for module in modules for tensor in (*module.parameters(), *module.buffers())]
 
 
 def test_offloading_keeps_one_module_on_the_device() -> None:
-    device = Device(DevicePlan(torch.device("cuda", 0), offload=True))
-    first, second = Moves(), Moves()
-    for module in (first, first, second, first):
-        with device.running(module):
-            pass
+    device = Device(DevicePlan(CPU, offload=True))
+    first, second = nn.Linear(8, 8), nn.BatchNorm2d(8)
+    homes, weights = places(first, second), first.weight.detach().clone()
+    with device.running(first):
+        assert not set(places(first)) & set(homes) and set(places(second)) < set(homes)
+        assert torch.equal(first.weight, weights)
+        away = places(first)
+    with device.running(first):
+        assert places(first) == away  # it has stayed
+    with device.running(second):
+        assert places(first) == homes[:2] and not set(places(second)) & set(homes)
     device.forget()
-    assert first.places == ["cuda:0", "cpu", "cuda:0", "cpu"]
-    assert second.places == ["cuda:0", "cpu"]
+    assert places(first, second) == homes
 
 
-def test_offloading_takes_guests_along_for_one_run() -> None:
-    device = Device(DevicePlan(torch.device("cuda", 0), offload=True))
-    host, guest = Moves(), Moves()
-    for _ in range(2):
-        with device.running(host), device.beside([guest, guest]):
-            assert guest.places[-1] == "cuda:0"
-    assert host.places == ["cuda:0"]
-    assert guest.places == ["cuda:0", "cpu"] * 2
-    resident = Device(DevicePlan(torch.device("cuda", 0)))
+def test_a_visitor_that_changed_its_precision_goes_home_with_it() -> None:
+    device, module = Device(DevicePlan(CPU, offload=True)), nn.Linear(4, 4).half()
+    with device.running(module):
+        module.float()
+    device.forget()
+    assert module.weight.dtype == torch.float32
+
+
+def test_guests_leave_after_one_run() -> None:
+    device = Device(DevicePlan(CPU, offload=True))
+    host, guest = nn.Linear(4, 4), nn.Linear(4, 4)
+    homes = places(guest)
+    with device.running(host), device.beside([guest, guest]):
+        assert places(guest) != homes
+    assert places(guest) == homes
+    resident = Device(DevicePlan(CPU))
     with resident.running(host), resident.beside([guest]):
-        assert len(guest.places) == 4
+        assert places(guest) == homes
+
+
+class Nested(nn.Module):
+    """Two levels of lists, as in a UNet: a block of two layers, one of one, and something between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        inner = nn.Module()
+        inner.layers = nn.ModuleList([nn.Linear(16, 16), nn.Linear(16, 16)])
+        self.between = nn.Linear(16, 4)
+        self.blocks = nn.ModuleList([inner, nn.Linear(16, 16)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in (*self.blocks[0].layers, self.blocks[1]):
+            x = layer(x)
+        return self.between(x)
+
+
+def test_lowvram_brings_one_block_at_a_time() -> None:
+    module, x = Nested(), torch.ones(1, 16)
+    homes, expected = places(module), module(x).detach()
+    visit = BlockwiseVisit(module, CPU)
+    with torch.inference_mode():
+        assert torch.equal(module(x), expected)
+    assert visit.largest == (16 * 16 + 16 + 16 * 4 + 4) * 4  # a block and what lies between, of four times as much
+    visit.end()
+    assert places(module) == homes
+    module(x)
+    assert places(module) == homes  # no hook is left
+
+
+def test_a_block_that_fails_goes_home() -> None:
+    module = Nested()
+    homes = places(module)
+    visit = BlockwiseVisit(module, CPU)
+    with pytest.raises(RuntimeError):
+        module(torch.ones(1, 3))
+    visit.end()
+    assert places(module) == homes
+
+
+@pytest.mark.parametrize(("words", "families"), [(["--medvram"], {"sd1", "sdxl"}), (["--medvram-sdxl"], {"sdxl"})])
+def test_who_rests_in_ram(monkeypatch: pytest.MonkeyPatch, words: list[str], families: set[str]) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert {family for family in ("sd1", "sdxl") if plan(*words).rests_in_ram(family)} == families
+    assert plan("--lowvram").blockwise and not plan(*words).blockwise
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not CUDA, reason="no CUDA device")
+def test_a_visit_to_a_gpu() -> None:
+    module = Nested()
+    visit = BlockwiseVisit(module, torch.device("cuda", 0))
+    assert module(torch.ones(1, 16, device="cuda")).device.type == "cuda"
+    visit.end()
+    assert {parameter.device.type for parameter in module.parameters()} == {"cpu"}

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sdwebui_api.catalog.checkpoints import CheckpointFile
+from sdwebui_api.catalog.networks import LoraFile
 from sdwebui_api.config.paths import Paths
+from sdwebui_api.engine.devices import DevicePlan
 from sdwebui_api.engine.engine import Engine
+from sdwebui_api.engine.networks.selection import NO_NETWORKS, AppliedLora, NetworkSet
 from sdwebui_api.errors import OutOfMemory, UnusableModel
 from tests.engine.conftest import MODELS, checkpoints, flags_of, vaes
 
@@ -170,3 +174,24 @@ def test_half_precision_gives_nearly_the_same(golden_paths: Paths) -> None:
         difference = half.evaluate(x, t, context) - full.evaluate(x, t, context)
         assert half.evaluate(x, t, context).dtype == torch.float32
         assert difference.abs().mean() < 0.05
+
+
+@pytest.mark.parametrize("blockwise", [False, True])
+def test_parts_that_visit_the_device_compute_the_same(
+    engine: Engine, golden_paths: Paths, blockwise: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies between two places in RAM stand for those to a GPU: the moves are the same."""
+    lora = LoraFile(MODELS / "Lora" / "tiny-style.safetensors", "tiny-style")
+    networks = NetworkSet((AppliedLora(lora),))
+    checkpoint, expected = checkpoints(golden_paths)[0], []
+    plan = replace(engine.plan, offload=True, blockwise=blockwise)
+    with monkeypatch.context() as patched:
+        patched.setattr(DevicePlan, "from_flags", lambda flags: plan)
+        visiting = Engine(flags_of(MODELS), golden_paths)
+    for one in (engine, visiting):
+        for chosen in (NO_NETWORKS, networks, NO_NETWORKS):
+            with one.lease(checkpoint, networks=chosen) as model, torch.inference_mode():
+                context = model.text_encoder.forward(torch.arange(77)[None], [[]]).context
+                latent = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(0))
+                expected.append(model.decode(model.evaluate(latent, torch.tensor([500.0]), context)))
+    assert all(torch.equal(found, right) for found, right in zip(expected[3:], expected[:3], strict=True))

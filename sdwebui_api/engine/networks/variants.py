@@ -70,7 +70,7 @@ class Variants:
         extra = sum(found.size for found in hypernetworks)
         reserve(plan.size(base.module) + extra)
         twin = base.twin(key)
-        problems = merge(twin.module, plan, self._device.plan.device, self._device.plan.storage)
+        problems = merge(twin.module, plan, self._device.plan.device, self._device.home_of(base.module))
         size = _size_beside(twin.module, base.module) + extra
         apply_hypernetworks(twin.module, hypernetworks)
         return Made(twin, size, tuple(problems))
@@ -83,9 +83,9 @@ class Variants:
         plan = plan_merge("text", sources, TextLayers(base, towers))
         reserve(plan.size(base))
         shared: dict[int, Any] = {id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())}
-        with self._device.running(base):
+        with self._device.at_home():
             twin = copy.deepcopy(base, shared)
-        problems = merge(twin, plan, self._device.plan.device, self._device.plan.storage)
+        problems = merge(twin, plan, self._device.plan.device, self._device.home_of(base))
         return Made(twin, _size_beside(twin, base), tuple(problems))
 
     def _loras(self, networks: NetworkSet, part: Part) -> list[AppliedLora]:
