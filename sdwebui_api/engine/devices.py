@@ -33,7 +33,7 @@ class DevicePlan:
     text_dtype: torch.dtype = torch.float32
     vae_dtype: torch.dtype = torch.float32
     attention: str = "sdpa"
-    """`sdpa` (torch's scaled dot product) or `xformers`."""
+    """`sdpa` (torch's scaled dot product), `xformers` or `products` (see `attention.py`)."""
     channels_last: bool = False
     offload: bool = False
     """Parts rest in RAM and visit the device while they are used (`--medvram`, `--lowvram`)."""
@@ -53,8 +53,8 @@ class DevicePlan:
             unet_dtype=dtype,
             text_dtype=dtype,
             vae_dtype=torch.float32 if flags.no_half_vae else dtype,
-            attention=_choose_attention(flags, device),
-            channels_last=flags.opt_channelslast,
+            attention=_choose_attention(flags, device, dtype),
+            channels_last=flags.opt_channelslast or _prefers_channels_last(device, dtype),
             offload=device.type != "cpu" and (flags.medvram or flags.lowvram),
             offload_sdxl=device.type != "cpu" and flags.medvram_sdxl,
             blockwise=device.type != "cpu" and flags.lowvram,
@@ -92,15 +92,18 @@ def default_dtype(device: torch.device) -> torch.dtype:
 
 
 def cpu_multiplies_bf16() -> bool:
-    capabilities = torch.backends.cpu.get_cpu_capability()
-    if "AVX512" not in capabilities:
+    if "AVX512" not in torch.backends.cpu.get_cpu_capability():
         return False
+    return bool(_cpu_features() & {"amx_bf16", "avx512_bf16"})
+
+
+def _cpu_features() -> frozenset[str]:
+    """What /proc/cpuinfo says this CPU can do; empty where there is none."""
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as cpuinfo:
-            flags = next((line for line in cpuinfo if line.startswith("flags")), "").split()
+            return frozenset(next((line for line in cpuinfo if line.startswith("flags")), "").split())
     except OSError:
-        return False
-    return "amx_bf16" in flags or "avx512_bf16" in flags
+        return frozenset()
 
 
 def _choose_device(flags: Flags) -> torch.device:
@@ -110,13 +113,19 @@ def _choose_device(flags: Flags) -> torch.device:
     return torch.device("cuda", int(flags.device_id or 0))
 
 
-def _choose_attention(flags: Flags, device: torch.device) -> str:
-    if not flags.xformers:
-        return "sdpa"
-    if device.type == "cuda" and find_spec("xformers") is not None:
-        return "xformers"
-    log.warning("--xformers: not available here, using torch's scaled dot product attention")
-    return "sdpa"
+def _prefers_channels_last(device: torch.device, dtype: torch.dtype) -> bool:
+    """A bf16 step of SD1.5 took 0.71 s, and 0.63 s with the channels last, on two cores with AMX; 2.27 and 2.29 s of
+    CPU time on Zen 4 without."""
+    return device.type == "cpu" and dtype == torch.bfloat16 and "amx_bf16" in _cpu_features()
+
+
+def _choose_attention(flags: Flags, device: torch.device, dtype: torch.dtype) -> str:
+    if flags.xformers or flags.force_enable_xformers:
+        if device.type == "cuda" and find_spec("xformers") is not None:
+            return "xformers"
+        log.warning("--xformers: not available here, using torch's own attention")
+    asked = flags.opt_sdp_attention or flags.opt_sdp_no_mem_attention
+    return "products" if device.type == "cpu" and dtype == torch.bfloat16 and not asked else "sdpa"
 
 
 class FairLock:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from sdwebui_api.catalog.diffusers_folders import state_of
+from sdwebui_api.engine.attention import use_attention
 from sdwebui_api.engine.devices import Device, DevicePlan
 from sdwebui_api.engine.filling import Tell, Weights, tensors_nbytes
 from sdwebui_api.engine.load_settings import LoadSettings
@@ -121,8 +122,7 @@ class Source:
         weights = self._weights(self._plan.unet_dtype, self._plan.channels_last, float8=True)
         reserve(self._open.unet_size(_stored(weights)))
         module: Any = self._open.load_unet(weights, tell)
-        if self._plan.attention == "xformers":
-            module.enable_xformers_memory_efficient_attention()
+        use_attention(module, self._plan.attention)
         unet = UNet(self.unet_key, module, self._plan.unet_dtype, self._device)
         return Loaded(LoadedUNet(unet, self._open.facts(unet)), module_size(module))
 

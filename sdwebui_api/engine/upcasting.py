@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
+from sdwebui_api.engine.attention import attend_by_products
+
 
 class _UpcastAttention(TorchFunctionMode):
     """Reaches every attention of this thread, whichever processor calls it."""
@@ -22,7 +24,7 @@ class _UpcastAttention(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if function is not scaled_dot_product_attention:
+        if function not in (scaled_dot_product_attention, attend_by_products):
             return function(*args, **(kwargs or {}))
         dtype = args[0].dtype
         return function(*map(_float, args), **{name: _float(value) for name, value in (kwargs or {}).items()}).to(dtype)

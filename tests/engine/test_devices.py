@@ -61,8 +61,13 @@ def test_offloading_makes_no_sense_on_a_cpu() -> None:
 
 
 def test_xformers_falls_back_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    assert plan("--xformers").attention == "sdpa"
+    assert plan("--xformers").attention == plan().attention
     assert "xformers" in caplog.text
+
+
+def test_attention_by_products_is_for_bf16_on_a_cpu() -> None:
+    assert plan().attention == "products"
+    assert plan("--no-half").attention == plan("--opt-sdp-attention").attention == "sdpa"
 
 
 def test_out_of_memory_is_told_from_other_errors() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sdwebui_api.engine.attention import attend_alike
 from sdwebui_api.engine.devices import Device
 from sdwebui_api.engine.families.base import Assembly
 from sdwebui_api.engine.filling import Weights, materialise
@@ -196,7 +197,9 @@ def _controlnet(
 ) -> Any:
     assembly = assemble(tensors, unet.config.attention_head_dim)
     check_fits(assembly.module, unet)
-    return materialise(assembly, weights, "ControlNet")
+    module = materialise(assembly, weights, "ControlNet")
+    attend_alike(module, unet)
+    return module
 
 
 def _control_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
