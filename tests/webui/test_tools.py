@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,6 +87,21 @@ def test_a_merged_checkpoint_can_be_chosen_at_once(page: Page, services: Service
     page.click("#modelmerger_merge")
     refused(page, "halved.safetensors exists already")
     page.wait_for_selector("#modelmerger_merge_progress >> text=exists already")
+
+
+def test_a_merge_that_waits_is_cancelled(page: Page, services: Services) -> None:
+    open_tab(page, "merger")
+    free = threading.Event()
+    services.runner.submit(lambda job: free.wait(60), kind="in the way")
+    choose(page, "modelmerger_primary_model_name", "tiny-sd")
+    page.locator("#modelmerger_interp_method label", has_text="No interpolation").click()
+    fill(page, "modelmerger_custom_name", "never")
+    page.click("#modelmerger_merge")
+    page.wait_for_selector("#modelmerger_merge_progress >> text=Waiting")
+    page.click("#modelmerger_merge_interrupt")
+    page.wait_for_selector("#modelmerger_merge_progress >> text=Cancelled")
+    free.set()
+    assert not (services.merge_folder / "never.safetensors").exists()
 
 
 def test_an_embedding_and_a_hypernetwork_are_made(page: Page) -> None:
