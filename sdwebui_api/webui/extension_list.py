@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -62,19 +62,21 @@ def _row(
 def extensions_html(rows: Iterable[ExtensionRow], *, locked: bool = False) -> str:
     titles = (t("Extension"), t("Source"), t("Branch"), t("Version"), t("Date"), t("State"))
     head = "".join(f"<th>{escape(title)}</th>" for title in titles)
-    body = "".join(_row_html(row, locked) for row in rows)
+    body = "".join(_row_html(row, titles, locked) for row in rows)
     if not body:
         return f"<p>{escape(t('No extension is installed. Put its folder into extensions and reload.'))}</p>"
     return f'<div class="extensions-scroll"><table class="extensions"><tr>{head}</tr>{body}</table></div>'
 
 
-def _row_html(row: ExtensionRow, locked: bool) -> str:
+def _row_html(row: ExtensionRow, titles: Sequence[str], locked: bool) -> str:
+    """Every cell knows its title: on a phone they stand below each other."""
     box = (
         f'<label><input type="checkbox" value="{escape(row.name)}"{" checked" if row.ticked else ""}'
         f"{' disabled' if locked else ''}> {escape(row.name)}</label>"
     )
     cells = (box, _source(row), escape(row.branch), escape(row.version), escape(row.date), _state(row))
-    return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+    filled = (f'<td data-title="{escape(title)}">{cell}</td>' for title, cell in zip(titles, cells, strict=True))
+    return f"<tr>{''.join(filled)}</tr>"
 
 
 def _source(row: ExtensionRow) -> str:

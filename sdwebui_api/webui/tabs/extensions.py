@@ -23,8 +23,9 @@ WAIT = "(state) => { if (state === 'restarting') window.sdwebuiWaitForRestart();
 
 
 def build(page: PageBuilder) -> None:
-    locked = page.services.options.is_frozen("disabled_extensions")
-    with gr.Row():
+    # One process has one set of extensions: no user may change it for the others.
+    locked = page.services.options.is_frozen("disabled_extensions") or page.flags.cluster
+    with gr.Row(elem_id="extensions_buttons"):
         apply = gr.Button(t("Apply and restart UI"), variant="primary", interactive=not locked, min_width=140)
         look = gr.Button(t("Look again"), min_width=140)
     level = gr.Radio(
@@ -46,9 +47,9 @@ def build(page: PageBuilder) -> None:
         chosen = options.disable_all_extensions
         return extensions_html(rows, locked=locked), chosen if chosen in LEVELS else "none"
 
-    async def store(level: str, written: str) -> tuple[str, str]:
+    async def store(level: str, written: str, request: gr.Request) -> tuple[str, str]:
         try:
-            return await apply_extensions(page.services, json.loads(written or "[]"), level)
+            return await apply_extensions(page.services_for(request), json.loads(written or "[]"), level)
         except SdWebUIError as error:
             return t("Not saved: {problem}", problem=error.message), ""
 
