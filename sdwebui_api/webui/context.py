@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 import gradio as gr
 from gradio.components import Component
 
-from sdwebui_api.api.services import Services
+from sdwebui_api.api.services import Services, services_in
 from sdwebui_api.config.flags import Flags
 from sdwebui_api.webui.generation.results import Results
 from sdwebui_api.webui.page_jobs import PageJobs
-from sdwebui_api.webui.ui_config import UiConfig
+from sdwebui_api.webui.ui_config import UiConfig, defaults_file
 
 C = TypeVar("C", bound=Component)
 Choices = Callable[[Services], Sequence[Any]]
@@ -53,8 +53,13 @@ class PageBuilder:
         return self.services.flags
 
     def services_for(self, request: gr.Request) -> Services:
-        """The services as the visitor of `request` sees them."""
-        return self.services
+        """The services as the visitor of `request` sees them. Raises Unauthorized where nobody is known."""
+        return services_in(request.request.scope if request.request is not None else {}, self.services)
+
+    def defaults_for(self, services: Services) -> UiConfig:
+        """ui-config.json of the visitor whose services these are."""
+        shared = services.flags is self.services.flags
+        return self.defaults if shared else self.defaults.of_user(defaults_file(services.flags))
 
     def add(
         self,
@@ -106,7 +111,5 @@ def user_of(request: gr.Request | None) -> str | None:
     """The visitor's name; None where nobody logs in."""
     if request is None or request.request is None:
         return None
-    if request.username:
-        return str(request.username)
     state: dict[str, Any] = request.request.scope.get("state") or {}
     return state.get("user")

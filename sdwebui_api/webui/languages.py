@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -10,7 +11,7 @@ from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.types import Scope
 
-from sdwebui_api.api.services import Services
+from sdwebui_api.api.services import Services, services_in
 from sdwebui_api.config.flags import Flags
 from sdwebui_api.config.options import Options
 from sdwebui_api.config.paths import Paths
@@ -29,9 +30,26 @@ def language_layer(services: Services, texts: Texts) -> Middleware:
     return Middleware(
         LanguageLayer,
         translate=texts.translate,
-        language_of=lambda scope: language_of(scope, services, texts),
-        head=lambda: theme + tab_script(services.options.snapshot()),
+        language_of=lambda scope: language_of(scope, services_in(scope, services), texts),
+        head=lambda scope: theme + _user_script(scope, services) + tab_script(_options(scope, services)),
     )
+
+
+def _options(scope: Scope, services: Services) -> Options:
+    return services_in(scope, services).options.snapshot()
+
+
+def _user_script(scope: Scope, services: Services) -> str:
+    """`--cluster`: what a browser remembers of one user's page is gone when another opens it there."""
+    if services.views is None:
+        return ""
+    user = hashlib.sha256(str(scope["state"]["user"]).encode()).hexdigest()
+    return f"""<script>(() => {{
+if (localStorage.getItem("sdwebui_user") === "{user}") return;
+const own = Object.keys(localStorage).filter((key) => key.startsWith("sdwebui_") && key !== "{THEME_KEY}");
+own.forEach((key) => localStorage.removeItem(key));
+localStorage.setItem("sdwebui_user", "{user}");
+}})();</script>"""
 
 
 def localizations_folder(flags: Flags) -> Path:

@@ -12,6 +12,7 @@ from gradio.components import Component
 from sdwebui_api.api.services import Services
 from sdwebui_api.webui.context import PageBuilder
 from sdwebui_api.webui.remembered import restored
+from sdwebui_api.webui.ui_config import fits
 
 Offered = dict[Component, list[Any]]
 
@@ -25,12 +26,17 @@ def wire(page: PageBuilder) -> None:
     async def opened(request: gr.Request, *stored: Any) -> dict[Component, Any]:
         services = page.services_for(request)
         offered, values = await services.off_loop(known, page, services)
-        values |= page.defaults.changed
+        own = page.defaults_for(services).changed
+        values |= {one: value for one, value in own.items() if one not in offered or _offers(offered[one], one, value)}
         for (_, kept), found in zip(page.remembered, stored, strict=True):
             values |= restored(kept, found, {one: [value for _, value in rows] for one, rows in offered.items()})
         return updates(offered, values)
 
     page.blocks.load(opened, stores, outputs, show_progress="hidden", api_visibility="private", queue=False)
+
+
+def _offers(found: list[Any], component: Component, value: Any) -> bool:
+    return fits(component, value, [choice for _, choice in found])
 
 
 def shown(page: PageBuilder) -> list[Block]:

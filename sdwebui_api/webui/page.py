@@ -9,22 +9,26 @@ from pathlib import Path
 
 import gradio as gr
 from fastapi import FastAPI
+from starlette.middleware import Middleware
 from starlette.routing import Match, Mount
-from starlette.types import Scope
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sdwebui_api.api.auth import Doorkeeper
+from sdwebui_api.api.login_routes import login_routes
 from sdwebui_api.api.services import Services
 from sdwebui_api.config.flags import Flags
 from sdwebui_api.config.paths import Paths
+from sdwebui_api.config.users import USERS_FOLDER
 from sdwebui_api.scripting.page_hooks import PageTab
 from sdwebui_api.webui import named_calls, opening, quick_settings, sending, theme
 from sdwebui_api.webui.context import PageBuilder
 from sdwebui_api.webui.languages import language_layer, localizations_folder
 from sdwebui_api.webui.localization import t
 from sdwebui_api.webui.localization.texts import load_texts
-from sdwebui_api.webui.login import page_login
+from sdwebui_api.webui.page_guard import PageGuard
 from sdwebui_api.webui.page_jobs import PageJobs
 from sdwebui_api.webui.tabs.registry import TABS, Tab
-from sdwebui_api.webui.ui_config import UiConfig
+from sdwebui_api.webui.ui_config import UiConfig, defaults_file
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +48,7 @@ def mount_page(app: FastAPI, services: Services) -> Callable[[], None]:
     # Read from the environment alone: how often it sums up its own calls, with pandas, for a view that is switched off.
     os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(10**9))
     cache = _cache_folder(paths)
-    page = PageBuilder(services, PageJobs(cache), UiConfig(_defaults_file(services.flags, paths)))
+    page = PageBuilder(services, PageJobs(cache), UiConfig(defaults_file(services.flags)))
     blocks = build_page(page)
     gr.mount_gradio_app(
         app,
@@ -53,7 +57,6 @@ def mount_page(app: FastAPI, services: Services) -> Callable[[], None]:
         footer_links=[],
         run_history=False,
         allowed_paths=[str(Path(path).expanduser().absolute()) for path in services.flags.gradio_allowed_path],
-        auth=page_login(services.flags),
         show_error=True,
         ssr_mode=False,
         enable_monitoring=False,
@@ -61,12 +64,35 @@ def mount_page(app: FastAPI, services: Services) -> Callable[[], None]:
         theme=theme.page_theme(),
         css_paths=theme.style_sheets(),
         head=theme.head(),
-        app_kwargs={"middleware": [language_layer(services, load_texts(localizations_folder(services.flags)))]},
+        app_kwargs={"middleware": _layers(services, paths, cache)},
     )
+    keeper: Doorkeeper = app.state.keeper
     place, mount = next((i, route) for i, route in reversed([*enumerate(app.routes)]) if isinstance(route, Mount))
     assert isinstance(mount.app, gr.routes.App)
-    app.router.routes[place] = _PageMount("", mount.app)
+    app.router.routes[place] = _PageMount("", _PageDoor(mount.app, keeper))
+    app.router.routes[place:place] = login_routes(keeper)
     return mount.app.stop_event.set
+
+
+def _layers(services: Services, paths: Paths, cache: Path) -> list[Middleware]:
+    """Inside of gradio's compression, outermost first."""
+    language = language_layer(services, load_texts(localizations_folder(services.flags)))
+    guard = Middleware(PageGuard, cache=cache, users=paths.data_dir / USERS_FOLDER)
+    return [language, guard] if services.views is not None else [language]
+
+
+class _PageDoor:
+    """Shows the form to visitors who have to log in first."""
+
+    def __init__(self, app: ASGIApp, keeper: Doorkeeper) -> None:
+        self._app = app
+        self._keeper = keeper
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._keeper.asks_page and scope.get("state", {}).get("user") is None:
+            await self._keeper.refusal(scope, "")(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
 
 class _PageMount(Mount):
@@ -125,8 +151,3 @@ def _cache_folder(paths: Paths) -> Path:
     folder = Path(os.environ.setdefault("GRADIO_TEMP_DIR", str(paths.data_dir / "tmp" / "page")))
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _defaults_file(flags: Flags, paths: Paths) -> Path:
-    given = flags.ui_config_file
-    return Path(given).expanduser().absolute() if given else paths.data_dir / "ui-config.json"

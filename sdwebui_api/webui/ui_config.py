@@ -13,6 +13,9 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from sdwebui_api.config.flags import Flags
+from sdwebui_api.config.paths import Paths
+
 log = logging.getLogger(__name__)
 
 LIMITS = ("minimum", "maximum", "step")
@@ -26,7 +29,11 @@ class UiConfig:
         self._values = _read(path)
         self._known: dict[str, Component] = {}
         self.changed: dict[Component, Any] = {}
-        """What was saved since the page was built."""
+        """What differs from the page as it was built."""
+
+    def of_user(self, path: Path) -> UiConfig:
+        """One user's own defaults above these."""
+        return _OwnDefaults(path, self)
 
     def apply(self, key: str, component: Component) -> None:
         """Gives the component what the file says of it. A value that does not fit is logged and left out."""
@@ -58,8 +65,32 @@ class UiConfig:
         written.write_text(json.dumps(current, indent=4, ensure_ascii=False), encoding="utf-8")
         os.replace(written, self._path)
         self._values = current
+        self._take(values)
+
+    def _take(self, values: dict[str, Any]) -> None:
         for key, value in values.items():
             self._known[key].value = self.changed[self._known[key]] = value
+
+
+class _OwnDefaults(UiConfig):
+    """Components are everybody's: what is saved here is told to the user's page when it opens."""
+
+    def __init__(self, path: Path, shared: UiConfig) -> None:
+        super().__init__(path)
+        self._known = shared._known
+        own = {
+            component: self._values[f"{key}/value"] for key, component in self._known.items()
+            if f"{key}/value" in self._values
+        }  # fmt: skip
+        self.changed = shared.changed | own
+
+    def _take(self, values: dict[str, Any]) -> None:
+        self.changed |= {self._known[key]: value for key, value in values.items()}
+
+
+def defaults_file(flags: Flags) -> Path:
+    given = flags.ui_config_file
+    return Path(given).expanduser().absolute() if given else Paths.from_flags(flags).data_dir / "ui-config.json"
 
 
 def fits(component: Component, value: Any, choices: Sequence[Any] | None = None) -> bool:

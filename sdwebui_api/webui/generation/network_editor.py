@@ -16,6 +16,8 @@ from PIL import Image
 
 from sdwebui_api.api.services import Services
 from sdwebui_api.catalog.beside import LARGEST_WEIGHT, About, Neighbours, write_about
+from sdwebui_api.config.flags import UserFlags
+from sdwebui_api.config.paths import Paths
 from sdwebui_api.errors import SdWebUIError
 from sdwebui_api.webui.generation.form import Form
 from sdwebui_api.webui.generation.network_kinds import path_of
@@ -93,7 +95,7 @@ class Editor:
         if not isinstance(weight, (int, float)) or abs(weight) > LARGEST_WEIGHT:
             raise refusal(t("The weight is too large"))
         about = About(description or "", activation or "", negative or "", float(weight), notes or "")
-        await self._change(services, lambda: write_about(path, about))
+        await self._change(services, path, lambda: write_about(path, about))
         return gr.update(visible=False)
 
     async def _take_picture(
@@ -104,7 +106,7 @@ class Editor:
         if not pictures:
             raise gr.Warning(t("There is no picture yet"), print_exception=False)
         source = Path(pictures[min(shown, len(pictures) - 1)][0])
-        await self._change(services, lambda: _keep_picture(source, path.with_name(f"{path.stem}.preview.png")))
+        await self._change(services, path, lambda: _keep_picture(source, path.with_name(f"{path.stem}.preview.png")))
         return gr.update(visible=False)
 
     async def _path(self, services: Services, asked: str) -> Path:
@@ -113,14 +115,22 @@ class Editor:
         except SdWebUIError as error:
             raise refusal(error.message) from None
 
-    async def _change(self, services: Services, change: Any) -> None:
+    async def _change(self, services: Services, path: Path, change: Any) -> None:
         if services.flags.freeze_settings:
             raise refusal(t("Settings are frozen on this server"))
+        if not is_own(services, path):
+            raise refusal(t("This model belongs to all users; what stands beside it cannot be changed here"))
         try:
             await services.off_loop(change)
         except OSError:
             log.warning("what stands beside a model cannot be written", exc_info=True)
             raise refusal(t("The folder of this model cannot be written")) from None
+
+
+def is_own(services: Services, path: Path) -> bool:
+    """`--cluster`: whether a file lies in the user's own folder, not in one that all share."""
+    flags = services.flags
+    return not isinstance(flags, UserFlags) or path.is_relative_to(Paths.from_flags(flags).data_dir)
 
 
 def _keep_picture(source: Path, target: Path) -> None:

@@ -128,7 +128,7 @@ def _wire_styles(form: Form, apply: gr.Button, prompt: gr.Textbox, negative: gr.
 
 
 def _wire_defaults(form: Form, keep: gr.Button) -> None:
-    """The tab's values become those of ui-config.json, for everybody who opens the page."""
+    """The tab's values become those of ui-config.json, for everybody who opens the page (`--cluster`: for the user)."""
     names = list(form.kept)
 
     async def store(request: gr.Request, *values: Any) -> None:
@@ -136,7 +136,7 @@ def _wire_defaults(form: Form, keep: gr.Button) -> None:
         if services.flags.freeze_settings:
             raise refusal(t("Settings are frozen on this server"))
         try:
-            await services.off_loop(form.page.defaults.save, dict(zip(names, values, strict=True)))
+            await services.off_loop(form.page.defaults_for(services).save, dict(zip(names, values, strict=True)))
         except OSError:
             log.warning("ui-config.json cannot be written", exc_info=True)
             raise refusal(t("The file of defaults cannot be written")) from None

@@ -20,11 +20,12 @@ WHOLE = ("text/html", "application/json")
 
 LanguageOf = Callable[[Scope], str]
 """The language of the reader who sends this request."""
+HeadOf = Callable[[Scope], str]
 
 
 class LanguageLayer:
     def __init__(
-        self, app: ASGIApp, translate: Callable[[str, str], str], language_of: LanguageOf, head: Callable[[], str]
+        self, app: ASGIApp, translate: Callable[[str, str], str], language_of: LanguageOf, head: HeadOf
     ) -> None:
         """translate: (English text, language) → text; head: HTML for the end of the head of every page."""
         self._app = app
@@ -37,7 +38,7 @@ class LanguageLayer:
             await self._app(scope, receive, send)
             return
         language = self._language_of(scope)
-        answer = _Answer(send, language, lambda text: self._translate(text, language), self._head)
+        answer = _Answer(send, language, lambda text: self._translate(text, language), lambda: self._head(scope))
         await self._app(scope, receive, answer.send)
 
 
