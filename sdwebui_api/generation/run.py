@@ -188,7 +188,9 @@ class Run:
             s_tmin=request.s_tmin,
             s_tmax=request.s_tmax,
             s_noise=request.s_noise,
-            options=SamplingOptions.from_options(request.options.as_dict()),
+            options=SamplingOptions.from_options(
+                request.options.as_dict(), sdxl=self.model.family.align_your_steps == "sdxl"
+            ),
         )
 
     def noise(self, batch: Batch, shape: tuple[int, ...]) -> ImageNoise:

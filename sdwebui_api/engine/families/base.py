@@ -89,5 +89,7 @@ class Family:
     probe: Callable[[Any], str] | None = None
     """The prediction type of a loaded `engine.model.UNet`, for families where nothing but its answers tells; None:
     always `prediction_type`."""
+    align_your_steps: str = "sd1"
+    """Which of that schedule's tables was found for it: `sd1` or `sdxl`."""
     own_clip_skip: int | None = None
     """What counts for the towers that clip skip applies to unless the option `sdxl_clip_l_skip` is on."""

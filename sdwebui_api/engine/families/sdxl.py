@@ -101,6 +101,7 @@ SDXL = Family(
     towers=(TextTower(CLIP_L, final_norm=False), _TOWER_G),
     label=LabelFormat((*_SIZES, "height", "width")),
     own_clip_skip=2,
+    align_your_steps="sdxl",
 )
 
 SDXL_REFINER = replace(

@@ -73,8 +73,7 @@ class SdModelFacade:
     """`shared.sd_model`: facts and the VAE of the job's model. Tensors and texts only while a job runs."""
 
     cond_stage_key = "txt"
-    is_sdxl = is_sd2 = is_sd3 = is_ssd = is_sdxl_inpaint = lowvram = False
-    is_sd1 = True
+    is_sd3 = is_ssd = lowvram = False
     cond_stage_model_empty_prompt = None
 
     @property
@@ -98,6 +97,28 @@ class SdModelFacade:
     def used_config(self) -> str | None:
         file = checkpoint_file()
         return str(file.config_path) if file and file.config_path else None
+
+    @property
+    def is_sd1(self) -> bool:
+        """As long as no job runs, nobody knows better."""
+        return self._family() == "sd1"
+
+    @property
+    def is_sd2(self) -> bool:
+        return self._family() == "sd2"
+
+    @property
+    def is_sdxl(self) -> bool:
+        return self._family() in ("sdxl", "sdxl_refiner")
+
+    @property
+    def is_sdxl_inpaint(self) -> bool:
+        return self.is_sdxl and self._model.in_channels == 9
+
+    @staticmethod
+    def _family() -> str:
+        found = view()
+        return "sd1" if found is None or found.model is None else str(found.model.family.name)
 
     @property
     def device(self) -> Any:
