@@ -11,6 +11,7 @@ import pytest
 
 from sdwebui_api.config.flags import UserFlags, parse_flags
 from sdwebui_api.errors import BadRequest
+from sdwebui_api.webui.localization.texts import load_texts
 from tests.model_zoo.conftest import Zoo, running_zoo, services_with_zoo
 from tests.support.hosts import Host
 from tests.support.server import run_in_thread
@@ -25,8 +26,10 @@ def test_what_ships_is_complete(tmp_path: Path) -> None:
     places = {place_of(entry, flags).target for entry in catalogue.entries.values()}
     assert len(places) == len(catalogue.entries)
     assert all(tmp_path / "model_store" in place.parents for place in places)
+    chinese = load_texts().tables["zh_CN"]
     for entry in catalogue.entries.values():
-        assert entry.url.startswith("https://") and entry.homepage and entry.size and entry.description
+        assert entry.description in chinese
+        assert entry.url.startswith("https://") and entry.homepage and entry.size
 
 
 def test_entries_of_the_owner_stand_beside_those_that_ship(zoo: Zoo) -> None:

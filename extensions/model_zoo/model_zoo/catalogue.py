@@ -145,15 +145,20 @@ class Catalogue:
     problems: tuple[str, ...] = ()
 
 
+def read_shipped() -> Catalogue:
+    entries: dict[str, Entry] = {}
+    problems = tuple(_read(SHIPPED, entries))
+    return Catalogue(entries, problems=problems)
+
+
 def read_catalogue(data_dir: Path) -> Catalogue:
     """Never fails: what cannot be read is among the problems."""
-    entries: dict[str, Entry] = {}
-    problems = list(_read(SHIPPED, entries))
-    shipped = set(entries)
+    shipped = read_shipped()
+    entries, problems = dict(shipped.entries), list(shipped.problems)
     local = data_dir / LOCAL_NAME
     if os.path.lexists(local):
         problems += _read(local, entries)
-    return Catalogue(entries, frozenset(set(entries) - shipped), tuple(problems))
+    return Catalogue(entries, frozenset(set(entries) - set(shipped.entries)), tuple(problems))
 
 
 def _read(path: Path, entries: dict[str, Entry]) -> Iterator[str]:

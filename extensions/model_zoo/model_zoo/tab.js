@@ -110,7 +110,7 @@ function filter() {
   const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
   let shown = 0;
   for (const model of state.models) {
-    const all = [model.id, model.name, model.description, model.licence, model.file].join(' ').toLowerCase();
+    const all = [model.id, model.name, model.description, aboutOf(model), model.licence, model.file].join(' ').toLowerCase();
     const fits = (!kinds.value || groupOf(model) === kinds.value) && words.every((word) => all.includes(word));
     state.cards.get(model.id).root.hidden = !fits;
     shown += fits;
@@ -152,6 +152,9 @@ function words(model) {
   return parts.join(' · ');
 }
 
+// In the reader's language where the model ships with the program.
+const aboutOf = (model) => (!model.local && text[`about:${model.id}`]) || model.description;
+
 // Below the data directory without it.
 function pathOf(model) {
   const path = `${model.folder}/${model.file.split('/').pop()}`;
@@ -182,7 +185,7 @@ function frame(model) {
     fact(text.folder, make('span', { className: 'path', textContent: pathOf(model), title: model.folder })),
     fact(text.checksum, checksum));
   card.root = make('article', { className: 'model' }, title,
-    make('div', { className: 'description', textContent: model.description }), facts,
+    make('div', { className: 'description', textContent: aboutOf(model) }), facts,
     make('div', { className: 'does' }, card.start, card.stop, card.discard, card.bar, card.status), card.error);
   card.root.dataset.id = model.id;
   return card;

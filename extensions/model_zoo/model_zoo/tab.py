@@ -8,6 +8,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from model_zoo.catalogue import read_shipped
 from sdwebui_api.webui.context import PageBuilder
 from sdwebui_api.webui.localization import t
 
@@ -17,7 +18,7 @@ HERE = Path(__file__).parent
 def build(page: PageBuilder) -> None:
     page.add(
         gr.HTML(
-            _frame(_texts()),
+            _frame({**_texts(), **_descriptions()}),
             css_template=(HERE / "tab.css").read_text(encoding="utf-8"),
             js_on_load=(HERE / "tab.js").read_text(encoding="utf-8"),
             apply_default_css=False,
@@ -64,6 +65,11 @@ def _texts() -> Mapping[str, str]:
         "kind:upscaler": t("Upscaler"),
         "kind:face": t("Face restoration"),
     }
+
+
+def _descriptions() -> Mapping[str, str]:
+    """Of the models that ship, by `about:` and id, in the reader's language."""
+    return {f"about:{entry.id}": t(entry.description) for entry in read_shipped().entries.values()}
 
 
 def _frame(texts: Mapping[str, str]) -> str:
