@@ -58,8 +58,8 @@ class Engine:
         self._hashing = not flags.no_hashing
         self._versions = count(1)
         self._embeddings = EmbeddingStore([paths.embeddings_dir], hashing=self._hashing, versions=self._versions)
-        budget = memory.weights_budget(self.plan, flags.min_ram_reserved)
-        self._weights = WeightsCache(budget, on_evict=self._forget_dropped)
+        room, resting = memory.weights_room(self.plan, flags), memory.resting_room(self.plan, flags)
+        self._weights = WeightsCache(room, on_evict=self._forget_dropped, ram=resting)
         self._variants = Variants(self.device)
         self.tokenizer = Tokenizer()
         self._text_widths: dict[str, int] = {}
@@ -114,14 +114,15 @@ class Engine:
         progress = on_progress or (lambda text: None)
         source = Source(checkpoint, vae, self.plan, self.device, progress, settings, self._families)
         with ExitStack() as held:
-            network = held.enter_context(self._part(source.unet_key, source.load_unet, LoadedUNet))
-            text = held.enter_context(self._part(source.text_key, source.load_text_encoder, LoadedText))
-            autoencoder = held.enter_context(self._part(source.vae_key, source.load_vae, Vae))
+            network = held.enter_context(self._part(source.unet_key, source.load_unet, LoadedUNet, source=source))
+            text = held.enter_context(self._part(source.text_key, source.load_text_encoder, LoadedText, source=source))
+            autoencoder = held.enter_context(self._part(source.vae_key, source.load_vae, Vae, source=source))
             text_key = source.text_key
             if networks:
                 network = held.enter_context(self._unet_with(networks, network, source))
                 towers = network.facts.family.towers
                 text_key, text = held.enter_context(self._text_with(networks, text, source, towers))
+            settings.limit(self._weights)
             model = self._model(network, text, text_key, autoencoder, networks, settings)
             self._loaded_checkpoint, self._ready = checkpoint, True
             del source  # lets go of the mapped file
@@ -210,12 +211,20 @@ class Engine:
                 yield key, variant
 
     def _part(
-        self, key: str, load: Load, kind: type[T], base: str | None = None, *, keep: bool = True
+        self,
+        key: str,
+        load: Load,
+        kind: type[T],
+        base: str | None = None,
+        *,
+        keep: bool = True,
+        source: Source | None = None,
     ) -> AbstractContextManager[T]:
         def load_part(reserve: Callable[[int], None]) -> Loaded:
             return self._load_where_it_fits(load, reserve)
 
-        return self._weights.lease(key, load_part, kind, base=base, keep=keep)
+        in_ram = source is not None and source.rests_in_ram
+        return self._weights.lease(key, load_part, kind, base=base, keep=keep, in_ram=in_ram)
 
     def _load_where_it_fits(self, load: Load, reserve: Callable[[int], None]) -> Loaded:
         """A second attempt, after dropping everything idle, when memory runs out. Raises OutOfMemory.

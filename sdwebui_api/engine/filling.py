@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sdwebui_api.engine.blocks import ALIGNMENT
 from sdwebui_api.engine.families.base import Assembly
 from sdwebui_api.engine.float8 import keep_in_float8
 from sdwebui_api.engine.mapped import MappedReader
@@ -21,8 +22,6 @@ log = logging.getLogger(__name__)
 Tell = Callable[[float], None]
 """Is told which share of a part, 0 to 1, has been loaded."""
 
-ALIGNMENT = 64
-"""Bytes; the width of a vector register and of a cache line."""
 WORTH_TELLING = 256 * 2**20
 """Bytes; below, a part is there before anybody has read a word about it."""
 

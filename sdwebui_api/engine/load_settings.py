@@ -9,6 +9,7 @@ import torch
 
 if TYPE_CHECKING:
     from sdwebui_api.config.options import Options
+    from sdwebui_api.engine.weights import WeightsCache
 
 SDXL = "sdxl"
 """Starts the names of its families."""
@@ -24,10 +25,30 @@ class LoadSettings:
     """`cache_fp16_weight`: LoRAs are merged into float16 weights that stay in RAM beside the float8 ones."""
     vae_fallback: torch.dtype | None = torch.float32
     """What a VAE that yields not-a-number goes on in; None: that is an error."""
+    checkpoints: int | None = None
+    """`sd_checkpoints_limit`: how many may be in memory. 1, A1111's default, stands for as many as fit."""
+    one_on_gpu: bool = False
+    """`sd_checkpoints_keep_in_cpu`, where their number is limited: the others rest in RAM."""
 
     @classmethod
     def of(cls, options: Options) -> LoadSettings:
-        return cls(options.fp8_storage, options.cache_fp16_weight, _fallback(options))
+        limit = options.sd_checkpoints_limit
+        return cls(
+            options.fp8_storage,
+            options.cache_fp16_weight,
+            _fallback(options),
+            limit if limit > 1 else None,
+            options.sd_checkpoints_keep_in_cpu,
+        )
+
+    def limit(self, weights: WeightsCache) -> None:
+        """Send checkpoints beyond the limit away, as far as nobody uses them."""
+        if self.checkpoints is None:
+            return
+        for kind in ("unet:", "text:"):
+            weights.keep_newest(kind, self.checkpoints)
+            if self.one_on_gpu:
+                weights.rest_but_newest(kind, 1)
 
     def in_float8(self, family: str) -> bool:
         return self.float8 == "Enable" or (self.float8 == "Enable for SDXL" and family.startswith(SDXL))

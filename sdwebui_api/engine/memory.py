@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
 
 from sdwebui_api.engine.devices import DevicePlan
+from sdwebui_api.engine.weights import Room
 from sdwebui_api.errors import OutOfMemory
+
+if TYPE_CHECKING:
+    from sdwebui_api.config.flags import Flags
 
 GIB = 2**30
 RAM_SHARE = 0.6
+DEFAULT_RESERVE = 2.0
+"""GiB that `--sd-dynamic-cache` leaves free unless `--min-ram-reserved` says otherwise."""
 GPU_SHARE = 0.7
 """The rest of the memory is left to activations, the system, and other programs."""
 
@@ -22,14 +30,56 @@ CELLS_PER_GIB = 2 * 64 * 64
 """Latent area of one forward pass per GiB of device memory: two 512x512 latents, generously estimated for SD1."""
 
 
-def weights_budget(plan: DevicePlan, min_ram_reserved: float | None) -> int:
-    """Bytes that cached weights may take where they are stored. `min_ram_reserved`: GiB of RAM to leave free."""
-    total = plan.total_memory()
+def weights_room(plan: DevicePlan, flags: Flags) -> Room:
+    """For the weights where parts are kept that run on the device as they are."""
     if plan.storage.type == "cuda":
-        return int(total * GPU_SHARE)
-    if min_ram_reserved is not None:
-        return max(total - int(min_ram_reserved * GIB), 0)
-    return int(total * RAM_SHARE)
+        return Room(int(plan.total_memory() * GPU_SHARE))
+    return ram_room(flags)
+
+
+def resting_room(plan: DevicePlan, flags: Flags) -> Room | None:
+    """RAM for parts that a GPU has no room for; None where weights are in RAM anyhow."""
+    return ram_room(flags) if plan.storage.type == "cuda" else None
+
+
+def ram_room(flags: Flags) -> Room:
+    """With `--sd-dynamic-cache` or `--min-ram-reserved` all RAM but the reserve, which is left free whoever takes the
+    rest; else a share of it."""
+    if not flags.sd_dynamic_cache and flags.min_ram_reserved is None:
+        return Room(int(ram().total * RAM_SHARE))
+    reserved = int((DEFAULT_RESERVE if flags.min_ram_reserved is None else flags.min_ram_reserved) * GIB)
+    return Room(max(ram().total - reserved, 0), lambda: ram().available - reserved)
+
+
+@dataclass(frozen=True)
+class Ram:
+    """Bytes."""
+
+    total: int
+    available: int
+
+
+def ram(limits: Path = Path("/sys/fs/cgroup")) -> Ram:
+    """Of the machine, or of the container that this process may be in (control groups, version 2)."""
+    machine = psutil.virtual_memory()
+    limit, used, cache = (
+        _first_number(limits / name, key)
+        for name, key in (("memory.max", ""), ("memory.current", ""), ("memory.stat", "inactive_file"))
+    )
+    if limit is None or used is None:
+        return Ram(machine.total, machine.available)
+    free = max(limit - used + (cache or 0), 0)
+    return Ram(min(machine.total, limit), min(machine.available, free))
+
+
+def _first_number(path: Path, key: str) -> int | None:
+    """The number in a control file of one value, or behind `key` in one of several; None where there is none."""
+    try:
+        lines = [line.split() for line in path.read_text().splitlines()]
+    except OSError:
+        return None
+    value = next((words[-1] for words in lines if words and (not key or words[0] == key)), "")
+    return int(value) if value.isdecimal() else None
 
 
 def cells_limit(plan: DevicePlan) -> int:
@@ -37,7 +87,7 @@ def cells_limit(plan: DevicePlan) -> int:
     if plan.device.type == "cuda":
         total = torch.cuda.get_device_properties(plan.device).total_memory
     else:
-        total = psutil.virtual_memory().total
+        total = ram().total
     return max(int(total / GIB), 1) * CELLS_PER_GIB
 
 
@@ -48,7 +98,7 @@ def require(device: torch.device, size: int, what: str) -> None:
     """
     if device.type != "cpu" or size < NOTHING_TO_ASK_FOR:
         return
-    available = psutil.virtual_memory().available
+    available = ram().available
     if size > available:
         raise OutOfMemory(
             f"{what} needs about {size / GIB:.1f} GB of memory, {available / GIB:.1f} GB are free; "

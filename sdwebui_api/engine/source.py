@@ -19,6 +19,7 @@ from sdwebui_api.engine.load_settings import LoadSettings
 from sdwebui_api.engine.loading import ModelFacts, OpenCheckpoint, load_vae_file
 from sdwebui_api.engine.model import UNet
 from sdwebui_api.engine.vae import Vae
+from sdwebui_api.engine.visits import ModuleMoves
 from sdwebui_api.engine.weights import Loaded
 from sdwebui_api.errors import UnusableModel
 
@@ -88,7 +89,8 @@ class Source:
         file = identity(checkpoint.path)
         config = f"+{identity(self._config_path)}" if self._config_path is not None else ""
         self.family = families.of(file + config, lambda: self._open)
-        self._rests = plan.rests_in_ram(self.family)
+        self.rests_in_ram = plan.rests_in_ram(self.family)
+        """Its parts visit the device while they are used."""
         storage = settings.storage_word(self.family)
         self.unet_key = f"unet:{file}{config}:{plan.unet_dtype}{storage}"
         self.text_key = f"text:{file}{config}:{plan.text_dtype}{storage}"
@@ -106,11 +108,11 @@ class Source:
     def _weights(self, dtype: torch.dtype, channels_last: bool = False, *, float8: bool = False) -> Weights:
         return Weights(
             dtype,
-            torch.device("cpu") if self._rests else self._plan.device,
+            torch.device("cpu") if self.rests_in_ram else self._plan.device,
             channels_last,
             float8=float8 and self._settings.in_float8(self.family),
             keep_half=self._settings.keep_half,
-            pinned=self._rests,
+            pinned=self.rests_in_ram,
         )
 
     def _telling(self, text: str) -> Tell:
@@ -124,14 +126,14 @@ class Source:
         module: Any = self._open.load_unet(weights, tell)
         use_attention(module, self._plan.attention)
         unet = UNet(self.unet_key, module, self._plan.unet_dtype, self._device)
-        return Loaded(LoadedUNet(unet, self._open.facts(unet)), module_size(module))
+        return self._loaded(LoadedUNet(unet, self._open.facts(unet)), module)
 
     def load_text_encoder(self, reserve: Reserve) -> Loaded:
         tell = self._telling(f"loading the text encoder of {self._checkpoint.name}")
         weights = self._weights(self._plan.text_dtype, float8=True)
         reserve(self._open.text_encoder_size(_stored(weights)))
         module = self._open.load_text_encoder(weights, tell)
-        return Loaded(LoadedText(module, self._open.text_width()), module_size(module))
+        return self._loaded(LoadedText(module, self._open.text_width()), module)
 
     def load_vae(self, reserve: Reserve) -> Loaded:
         weights = self._weights(self._plan.vae_dtype, self._plan.vae_channels_last)
@@ -143,8 +145,11 @@ class Source:
             self._progress(f"loading the VAE of {self._checkpoint.name}")
             reserve(self._open.vae_size(weights.dtype))
             module = self._open.load_vae(weights)
-        vae = Vae(self.vae_key, module, weights.dtype, self._device)
-        return Loaded(vae, module_size(module))
+        return self._loaded(Vae(self.vae_key, module, weights.dtype, self._device), module)
+
+    def _loaded(self, part: Any, module: nn.Module) -> Loaded:
+        moves = None if self.rests_in_ram else ModuleMoves(module, self._plan.device)
+        return Loaded(part, module_size(module), moves)
 
 
 def _stored(weights: Weights) -> torch.dtype:

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sdwebui_api.engine.blocks import Block, room_for
+
 
 class Visit:
     """The weights of `module` on `device` until `end`. Raises what running out of memory raises, and is over then."""
@@ -42,6 +44,38 @@ class Visit:
             tensor.data = home if untouched else tensor.data.to(home.device)
         self._moved.clear()
         self.size = 0
+
+
+class ModuleMoves:
+    """A module that goes to rest in RAM when others need its room on the device (`weights.Moves`)."""
+
+    def __init__(self, module: nn.Module, device: torch.device) -> None:
+        self._module = module
+        self._device = device
+        self._awake = True
+
+    def rest(self) -> None:
+        if self._awake:
+            self._move(torch.device("cpu"))
+            self._awake = False
+
+    def wake(self) -> None:
+        if not self._awake:
+            self._move(self._device)
+            self._awake = True
+
+    @torch.inference_mode(False)
+    def _move(self, place: torch.device) -> None:
+        """All of it, or, when memory runs out, nothing."""
+        tensors = list(_tensors(self._module, set()))
+        block = Block(sum(map(room_for, tensors)), place, pinned=True)
+        moved = [block.like(tensor) for tensor in tensors]
+        for tensor, target in zip(tensors, moved, strict=True):
+            target.copy_(tensor.data, non_blocking=True)
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        for tensor, target in zip(tensors, moved, strict=True):
+            tensor.data = target
 
 
 class BlockwiseVisit:

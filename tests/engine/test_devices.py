@@ -7,7 +7,7 @@ from torch import nn
 from sdwebui_api.config.flags import parse_flags
 from sdwebui_api.engine import devices
 from sdwebui_api.engine.devices import Device, DevicePlan, as_out_of_memory
-from sdwebui_api.engine.visits import BlockwiseVisit
+from sdwebui_api.engine.visits import BlockwiseVisit, ModuleMoves
 from sdwebui_api.errors import OutOfMemory
 
 CUDA = torch.cuda.is_available()
@@ -183,3 +183,20 @@ def test_a_visit_to_a_gpu() -> None:
     assert module(torch.ones(1, 16, device="cuda")).device.type == "cuda"
     visit.end()
     assert {parameter.device.type for parameter in module.parameters()} == {"cpu"}
+
+
+def test_a_module_that_rested_is_the_same() -> None:
+    """In channels-last and plain layout; on the CPU the two places are both RAM, the copies are real."""
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Linear(4, 4))
+    module[0].to(memory_format=torch.channels_last)
+    homes, values = places(module), [tensor.clone() for tensor in module.state_dict().values()]
+    moves = ModuleMoves(module, CPU)
+    with torch.inference_mode():
+        moves.rest()
+    resting = places(module)
+    assert not set(resting) & set(homes)
+    moves.rest()
+    assert places(module) == resting
+    moves.wake()
+    assert all(map(torch.equal, module.state_dict().values(), values))
+    assert module[0].weight.is_contiguous(memory_format=torch.channels_last) and not module[0].weight.is_inference()

@@ -12,9 +12,11 @@ from safetensors.torch import load_file, save_file
 
 from sdwebui_api.catalog.checkpoints import CheckpointFile
 from sdwebui_api.catalog.networks import LoraFile
+from sdwebui_api.config.options import Options
 from sdwebui_api.config.paths import Paths
 from sdwebui_api.engine.devices import DevicePlan
 from sdwebui_api.engine.engine import Engine
+from sdwebui_api.engine.load_settings import LoadSettings
 from sdwebui_api.engine.networks.selection import NO_NETWORKS, AppliedLora, NetworkSet
 from sdwebui_api.errors import OutOfMemory, UnusableModel
 from tests.engine.conftest import MODELS, checkpoints, flags_of, vaes
@@ -195,3 +197,19 @@ def test_parts_that_visit_the_device_compute_the_same(
                 latent = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(0))
                 expected.append(model.decode(model.evaluate(latent, torch.tensor([500.0]), context)))
     assert all(torch.equal(found, right) for found, right in zip(expected[3:], expected[:3], strict=True))
+
+
+def test_a_limit_on_checkpoints_is_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "Stable-diffusion"
+    folder.mkdir()
+    for name in "abc":
+        (folder / f"{name}.safetensors").symlink_to(MODELS / "Stable-diffusion" / "tiny-sd.safetensors")
+    paths = Paths.from_flags(flags_of(tmp_path))
+    engine = Engine(flags_of(tmp_path), paths)
+    two = LoadSettings.of(Options({"sd_checkpoints_limit": 2}))
+    for checkpoint in checkpoints(paths):
+        with engine.lease(checkpoint, settings=two):
+            pass
+    assert kinds(engine) == ["text", "text", "unet", "unet", "vae", "vae", "vae"]
+    with engine.lease(checkpoints(paths)[0], settings=LoadSettings.of(Options())):
+        assert kinds(engine).count("unet") == 3

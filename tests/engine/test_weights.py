@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from sdwebui_api.engine.weights import Load, Loaded, WeightsCache
+from sdwebui_api.engine.weights import Abandoned, Load, Loaded, Room, WeightsCache
 from sdwebui_api.errors import UnusableModel
 
 
@@ -186,3 +186,137 @@ def test_a_variant_that_cannot_be_made_lets_its_base_go() -> None:
             pass
         assert cache.unload_all() == 0
     assert cache.unload_all() == 1
+
+
+class Luggage:
+    """Records where a part is."""
+
+    def __init__(self) -> None:
+        self.moves: list[str] = []
+
+    def rest(self) -> None:
+        self.moves.append("rest")
+
+    def wake(self) -> None:
+        self.moves.append("wake")
+
+
+def movable(name: str, luggage: Luggage) -> Load:
+    def load(reserve: Callable[[int], None]) -> Loaded:
+        reserve(10)
+        luggage.moves.append("load")
+        return Loaded(name, 10, luggage)
+
+    return load
+
+
+def test_on_a_gpu_the_longest_unused_rests_in_ram_and_wakes_when_it_is_wanted() -> None:
+    cache, bags = WeightsCache(20, ram=Room(20)), {name: Luggage() for name in "abcde"}
+    for name in "abc":
+        with cache.lease(name, movable(name, bags[name]), str):
+            pass
+    assert bags["a"].moves == ["load", "rest"] and bags["b"].moves == ["load"]
+    with cache.lease("a", movable("a", bags["a"]), str):
+        assert bags["a"].moves == ["load", "rest", "wake"] and bags["b"].moves == ["load", "rest"]
+    for name in "de":
+        with cache.lease(name, movable(name, bags[name]), str):
+            pass
+    assert names(cache) == {"a", "c", "d", "e"}  # b was dropped from RAM when c and a came to rest there
+    assert bags["c"].moves == bags["a"].moves[:2] == ["load", "rest"]
+
+
+def test_what_cannot_wake_keeps_resting() -> None:
+    cache, bag = WeightsCache(10, ram=Room(10)), Luggage()
+    with cache.lease("a", movable("a", bag), str):
+        pass
+    use(cache, "b")
+
+    def fail() -> None:
+        raise MemoryError
+
+    bag.wake = fail  # type: ignore[method-assign]
+    with pytest.raises(MemoryError), cache.lease("a", movable("a", bag), str):
+        pass
+    del bag.wake
+    with cache.lease("a", movable("a", bag), str):
+        assert bag.moves == ["load", "rest", "wake"]
+
+
+def test_threads_that_make_each_other_rest_always_hold_what_is_awake() -> None:
+    cache = WeightsCache(30, ram=Room(40))
+    awake: dict[str, bool] = {}
+
+    class Bag(Luggage):
+        def __init__(self, name: str) -> None:
+            self.name = name
+            awake[name] = True
+
+        def rest(self) -> None:
+            awake[self.name] = False
+
+        def wake(self) -> None:
+            awake[self.name] = True
+
+    def load(name: str) -> Load:
+        def load_part(reserve: Callable[[int], None]) -> Loaded:
+            reserve(10)
+            return Loaded(name, 10, Bag(name))
+
+        return load_part
+
+    def work(seed: int) -> None:
+        for step in range(200):
+            name = f"part {(seed * 7 + step * 3) % 6}"
+            with cache.lease(name, load(name), str):
+                assert awake[name]
+
+    with ThreadPoolExecutor(2) as pool:
+        for future in [pool.submit(work, seed) for seed in range(2)]:
+            future.result(timeout=60)
+
+
+def test_memory_that_others_took_counts_too() -> None:
+    left = [25]
+    cache = WeightsCache(Room(100, lambda: left[0]))
+    use(cache, "a")
+    left[0] = 5
+    use(cache, "b")
+    assert names(cache) == {"b"}
+
+
+def test_only_the_newest_stay_when_their_number_is_limited() -> None:
+    cache = WeightsCache(100)
+    for name in ("unet:a", "unet:b", "vae:a"):
+        use(cache, name)
+    with cache.lease("unet:a", loader("unet:a"), str), cache.lease("unet:a+lora", loader("x"), str, base="unet:a"):
+        pass
+    with cache.lease("unet:c", loader("unet:c"), str):
+        cache.keep_newest("unet:", 2)
+        assert names(cache) == {"unet:a", "unet:a+lora", "unet:c", "vae:a"}
+    cache.keep_newest("unet:", 1)
+    assert names(cache) == {"unet:c", "vae:a"}
+
+
+def test_a_load_that_was_given_up_is_begun_anew_by_who_waits() -> None:
+    cache, started, both = WeightsCache(100), threading.Event(), threading.Event()
+
+    def given_up(reserve: Callable[[int], None]) -> Loaded:
+        started.set()
+        both.wait(10)
+        raise Abandoned
+
+    def prefetch() -> None:
+        with cache.lease("a", given_up, str):
+            pass
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(prefetch)
+        started.wait(10)
+        second = pool.submit(use, cache, "a")
+        while cache._slots["a"].holders < 2:
+            time.sleep(0.001)
+        both.set()
+        second.result(timeout=30)
+        with pytest.raises(Abandoned):
+            first.result(timeout=30)
+    assert names(cache) == {"a"}

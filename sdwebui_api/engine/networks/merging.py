@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sdwebui_api.catalog.networks import LoraFile
-from sdwebui_api.engine.filling import ALIGNMENT
+from sdwebui_api.engine.blocks import Block, room_for
 from sdwebui_api.engine.float8 import STORAGE, clamped, full_weight
 from sdwebui_api.engine.networks.families import LowRank, layer_delta, low_rank
 from sdwebui_api.engine.networks.names import Part, part_of
@@ -85,7 +84,7 @@ def merge(twin: Any, plan: MergePlan, device: torch.device, storage: torch.devic
     fit is left as it is, as in A1111. Returns, in words, what did not fit. Run without autograd.
     """
     misfits: Counter[str] = Counter()
-    room = _Room(sum(_room_for(twin.get_submodule(name).weight) for name in plan.changes), storage)
+    room = Block(sum(room_for(twin.get_submodule(name).weight) for name in plan.changes), storage)
     workspace = torch.empty(CHUNK, device=device)
     for name, changes in plan.changes.items():
         layer = twin.get_submodule(name)
@@ -100,29 +99,6 @@ def merge(twin: Any, plan: MergePlan, device: torch.device, storage: torch.devic
         if bias is not None:
             layer.bias = _bias_parameter(bias, layer, storage)
     return _problems(plan, misfits)
-
-
-class _Room:
-    """One block of memory for all changed weights: many small ones would each cost the system's favour."""
-
-    def __init__(self, size: int, device: torch.device) -> None:
-        self._free = torch.empty(size, dtype=torch.uint8, device=device)
-
-    def like(self, tensor: Tensor) -> Tensor:
-        """Shaped, typed and laid out in memory like `tensor`, not filled."""
-        taken, self._free = self._free[: tensor.nbytes], self._free[_room_for(tensor) :]
-        return taken.view(tensor.dtype).as_strided(tensor.shape, _dense_strides(tensor))
-
-
-def _room_for(tensor: Tensor) -> int:
-    return -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
-
-
-def _dense_strides(tensor: Tensor) -> tuple[int, ...]:
-    if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
-        _, channels, height, width = tensor.shape
-        return (channels * height * width, 1, width * channels, channels)
-    return tuple(math.prod(tensor.shape[axis + 1 :]) for axis in range(tensor.ndim))
 
 
 def _factors(layer: Any, changes: Sequence[_Change], device: torch.device) -> list[tuple[float, LowRank]] | None:
