@@ -189,7 +189,11 @@ def build(flags: Flags) -> Services:
             own_engine, catalog, view.options, generator.encodings, loads_at_start=loads_at_start
         )
         view.trainer = Trainer(
-            own_engine, TrainingFiles(paths, own_storage), own_generator, lambda: runner.draining, turn=training_turn
+            own_engine,
+            TrainingFiles(paths.with_own_networks(), own_storage),
+            own_generator,
+            lambda: runner.draining,
+            turn=training_turn,
         )
 
     services = Services(

@@ -59,7 +59,9 @@ def create_app(services: Services, *, max_body_bytes: int = MAX_BODY_BYTES) -> F
         app.include_router(control.stop_router)
     app.router.routes.append(metrics_route(services.metrics, lambda: families_of_server(services)))
     if services.queue is not None:
-        app.router.routes.extend(queue_routes(services.queue, callback_check(services.flags)))
+        app.router.routes.extend(
+            queue_routes(services.queue, callback_check(services.flags), per_user=services.flags.cluster)
+        )
     # Last, so that an extension's routes cannot take the place of ours.
     services.scripts.app_started(app)
     return app

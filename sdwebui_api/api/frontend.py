@@ -38,7 +38,7 @@ def create_frontend(flags: Flags, queue: QueueService, check_callback: CheckCall
     _add_health(app, queue)
     _add_jobs(app, queue)
     app.router.routes.append(metrics_route(metrics, lambda: families_of_queue(queue)))
-    app.router.routes.extend(queue_routes(queue, check_callback))
+    app.router.routes.extend(queue_routes(queue, check_callback, per_user=flags.cluster))
     return app
 
 

@@ -71,6 +71,11 @@ class Paths:
     def controlnet_dir(self) -> Path:
         return self.controlnet_dirs[0]
 
+    def with_own_networks(self) -> Paths:
+        """For who makes embeddings and hypernetworks: never in a folder that other users read."""
+        embeddings, hypernetworks = self.models_dir / "embeddings", self.models_dir / "hypernetworks"
+        return replace(self, embeddings_dir=embeddings, hypernetwork_dir=hypernetworks)
+
     def resolve(self, path: str) -> Path:
         """An output folder as an option spells it: relative ones lie below `data_dir`."""
         return self.data_dir / Path(path).expanduser()

@@ -38,6 +38,11 @@ def mark(scope: MutableMapping[str, Any], call: QueuedCall) -> None:
     scope.setdefault("state", {})[_KEY] = call
 
 
+def kept_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Those that a result takes over from its request: the public ones, and whose it is."""
+    return {name: value for name, value in tags.items() if not name.startswith("_") or name == USER}
+
+
 def public_tags(tags: Mapping[str, str]) -> dict[str, str]:
     """Those that clients sent and see; internal ones begin with `_`."""
     return {name: value for name, value in tags.items() if not name.startswith("_")}

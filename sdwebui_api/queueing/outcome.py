@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sdwebui_api.queueing.call import CALLBACK_URL, public_tags
+from sdwebui_api.queueing.call import CALLBACK_URL, kept_tags
 from sdwebui_api.queueing.inprocess import Answer
 from sdwebui_api.queueing.model import LAST_CODE, Delivery, Item, NewItem
 
@@ -76,7 +76,7 @@ def outcome_of(item: Item, answer: Answer, callback_url: str, failure: FailureBo
         return _failed(item, answer.status, body, callback_url, dead)
     if not answer.body:
         return Outcome(None)
-    result = NewItem(answer.body, public_tags(item.tags), item.priority)
+    result = NewItem(answer.body, kept_tags(item.tags), item.priority)
     return Outcome(result, callback=_callback(result, callback_url))
 
 
@@ -117,12 +117,12 @@ def cancelled(item: Item, failure: FailureBody) -> Outcome:
 
 
 def _failed(item: Item, status: int, body: bytes, callback_url: str, dead: NewItem | None = None) -> Outcome:
-    result = NewItem(body, {**public_tags(item.tags), LAST_CODE: str(status)}, item.priority)
+    result = NewItem(body, {**kept_tags(item.tags), LAST_CODE: str(status)}, item.priority)
     return Outcome(result, True, dead, _callback(result, callback_url))
 
 
 def _dead(item: Item, reason: str) -> NewItem:
-    return NewItem(item.data, {**public_tags(item.tags), DEAD_REASON: reason}, item.priority, item.path)
+    return NewItem(item.data, {**kept_tags(item.tags), DEAD_REASON: reason}, item.priority, item.path)
 
 
 def _callback(result: NewItem, url: str) -> NewItem | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl
 
 from starlette.requests import HTTPConnection, Request
@@ -62,9 +62,15 @@ class Call:
         return self.request.headers.get("accept", "")
 
 
-def queue_routes(service: QueueService, check_callback: CheckCallback | None = None) -> list[BaseRoute]:
-    """`check_callback` looks at the address in `_callback_url_` when an item is put."""
-    door = QueueDoor(service, check_callback)
+Operation = Callable[[Call], Awaitable[Response]]
+
+
+def queue_routes(
+    service: QueueService, check_callback: CheckCallback | None = None, *, per_user: bool = False
+) -> list[BaseRoute]:
+    """`check_callback` looks at the address in `_callback_url_` when an item is put. `per_user`: callers put requests
+    and read their own results, and nothing else of the queue, which belongs to all."""
+    door = QueueDoor(service, check_callback, per_user=per_user)
     methods = ["GET", "POST", "PUT", "DELETE"]
     paths = (f"{PREFIX}/{{service}}", f"{PREFIX}/{{service}}/{{path:path}}")
     return [
@@ -75,7 +81,8 @@ def queue_routes(service: QueueService, check_callback: CheckCallback | None = N
 
 
 class QueueDoor:
-    def __init__(self, service: QueueService, check_callback: CheckCallback | None) -> None:
+    def __init__(self, service: QueueService, check_callback: CheckCallback | None, *, per_user: bool = False) -> None:
+        self._per_user = per_user
         self._service = service
         self._check_callback = check_callback
 
@@ -86,9 +93,19 @@ class QueueDoor:
             self._check_service(request)
             return Response()
         queue, path, query, identity = self._read(request)
-        return await self._operation(request.method, query)(Call(queue, path, query, identity, request))
+        operation, call = self._operation(request.method, query), Call(queue, path, query, identity, request)
+        return await operation(self._own(call, operation) if self._per_user else call)
 
-    def _operation(self, method: str, query: Query) -> Callable[[Call], Awaitable[Response]]:
+    def _own(self, call: Call, operation: Operation) -> Call:
+        """The same, confined to what the caller has put. Raises BadRequest (403)."""
+        if operation == self._put and call.queue == self._service.name:
+            return call
+        user = getattr(call.request.state, "user", None)
+        if user is None or operation not in (self._get, self._count) or call.queue != sink_of(self._service.name):
+            raise BadRequest("With --cluster a user may put requests and get or count the own results", status=403)
+        return replace(call, query=replace(call.query, tags={**call.query.tags, USER: user}))
+
+    def _operation(self, method: str, query: Query) -> Operation:
         if method == "POST":
             return self._end if query.flag("_eos_") else self._put
         if method == "PUT":
@@ -104,6 +121,8 @@ class QueueDoor:
         return next((operation for name, operation in reads.items() if query.flag(name)), self._get)
 
     async def websocket(self, socket: WebSocket) -> None:
+        if self._per_user:
+            raise BadRequest("With --cluster nobody may watch the queue, which belongs to all", status=403)
         queue, _, query, identity = self._read(socket)
         if not query.flag("_watch_"):
             raise BadRequest("A WebSocket on a queue must ask to watch it: _watch_=true")

@@ -189,4 +189,4 @@ def fake_services(data_dir: Path, *flags: str, max_queue: int = 256, concurrency
 
 def _equip(view: Services, paths: Paths) -> None:
     """As `app.build`, with what is faked."""
-    view.trainer = FakeTrainer(TrainingFiles(paths, LocalStorage(paths.data_dir)))
+    view.trainer = FakeTrainer(TrainingFiles(paths.with_own_networks(), LocalStorage(paths.data_dir)))
