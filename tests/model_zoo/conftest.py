@@ -50,7 +50,7 @@ class Files:
         self.ranges.append(asked)
         fresh = handler.headers.get("If-Range") in (None, self.etag)
         begin = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked and fresh else 0  # type: ignore[index]
-        if begin > len(self.content):
+        if begin >= len(self.content):
             return self._head(handler, 416, 0, {"Content-Range": f"bytes */{len(self.content)}"})
         total = len(self.content)
         ranges = {"Content-Range": f"bytes {begin}-{total - 1}/{total}"} if begin else {}

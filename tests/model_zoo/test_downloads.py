@@ -10,14 +10,15 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.model_zoo.conftest import CONTENT, Files, Zoo, running_zoo
-from tests.support.hosts import Host, Names
+from tests.model_zoo.conftest import CONTENT, EXTENSION, Files, Zoo
+from tests.support.hosts import Names
 from tests.support.server import ROOT
 
 MIB = 2**20
@@ -53,36 +54,40 @@ def test_what_was_cancelled_is_gone_on_with(zoo: Zoo, files: Files) -> None:
 
 
 KILLED = """
-import sys
+import asyncio, json, sys
 from pathlib import Path
-from tests.model_zoo.conftest import services_with_zoo
-from tests.support.server import run_in_thread
-with run_in_thread(services_with_zoo(Path(sys.argv[1]))) as url:
-    print(url, flush=True)
-    sys.stdin.read()
+sys.path.append(sys.argv[1])
+from model_zoo.catalogue import Entry, Place
+from model_zoo.downloads import Downloads
+from sdwebui_api.storage.net_guard import AllowList, NetGuard
+
+async def fetch():
+    entry = Entry.model_validate(json.loads(sys.argv[2]))
+    downloads = Downloads(NetGuard(AllowList(["127.0.0.1"])))
+    await downloads.start(entry, Place(Path(sys.argv[3])), lambda: None).task
+
+asyncio.run(fetch())
 """
 
 
-def test_a_killed_server_leaves_what_the_next_one_goes_on_with(tmp_path: Path, host: Host, files: Files) -> None:
-    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+def test_a_killed_process_leaves_what_the_next_one_goes_on_with(zoo: Zoo, files: Files) -> None:
+    target = zoo.folder / "tiny.safetensors"
+    part = target.with_name("tiny.safetensors.part")
     files.gate.clear()
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        url = process.stdout.readline().strip()
-        with httpx.Client(base_url=f"{url}/model_zoo/v1/", timeout=30) as client:
-            zoo = Zoo(client, tmp_path, host)
-            zoo.offer(zoo.entry())
-            zoo.start()
-            zoo.wait(lambda row: row["received"] >= MIB)
+    command = [sys.executable, "-c", KILLED, str(EXTENSION), json.dumps(zoo.entry()), str(target)]
+    with subprocess.Popen(command, cwd=ROOT) as process:
+        end = time.monotonic() + 60
+        while not part.exists() or part.stat().st_size < MIB:
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.02)
         process.kill()
     files.gate.set()
-    with running_zoo(tmp_path, host) as zoo:
-        have = zoo.row()["received"]
-        assert zoo.row()["state"] == "partial" and have >= MIB
-        zoo.start()
-        assert zoo.settled()["state"] == "installed"
-    assert files.ranges[-1] == f"bytes={have}-"
-    assert (zoo.folder / "tiny.safetensors").read_bytes() == CONTENT
+    have = part.stat().st_size
+    assert (zoo.row()["state"], zoo.row()["received"]) == ("partial", have)
+    zoo.start()
+    assert zoo.settled()["state"] == "installed"
+    assert files.ranges == [None, f"bytes={have}-"]
+    assert target.read_bytes() == CONTENT
 
 
 def test_broken_connections_are_taken_up_again(zoo: Zoo, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,6 +113,20 @@ def test_a_file_that_changed_meanwhile_is_fetched_anew(zoo: Zoo, files: Files, m
     zoo.start()
     assert zoo.settled()["state"] == "installed"
     assert files.ranges == ["bytes=15-" if mark else None]
+    assert (zoo.folder / "tiny.safetensors").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("more", [b"", b"x"])
+def test_nothing_is_missing_from_the_part(zoo: Zoo, files: Files, more: bytes) -> None:
+    """Killed between the last byte and the new name; or the part is longer than the file has become."""
+    zoo.offer(zoo.entry(sha256=None, size=None))
+    zoo.folder.mkdir(parents=True, exist_ok=True)
+    (zoo.folder / "tiny.safetensors.part").write_bytes(CONTENT + more)
+    note = {"url": zoo.entry()["url"], "mark": files.etag}
+    (zoo.folder / "tiny.safetensors.part.json").write_text(json.dumps(note))
+    zoo.start()
+    assert zoo.settled()["state"] == "installed"
+    assert files.ranges == [f"bytes={len(CONTENT) + len(more)}-", *([None] if more else [])]
     assert (zoo.folder / "tiny.safetensors").read_bytes() == CONTENT
 
 
