@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from sdwebui_api.errors import BadRequest
 from sdwebui_api.generation.run import RequestModel
 from sdwebui_api.prompting.encoding import TextConditioner, TextSettings
 from sdwebui_api.sampling.inversion import noise_of
@@ -88,6 +89,8 @@ class _FromItsNoise(Hooks):
     def before_sampling(self, start: SamplingStart, run: Running) -> SamplingStart:
         if start.latent is None:
             return start
+        if run.model.family.label is not None:
+            raise BadRequest(f"img2img alternative test cannot use a checkpoint of {run.model.family.title}")
         options = start.settings.options
         alphas = effective_alphas(
             run.model.alphas_cumprod,

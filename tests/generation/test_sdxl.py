@@ -23,6 +23,7 @@ from sdwebui_api.api.services import Services
 from sdwebui_api.app import build
 from sdwebui_api.config.flags import parse_flags
 from sdwebui_api.engine.networks.control import ControlInput
+from sdwebui_api.errors import BadRequest
 from sdwebui_api.generation.request import GenerationResult
 from sdwebui_api.jobs.job import Job
 from tests.support.fakes import GOLDEN
@@ -38,15 +39,15 @@ class Studio:
     folder: Path
 
     def run(self, kind: Literal["txt2img", "img2img"] = "txt2img", **fields: Any) -> GenerationResult:
-        units, options = fields.pop("units", []), fields.pop("options", {})
+        units, options, script = fields.pop("units", []), fields.pop("options", {}), fields.pop("script", None)
         overrides = {"sd_model_checkpoint": "sdxl.safetensors", "randn_source": "CPU", **options}
         schema = Txt2ImgBody if kind == "txt2img" else Img2ImgBody
         body = schema.model_validate(SMALL | {"override_settings": overrides} | fields)
         services = self.services
         request = services.resolver(kind, body.model_dump(), body.model_fields_set, services.options.snapshot())
-        scripts = services.scripts.read(kind, services.catalog, None, None, {"controlnet": {"args": units}})
+        scripts = services.scripts.read(kind, services.catalog, script, None, {"controlnet": {"args": units}})
         result: GenerationResult = services.generator.run(
-            replace(request, always_on=scripts.always_on), Job("test", kind)
+            replace(request, script=scripts.script, always_on=scripts.always_on), Job("test", kind)
         )
         return result
 
@@ -209,15 +210,18 @@ def test_passes(studio: Studio) -> None:
     start = Image.fromarray(np.random.default_rng(3).integers(0, 256, (64, 64, 3), dtype=np.uint8))
     image = studio.run("img2img", init_images=[encoded(start)], denoising_strength=0.6).images[0].image
     assert image.size == (64, 64)
-    refiner = {
-        "refiner_checkpoint": "sdxl-refiner",
-        "refiner_switch_at": 0.3,
-        "options": {"hires_fix_refiner_pass": "both passes"},
-    }
-    hires = studio.run(enable_hr=True, hr_scale=2, denoising_strength=0.7, **refiner).images[0]
+    refiner: dict[str, Any] = {"refiner_checkpoint": "sdxl-refiner", "refiner_switch_at": 0.3}
+    both = {"hires_fix_refiner_pass": "both passes"}
+    hires = studio.run(enable_hr=True, hr_scale=2, denoising_strength=0.7, options=both, **refiner).images[0]
     assert hires.image.size == (128, 128) and "Refiner: sdxl-refiner" in hires.infotext
     other = {"sd_model_checkpoint": "tiny-sd.safetensors"}
     assert studio.run(options=other, **refiner).images[0].image.size == (64, 64)
+
+
+def test_what_sdxl_cannot_do_is_said(studio: Studio) -> None:
+    start = encoded(Image.new("RGB", (64, 64), "gray"))
+    with pytest.raises(BadRequest, match="cannot use a checkpoint of Stable Diffusion XL"):
+        studio.run("img2img", init_images=[start], denoising_strength=0.6, script="img2img alternative test")
 
 
 def test_a_controlnet_is_told_sizes_and_text_too(studio: Studio, plain: np.ndarray) -> None:
