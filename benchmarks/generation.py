@@ -299,7 +299,8 @@ def main() -> None:
             peers = GPU_PEERS if chosen.gpu else chosen.peers
             text = f"Machine: {machine()}.\n\n" + run(workload, ("ours", *peers), checkpoint)
             if chosen.write:
-                write_report(text, f"generation-{workload.family}-{workload.size}")
+                kind = "-gpu" if torch.cuda.is_available() else ""
+                write_report(text, f"generation-{workload.family}-{workload.size}{kind}")
 
 
 def gpu_workloads(rounds: int) -> list[Workload]:
