@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,13 +36,14 @@ class ModelConfig:
 
 
 def read_config(path: Path | None, metadata: Mapping[str, str] | None = None) -> ModelConfig:
-    """From an A1111 `.yaml` (may be None) and a safetensors file's metadata (`modelspec.prediction_type`).
+    """From an A1111 `.yaml` (may be None) and a safetensors file's metadata (`modelspec.prediction_type`, or what
+    `modelspec.architecture` says of it).
 
     Raises UnusableModel when the yaml is broken.
     """
     params = _params(path) if path is not None else {}
     unet = _section(params, "unet_config")
-    stated = params.get("parameterization") or (metadata or {}).get("modelspec.prediction_type")
+    stated = params.get("parameterization") or _stated_prediction(metadata or {})
     return ModelConfig(
         unet_heads=_positive(unet.get("num_heads")),
         text_heads=_text_heads(params, path),
@@ -50,6 +52,13 @@ def read_config(path: Path | None, metadata: Mapping[str, str] | None = None) ->
         linear_start=_number(params.get("linear_start")),
         linear_end=_number(params.get("linear_end")),
     )
+
+
+def _stated_prediction(metadata: Mapping[str, str]) -> str | None:
+    """ModelSpec knows the architectures stable-diffusion-v2-768-v and stable-diffusion-v2-512, suffix or none."""
+    found = re.match(r"stable-diffusion-v2-(?:768-(v)|512)(?![\w-])", metadata.get("modelspec.architecture", ""))
+    implied = ("v" if found[1] else "epsilon") if found else None
+    return metadata.get("modelspec.prediction_type") or implied
 
 
 def _params(path: Path) -> dict[str, Any]:

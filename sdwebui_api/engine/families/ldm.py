@@ -6,9 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel
 
 from sdwebui_api.engine.families.base import Assembly
 from sdwebui_api.engine.ldm_names import (
@@ -17,6 +15,7 @@ from sdwebui_api.engine.ldm_names import (
     unet_to_diffusers,
     vae_to_diffusers,
 )
+from sdwebui_api.engine.libraries import IMPORTING
 from sdwebui_api.engine.model_config import ModelConfig
 from sdwebui_api.engine.reading import Shapes, shapes_of
 from sdwebui_api.engine.structure import (
@@ -77,7 +76,12 @@ def select_clip_text(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def assemble_unet(tensors: Mapping[str, Tensor], heads: Callable[[UNetStructure], int | Sequence[int]]) -> Assembly:
     """A diffusers UNet of the dimensions that the weights have, with `heads` attention heads (or one per level)."""
+    with IMPORTING:
+        from diffusers import UNet2DConditionModel
     structure = unet_structure(shapes_of(tensors))
+    latents = structure.out_channels
+    if structure.in_channels not in (latents, 2 * latents, 2 * latents + 1):
+        raise UnusableModel(f"a UNet with {structure.in_channels} input channels is of no supported kind")
     with torch.device("meta"):
         module = UNet2DConditionModel(**_unet_arguments(structure, heads(structure)))
     use_ldm_upsampling(module)
@@ -109,6 +113,8 @@ def _unet_arguments(structure: UNetStructure, heads: int | Sequence[int]) -> dic
 
 def assemble_vae(tensors: Mapping[str, Tensor]) -> Assembly:
     """A diffusers autoencoder from LDM or diffusers names (prefix removed)."""
+    with IMPORTING:
+        from diffusers import AutoencoderKL
     if any(name.startswith("encoder.down_blocks.") for name in tensors):
         renamed: Mapping[str | None, Tensor] = {modern_diffusers_vae(name): t for name, t in tensors.items()}
         structure = diffusers_vae_structure({str(name): tuple(t.shape) for name, t in renamed.items()})
@@ -145,6 +151,8 @@ def _as_linear(name: str, tensor: Tensor) -> Tensor:
 
 def assemble_clip_text(tensors: Mapping[str, Tensor], config: ModelConfig) -> Assembly:
     """OpenAI's CLIP text model of any width and depth."""
+    with IMPORTING:
+        from transformers import CLIPTextConfig, CLIPTextModel
     structure = text_structure(shapes_of(tensors))
     clip = CLIPTextConfig(
         vocab_size=structure.vocabulary,
