@@ -115,6 +115,7 @@ def submit(services: Services, kind: Kind, prepared: Prepared, user: str | None,
     options, resolved, generator = prepared.request.options, prepared.request, services.generator
     return services.runner.submit(
         lambda job: generator.run(resolved, job),
+        prepare=lambda gone: generator.prepare(resolved, gone),
         kind=kind,
         id=id,
         user=user,

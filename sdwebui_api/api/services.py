@@ -55,6 +55,10 @@ class Generates(Protocol):
 
     def run(self, request: GenerationRequest, job: Job) -> GenerationResult: ...
 
+    def prepare(self, request: GenerationRequest, gone: Callable[[], bool]) -> None:
+        """Gets ready what `run` will need, in the thread of the caller, until `gone()`."""
+        ...
+
 
 class PlansTraining(Protocol):
     """Looks up what create and train requests name. Raises BadRequest and NotFound naming the field."""

@@ -6,7 +6,7 @@ import copy
 import gc
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -22,6 +22,7 @@ from sdwebui_api.engine.families.base import TextTower
 from sdwebui_api.engine.filling import Weights
 from sdwebui_api.engine.load_settings import DEFAULTS, LoadSettings
 from sdwebui_api.engine.loading import OpenCheckpoint
+from sdwebui_api.engine.mapped import read_ahead
 from sdwebui_api.engine.model import DiffusionModel
 from sdwebui_api.engine.networks.control import ControlNetwork
 from sdwebui_api.engine.networks.control_files import load_control_network, needs_base
@@ -30,7 +31,7 @@ from sdwebui_api.engine.networks.variants import Variants
 from sdwebui_api.engine.source import FamilyNames, LoadedText, LoadedUNet, Progress, Source, identity
 from sdwebui_api.engine.text_encoder import TextEncoder, Tokenizer
 from sdwebui_api.engine.vae import Vae
-from sdwebui_api.engine.weights import Load, Loaded, Resident, WeightsCache
+from sdwebui_api.engine.weights import Abandoned, Load, Loaded, Resident, WeightsCache
 from sdwebui_api.errors import UnusableModel
 
 if TYPE_CHECKING:
@@ -114,9 +115,7 @@ class Engine:
         progress = on_progress or (lambda text: None)
         source = Source(checkpoint, vae, self.plan, self.device, progress, settings, self._families)
         with ExitStack() as held:
-            network = held.enter_context(self._part(source.unet_key, source.load_unet, LoadedUNet, source=source))
-            text = held.enter_context(self._part(source.text_key, source.load_text_encoder, LoadedText, source=source))
-            autoencoder = held.enter_context(self._part(source.vae_key, source.load_vae, Vae, source=source))
+            network, text, autoencoder = self._parts(source, held)
             text_key = source.text_key
             if networks:
                 network = held.enter_context(self._unet_with(networks, network, source))
@@ -127,6 +126,31 @@ class Engine:
             self._loaded_checkpoint, self._ready = checkpoint, True
             del source  # lets go of the mapped file
             yield model
+
+    def _parts(self, source: Source, held: ExitStack) -> tuple[LoadedUNet, LoadedText, Vae]:
+        network = held.enter_context(self._part(source.unet_key, source.load_unet, LoadedUNet, source=source))
+        text = held.enter_context(self._part(source.text_key, source.load_text_encoder, LoadedText, source=source))
+        return network, text, held.enter_context(self._part(source.vae_key, source.load_vae, Vae, source=source))
+
+    def prefetch(
+        self, checkpoint: CheckpointFile, vae: VaeFile | None, settings: LoadSettings, gone: Callable[[], bool]
+    ) -> None:
+        """Load what a lease will want if memory is free for it, so that nothing has to leave for it; else have the
+        system read the files into memory that it can take back. Stops when `gone()`. Raises as `lease`.
+        """
+
+        def go_on(text: str) -> None:
+            if gone():
+                raise Abandoned(text)
+
+        source = Source(checkpoint, vae, self.plan, self.device, go_on, settings, self._families)
+        if all([self._weights.has(key) for key in source.keys]):
+            return
+        if settings.checkpoints is None and source.size() <= self._weights.spare():
+            with suppress(Abandoned), ExitStack() as held:
+                self._parts(source, held)
+        else:
+            read_ahead(source.files(), gone)
 
     @contextmanager
     def auxiliary(

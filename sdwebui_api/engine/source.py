@@ -96,6 +96,24 @@ class Source:
         self.text_key = f"text:{file}{config}:{plan.text_dtype}{storage}"
         self.vae_key = f"vae:{identity(vae.path) if vae is not None else file}:{plan.vae_dtype}"
 
+    @property
+    def keys(self) -> tuple[str, str, str]:
+        return self.unet_key, self.text_key, self.vae_key
+
+    def size(self) -> int:
+        """Bytes of all parts together, about."""
+        return (
+            self._open.unet_size(self._plan.unet_dtype)
+            + self._open.text_encoder_size(self._plan.text_dtype)
+            + self._open.vae_size(self._plan.vae_dtype)
+        )
+
+    def files(self) -> list[Path]:
+        """Where the weights are read from."""
+        path = self._checkpoint.path
+        found = [file for file in sorted(path.rglob("*")) if file.is_file()] if path.is_dir() else [path]
+        return found if self._vae is None else [*found, self._vae.path]
+
     def say(self, what: str) -> None:
         self._progress(f"{what} of {self._checkpoint.name}")
 

@@ -84,6 +84,10 @@ class Generator:
         result.info["warnings"] = [*result.info.get("warnings", ()), *context.warnings]
         return result
 
+    def prepare(self, request: GenerationRequest, gone: Callable[[], bool]) -> None:
+        """Have the weights of `request` at hand when it runs, as far as memory allows; stops when `gone()`."""
+        self._engine.prefetch(request.checkpoint, request.vae, LoadSettings.of(request.options), gone)
+
     def pipeline(
         self, request: GenerationRequest, job: Job, call: PipelineCall = PLAIN, *, counts: bool = True
     ) -> GenerationResult:

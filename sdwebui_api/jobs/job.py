@@ -22,6 +22,8 @@ from sdwebui_api.jobs.stages import StageClock
 if TYPE_CHECKING:
     from PIL import Image
 
+    from sdwebui_api.jobs.preparing import Prepare
+
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 PreviewMaker = Callable[[], "Image.Image"]
 
@@ -135,6 +137,8 @@ class Job:
         self.finished: float | None = None
         self.state: JobState = "queued"
         self.error: SdWebUIError | None = None
+        self.prepare: Prepare | None = None
+        """What can be done for it while it waits; None: nothing, or it has been begun."""
         self.stages = StageClock()
         self.pictures = 0
         """Made so far, grids and masks not counted; only the job's own thread counts."""

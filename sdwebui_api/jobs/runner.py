@@ -17,6 +17,7 @@ from typing import Any
 from sdwebui_api.errors import BadRequest, Busy, Cancelled, OutOfMemory, SdWebUIError, Unavailable
 from sdwebui_api.jobs.job import Job, PreviewSettings
 from sdwebui_api.jobs.lines import FairLines, Lines, OneLine, Work
+from sdwebui_api.jobs.preparing import Preparation, Prepare
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class JobRunner:
         self._closed = False
         self._mean_seconds = 0.0
         self._observers: list[Observer] = []
+        self._preparation = Preparation(self._queued)
 
     def observe(self, observer: Observer) -> None:
         """`observer(job)` is called once for every job that has ended, in whichever thread ended it."""
@@ -74,15 +76,21 @@ class JobRunner:
         user: str | None = None,
         summary: str = "",
         preview: PreviewSettings | None = None,
+        prepare: Prepare | None = None,
     ) -> Job:
-        """Admit `work(job)`. Raises Busy, Unavailable, or BadRequest when `id` names a job that is live."""
+        """Admit `work(job)`. Raises Busy, Unavailable, or BadRequest when `id` names a job that is live.
+
+        `prepare`: what may be done for it in another thread while it has to wait.
+        """
         job = Job(id or uuid.uuid4().hex, kind, user=user, summary=summary, preview=preview)
+        job.prepare = prepare
         with self._changed:
             self._admit(job)
             self._ended.pop(_key(job), None)
             self._live[_key(job)] = job
             self._waiting.append(job, work)
             self._wake_worker()
+        self._look_ahead()
         return job
 
     def check_admission(self, user: str | None = None) -> None:
@@ -128,6 +136,15 @@ class JobRunner:
         """Running and waiting jobs in the order of admission."""
         with self._changed:
             return list(self._live.values())
+
+    def _look_ahead(self) -> None:
+        """Jobs that have to wait are prepared; not those that a thread takes up at once."""
+        if len(self._live) > self.concurrency:
+            self._preparation.look()
+
+    def _queued(self) -> list[Job]:
+        with self._changed:
+            return [job for job in self._live.values() if job.state == "queued"]
 
     def get(self, id: str, user: str | None = None) -> Job | None:
         """The job that `user` calls `id`."""
@@ -215,6 +232,7 @@ class JobRunner:
             return entry
 
     def _run(self, job: Job, work: Work) -> None:
+        self._look_ahead()
         value, error = _outcome(job, work)
         self._measure(job)
         with self._changed:

@@ -213,3 +213,19 @@ def test_a_limit_on_checkpoints_is_kept(tmp_path: Path) -> None:
     assert kinds(engine) == ["text", "text", "unet", "unet", "vae", "vae", "vae"]
     with engine.lease(checkpoints(paths)[0], settings=LoadSettings.of(Options())):
         assert kinds(engine).count("unet") == 3
+
+
+def test_what_a_waiting_job_needs_is_fetched_where_nothing_has_to_leave_for_it(
+    golden_paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, read = checkpoints(golden_paths)[0], list[Path]()
+    monkeypatch.setattr("sdwebui_api.engine.engine.read_ahead", lambda files, gone: read.extend(files))
+    engine = Engine(flags_of(MODELS), golden_paths)
+    engine.prefetch(checkpoint, None, LoadSettings(), lambda: True)
+    assert engine.loaded() == []  # nobody waits any more
+    engine.prefetch(checkpoint, None, LoadSettings(), lambda: False)
+    assert kinds(engine) == ["text", "unet", "vae"] and engine.loaded_checkpoint is None and not read
+    engine.unload()
+    engine._weights.budget = 1000
+    engine.prefetch(checkpoint, None, LoadSettings(), lambda: False)
+    assert engine.loaded() == [] and read == [checkpoint.path]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
@@ -54,6 +55,7 @@ class FakeGenerator:
         self.gate = threading.Event()
         self.gate.set()
         self.requests: list[GenerationRequest] = []
+        self.prepared: list[GenerationRequest] = []
         self.error: Exception | None = None
 
     def run(self, request: GenerationRequest, job: Job) -> GenerationResult:
@@ -71,6 +73,9 @@ class FakeGenerator:
             if job.interrupted:
                 break
         return GenerationResult(images, {"prompt": request.prompt, "seed": request.seed, "infotexts": ["fake"]})
+
+    def prepare(self, request: GenerationRequest, gone: Callable[[], bool]) -> None:
+        self.prepared.append(request)
 
     def _sample(self, request: GenerationRequest, job: Job) -> None:
         step = 0
