@@ -27,7 +27,7 @@ from sdwebui_api.errors import NotStored
 log = logging.getLogger(__name__)
 
 KEPT = 256
-"""Views of users who have gone. Lists of files, no weights."""
+"""Views of users who have gone, the latest made. Lists of files, no weights."""
 
 Equip = Callable[[Services, Paths], None]
 """Gives a view its own `generator`, `engine` and `trainer`."""
@@ -46,16 +46,17 @@ class UserViews:
         self._all: WeakValueDictionary[str, Services] = WeakValueDictionary()
         self._lately: OrderedDict[str, Services] = OrderedDict()
 
+    def known(self, user: str) -> Services | None:
+        return self._all.get(user)
+
     def __call__(self, user: str) -> Services:
         """Raises NotStored when the user's folders cannot be made."""
         with self._lock:
             view = self._all.get(user)
             if view is None:
-                view = self._all[user] = self._make(user)
-            self._lately[user] = view
-            self._lately.move_to_end(user)
-            while len(self._lately) > KEPT:
-                self._lately.popitem(last=False)
+                view = self._all[user] = self._lately[user] = self._make(user)
+                while len(self._lately) > KEPT:
+                    self._lately.popitem(last=False)
             return view
 
     def _make(self, user: str) -> Services:

@@ -145,7 +145,9 @@ class Doorkeeper:
         """The form for a visitor of the page, an error for everybody else."""
         if self.sessions is not None and wants_form(scope):
             return login_form(scope, self.localization)
-        headers = {"WWW-Authenticate": self.credentials.challenge}
+        # A browser would put a dialog of its own over the page, for which there is the form.
+        from_page = self.sessions is not None and "sec-fetch-mode" in Headers(scope=scope)
+        headers = {} if from_page else {"WWW-Authenticate": self.credentials.challenge}
         return JSONResponse(error_body("HTTPException", why or "Not authenticated"), 401, headers=headers)
 
 

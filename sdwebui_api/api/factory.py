@@ -27,7 +27,8 @@ from sdwebui_api.api.errors import install_error_handlers
 from sdwebui_api.api.layers import MAX_BODY_BYTES, layers
 from sdwebui_api.api.metrics import families_of_server, metrics_route
 from sdwebui_api.api.queue import callback_check
-from sdwebui_api.api.services import Services, UserView
+from sdwebui_api.api.services import Services
+from sdwebui_api.api.user_view import UserView
 from sdwebui_api.queueing.routes import queue_routes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from urllib.parse import parse_qsl
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -11,10 +12,11 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Scope
 
 from sdwebui_api.api.auth import Doorkeeper
-from sdwebui_api.api.login_form import LONGEST, login_form
+from sdwebui_api.api.login_form import login_form
 
 TRY_AGAIN_SECONDS = 0.5
 """A wrong password costs that, so that guessing takes its time."""
+MOST_BYTES = 16 * 1024
 
 
 def login_routes(keeper: Doorkeeper) -> list[BaseRoute]:
@@ -52,11 +54,17 @@ def login_routes(keeper: Doorkeeper) -> list[BaseRoute]:
 
 
 async def _fields(request: Request) -> tuple[str, str, str]:
-    async with request.form(max_files=0, max_fields=10) as form:
-        name, password, target = (str(form.get(key, "")) for key in ("username", "password", "next"))
-    if max(map(len, (name, password, target))) > LONGEST:
-        raise HTTPException(400, "Incorrect credentials.")
-    return name, password, target
+    """Of a form that anybody may send: little of it is ever held."""
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MOST_BYTES:
+            raise HTTPException(413, f"A log-in has {MOST_BYTES} bytes at most")
+    try:
+        form = dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=10))
+    except ValueError:
+        raise HTTPException(400, "Incorrect credentials.") from None
+    return form.get("username", ""), form.get("password", ""), form.get("next", "")
 
 
 def _home(scope: Scope) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 from urllib.parse import quote
 
 from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Scope
 
 from sdwebui_api.api.call_log import log_job_time
 from sdwebui_api.config.flags import Flags
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 StopKind = Literal["kill", "stop", "restart"]
-_VIEW = "services"
-"""In the state of a scope."""
+VIEW = "services"
+"""Where the state of a scope has the user's view."""
 
 
 class Generates(Protocol):
@@ -158,6 +158,18 @@ class Catalog(Protocol):
     def refresh(self) -> None: ...
 
 
+class Views(Protocol):
+    """What each user of `--cluster` sees."""
+
+    def known(self, user: str) -> Services | None:
+        """Quick; None when it has to be made."""
+        ...
+
+    def __call__(self, user: str) -> Services:
+        """Looks at the disk the first time. Raises NotStored when the user's folders cannot be made."""
+        ...
+
+
 @dataclass
 class Services:
     """The objects behind the doors. Doors hold no state of their own."""
@@ -200,8 +212,8 @@ class Services:
     metrics: Metrics = field(default_factory=Metrics)
     stop_server: Callable[[StopKind], None] | None = None
     """None: there is no server to stop (tests, and one user's view of it)."""
-    views: Callable[[str], Services] | None = None
-    """`--cluster`: what one user sees of all this. Looks at the disk the first time. None: everybody sees the same."""
+    views: Views | None = None
+    """`--cluster`: what one user sees of all this. None: everybody sees the same."""
 
     def __post_init__(self) -> None:
         self.runner.observe(self.metrics.job_ended)
@@ -240,24 +252,10 @@ def services_in(scope: Scope, server: Services) -> Services:
     """As `services_of`, for whoever has no request yet."""
     if server.views is None:
         return server
-    view: Services | None = scope.get("state", {}).get(_VIEW)
+    view: Services | None = scope.get("state", {}).get(VIEW)
     if view is None:
         raise Unauthorized("Not authenticated")
     return view
-
-
-class UserView:
-    """The layer that looks up what the caller of `--cluster` sees, beside the event loop."""
-
-    def __init__(self, app: ASGIApp, server: Services) -> None:
-        self.app = app
-        self.server = server
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        user = scope.get("state", {}).get("user")
-        if user is not None and self.server.views is not None:
-            scope["state"][_VIEW] = await self.server.off_loop(self.server.views, user)
-        await self.app(scope, receive, send)
 
 
 def job_header(job: Job) -> dict[str, str]:

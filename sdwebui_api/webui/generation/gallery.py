@@ -16,11 +16,14 @@ import gradio as gr
 from sdwebui_api.api.infotext import read_infotext
 from sdwebui_api.api.services import Services
 from sdwebui_api.config.paths import Paths
+from sdwebui_api.errors import SdWebUIError
+from sdwebui_api.storage.local import LocalStorage
 from sdwebui_api.webui.generation.form import Form
 from sdwebui_api.webui.generation.panel import Seed
 from sdwebui_api.webui.generation.results import Results
 from sdwebui_api.webui.localization import t
 from sdwebui_api.webui.page_jobs import PageJob, Sight
+from sdwebui_api.webui.refusals import refusal
 
 Pictures = Sequence[tuple[str, str | None]]
 """A gallery's value as handlers get it: (file, caption)."""
@@ -106,8 +109,12 @@ def _wire_saving(form: Form, results: Results, save: gr.Button, zipped: gr.Butto
 
 
 def _keep(services: Services, file: str) -> Path:
-    """A copy in the folder of the option `outdir_save`."""
-    folder = Paths.from_flags(services.flags).resolve(services.options.snapshot().outdir_save)
+    """A copy in the folder of the option `outdir_save`, which has to lie within the outputs."""
+    storage = LocalStorage(Paths.from_flags(services.flags).data_dir)
+    try:
+        folder = storage.folder(services.options.snapshot().outdir_save, "outdir_save")
+    except SdWebUIError as error:
+        raise refusal(error.message) from None
     folder.mkdir(parents=True, exist_ok=True)
     source = Path(file)
     target = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}-{source.name}"
