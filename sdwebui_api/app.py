@@ -99,6 +99,8 @@ class EngineForDoors:
         self._engine.embeddings()
 
     def count_tokens(self, prompt: str) -> tuple[int, int]:
+        if not prompt:
+            return 0, 75  # without the tokenizer, which takes a second to load: the page begins with empty prompts
         from sdwebui_api.prompting.counting import count_tokens
 
         return count_tokens(prompt, self._engine.tokenizer)
@@ -314,9 +316,9 @@ def serve(flags: Flags) -> int:
     """Runs until stopped. 0 after an orderly stop, 1 when it could not start."""
     try:
         services = build(flags)
-        staff = _staff(services)
         app = create_app(services)
         close_page = _add_page(app, services) if not flags.nowebui else lambda: None
+        staff = _staff(services)  # last: it loads the checkpoint in a thread, which would slow the page's imports down
     except SdWebUIError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return 1

@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
+
+from sdwebui_api.engine.libraries import IMPORTING
 
 SLICE_BYTES = 32 * 2**20
 """Scores held at a time; slices of this size stay in the last cache of a server's CPU."""
@@ -32,8 +33,13 @@ def attend_alike(module: Any, unet: Any) -> None:
         module.set_attn_processor(ProductsProcessor())
 
 
-class ProductsProcessor(AttnProcessor2_0):
+class ProductsProcessor:
     """`attend_by_products` for the plain attentions of a UNet; diffusers' own way for anything else."""
+
+    def __init__(self) -> None:
+        with IMPORTING:
+            from diffusers.models.attention_processor import AttnProcessor2_0
+        self._own: Any = AttnProcessor2_0()
 
     def __call__(
         self,
@@ -45,7 +51,7 @@ class ProductsProcessor(AttnProcessor2_0):
     ) -> Tensor:
         """hidden_states [B, L, C], encoder_hidden_states [B, S, C'] -> [B, L, C]."""
         if attention_mask is not None or hidden_states.ndim != 3 or not _is_plain(attn):
-            found: Tensor = super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+            found: Tensor = self._own(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
             return found
         seen = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         query, key, value = attn.to_q(hidden_states), attn.to_k(seen), attn.to_v(seen)

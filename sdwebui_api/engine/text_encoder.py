@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import LongTensor, Tensor
-from transformers import CLIPTokenizer
 
 from sdwebui_api.engine.devices import Device
 from sdwebui_api.engine.families.base import TextTower
+from sdwebui_api.engine.libraries import IMPORTING
 from sdwebui_api.engine.text_output import TextOutput
 
 DATA = Path(__file__).parent / "data"
@@ -25,6 +25,8 @@ class Tokenizer:
     """OpenAI's CLIP vocabulary, shipped with the package. Safe to use from several threads."""
 
     def __init__(self, folder: Path = DATA) -> None:
+        with IMPORTING:
+            from transformers import CLIPTokenizer
         clip = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
         # The Rust object itself: encoding does not change it, whereas the wrapper sets truncation on every call.
         self._encoder = clip.backend_tokenizer

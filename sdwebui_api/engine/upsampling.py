@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
-from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
+
+from sdwebui_api.engine.libraries import IMPORTING
 
 
 class LdmUpsample(nn.Module):
@@ -27,6 +28,8 @@ class LdmUpsample(nn.Module):
 
 def use_ldm_upsampling(unet: nn.Module) -> None:
     """Replace the UNet's upsamplers in place; tensor names stay the same."""
+    with IMPORTING:
+        from diffusers.models.upsampling import Upsample2D
     for module in unet.modules():
         upsamplers = getattr(module, "upsamplers", None)
         if upsamplers is None:

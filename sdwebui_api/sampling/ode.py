@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
-from scipy import integrate
 from torch import Tensor
 
 from sdwebui_api.sampling.noise import NoiseFunction
@@ -157,6 +156,7 @@ def sample_lms(denoise: Denoise, x: Tensor, sigmas: Tensor, *, order: int = 4) -
 
 def _lms_coefficient(order: int, t: list[float], i: int, j: int) -> float:
     """The integral over step i of the Lagrange polynomial that belongs to the derivative j steps back."""
+    from scipy import integrate  # most of a second
 
     def lagrange(tau: float) -> float:
         product = 1.0

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from sdwebui_api.sampling.sigma_table import SigmaTable, append_zero
@@ -95,6 +94,8 @@ def align_your_steps(steps: int, sigma_min: float, sigma_max: float, *, context:
 
 def beta(steps: int, sigma_min: float, sigma_max: float, *, context: ScheduleContext) -> Tensor:
     """Lee et al. 2024, "Beta Sampling is All You Need": quantiles of a beta distribution, over sigma as in A1111."""
+    from scipy import stats  # most of a second
+
     places = stats.beta.ppf(1 - np.linspace(0, 1, steps), context.beta_alpha, context.beta_beta)
     return append_zero(torch.tensor(sigma_min + places * (sigma_max - sigma_min), dtype=torch.float32))
 

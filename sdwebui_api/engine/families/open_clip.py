@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from sdwebui_api.engine.families.base import Assembly
+from sdwebui_api.engine.libraries import IMPORTING
 from sdwebui_api.engine.reading import shapes_of
 from sdwebui_api.engine.structure import TextStructure, text_structure
 from sdwebui_api.errors import UnusableModel
@@ -38,13 +39,15 @@ def assemble_open_clip(tensors: Mapping[str, Tensor], *, projection: bool) -> As
 
     A CLIPTextModelWithProjection with `projection`, else a CLIPTextModel. Raises UnusableModel.
     """
+    with IMPORTING:
+        from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
     named = dict(_renamed(tensors))
     structure = text_structure(shapes_of(named))
     projected = tensors.get(_PROJECTION)
     matrix = projected.T if projected is not None else tensors.get(f"{_PROJECTION}.weight")
     if projection and matrix is None:
         raise UnusableModel("the text encoder has no projection for the pooled text (text_projection)")
-    config = _config(structure, structure.width if matrix is None else matrix.shape[0])
+    config = CLIPTextConfig(**_sizes(structure, structure.width if matrix is None else matrix.shape[0]))
     with torch.device("meta"):
         module = CLIPTextModelWithProjection(config) if projection else CLIPTextModel(config)
     inner = module.text_model if projection else module
@@ -55,19 +58,19 @@ def assemble_open_clip(tensors: Mapping[str, Tensor], *, projection: bool) -> As
     return Assembly(module, inside | {f"{_PROJECTION}.weight": matrix})
 
 
-def _config(structure: TextStructure, projected: int) -> CLIPTextConfig:
+def _sizes(structure: TextStructure, projected: int) -> dict[str, Any]:
     if structure.width % HEAD:
         raise UnusableModel(f"the text encoder is {structure.width} wide, which is no multiple of {HEAD}")
-    return CLIPTextConfig(
-        vocab_size=structure.vocabulary,
-        hidden_size=structure.width,
-        intermediate_size=structure.hidden,
-        num_hidden_layers=structure.layers,
-        num_attention_heads=structure.width // HEAD,
-        max_position_embeddings=structure.positions,
-        hidden_act="gelu",
-        projection_dim=projected,
-    )
+    return {
+        "vocab_size": structure.vocabulary,
+        "hidden_size": structure.width,
+        "intermediate_size": structure.hidden,
+        "num_hidden_layers": structure.layers,
+        "num_attention_heads": structure.width // HEAD,
+        "max_position_embeddings": structure.positions,
+        "hidden_act": "gelu",
+        "projection_dim": projected,
+    }
 
 
 def _renamed(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from sdwebui_api.engine.families.base import Assembly
 from sdwebui_api.engine.ldm_names import indices
+from sdwebui_api.engine.libraries import IMPORTING
 from sdwebui_api.engine.reading import Shapes, read_tensors, shapes_of
 from sdwebui_api.errors import UnusableModel
 
@@ -48,6 +48,8 @@ def _dimension(shapes: Shapes, name: str) -> int:
 
 def assemble_clip_vision(tensors: Mapping[str, Tensor]) -> Assembly:
     """A transformers CLIPVisionModelWithProjection of the dimensions that the weights have. Raises UnusableModel."""
+    with IMPORTING:
+        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
     named = {
         name: tensor
         for name, tensor in tensors.items()

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import ControlNetModel
 from torch import Tensor, nn
 
 from sdwebui_api.engine.devices import Device
 from sdwebui_api.engine.families.base import Assembly
 from sdwebui_api.engine.ldm_names import indices, unet_to_diffusers
+from sdwebui_api.engine.libraries import IMPORTING
 from sdwebui_api.engine.networks.control import Hint, Residuals
 from sdwebui_api.engine.reading import Shapes, shapes_of
 from sdwebui_api.engine.structure import UNetStructure, unet_structure
@@ -88,6 +88,8 @@ def assemble_controlnet(tensors: Mapping[str, Tensor], heads: int | list[int]) -
 
     `heads`: attention heads, those of the UNet it is for. Raises UnusableModel.
     """
+    with IMPORTING:
+        from diffusers import ControlNetModel
     named = _in_diffusers_names(tensors)
     with torch.device("meta"):
         module = ControlNetModel(**controlnet_arguments(shapes_of(named), heads))

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from diffusers import ControlNetUnionModel
 from torch import Tensor
 
 from sdwebui_api.engine.families.base import Assembly
 from sdwebui_api.engine.ldm_names import indices
+from sdwebui_api.engine.libraries import IMPORTING
 from sdwebui_api.engine.networks.control import Hint
 from sdwebui_api.engine.networks.controlnet import ControlNet, controlnet_arguments, with_label_embedding
 from sdwebui_api.engine.reading import shapes_of
@@ -67,6 +67,8 @@ def assemble_union(tensors: Mapping[str, Tensor], heads: int | list[int]) -> Ass
 
     `heads`: attention heads, those of the UNet it is for. Raises UnusableModel.
     """
+    with IMPORTING:
+        from diffusers import ControlNetUnionModel
     tensors = with_label_embedding(tensors)
     shapes = shapes_of(tensors)
     try:

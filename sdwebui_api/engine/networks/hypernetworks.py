@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
+from sdwebui_api.engine.libraries import IMPORTING
 from sdwebui_api.engine.reading import read_pickle
 from sdwebui_api.errors import UnusableModel
 
@@ -160,6 +160,8 @@ class _Projection(nn.Module):
 
 def apply_hypernetworks(twin: Any, hypernetworks: Sequence[Hypernetwork]) -> None:
     """Put them, in their order, before the keys and values of every attention of `twin` whose context fits."""
+    with IMPORTING:
+        from diffusers.models.attention_processor import Attention
     for attention in [module for module in twin.modules() if isinstance(module, Attention)]:
         width = attention.to_k.in_features
         pairs = [found.layers[width] for found in hypernetworks if width in found.layers]

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from diffusers.models.attention import BasicTransformerBlock
 from torch import Tensor, nn
 
+from sdwebui_api.engine.libraries import IMPORTING
 from sdwebui_api.engine.networks.control import ControlInput, Hint, Residuals
 
 _EPSILON = 1e-6
@@ -163,6 +163,8 @@ def _attending(layer: Any, kept: _Kept, negative: Tensor) -> Any:
 
 def _attentions(unet: Any) -> list[tuple[nn.Module, float]]:
     """The self-attentions, widest first, and the weight from which each takes part."""
+    with IMPORTING:
+        from diffusers.models.attention import BasicTransformerBlock
     found = [
         block
         for part in (unet.down_blocks, unet.mid_block, unet.up_blocks)
