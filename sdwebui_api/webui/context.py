@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import gradio as gr
 from gradio.components import Component
+from gradio.events import Dependency
 
 from sdwebui_api.api.services import Services, services_in
 from sdwebui_api.config.flags import Flags
@@ -44,6 +45,8 @@ class PageBuilder:
     """elem_id → tool tip (marked by `t`)."""
     blocks: gr.Blocks | None = None
     tabs: gr.Tabs | None = None
+    settings_saved: Dependency | None = None
+    """When somebody has applied settings: `.success(…)` shows again what depends on them."""
     picture_tabs: gr.Tabs | None = None
     """img2img's ways to bring a picture: `gr.Tabs(selected="inpaint")`, with the component `img2img_mode`."""
     _finishers: list[Callable[[], None]] = field(default_factory=list)

@@ -20,7 +20,7 @@ from sdwebui_api.config.flags import Flags
 from sdwebui_api.config.paths import Paths
 from sdwebui_api.config.users import USERS_FOLDER
 from sdwebui_api.scripting.page_hooks import PageTab
-from sdwebui_api.webui import named_calls, opening, quick_settings, sending, theme
+from sdwebui_api.webui import named_calls, opening, page_options, quick_settings, sending, theme
 from sdwebui_api.webui.context import PageBuilder
 from sdwebui_api.webui.languages import language_layer, localizations_folder
 from sdwebui_api.webui.localization import t
@@ -56,7 +56,10 @@ def mount_page(app: FastAPI, services: Services) -> Callable[[], None]:
         path="/",
         footer_links=[],
         run_history=False,
-        allowed_paths=[str(Path(path).expanduser().absolute()) for path in services.flags.gradio_allowed_path],
+        allowed_paths=[
+            str(paths.data_dir / page_options.SOUND),
+            *(str(Path(path).expanduser().absolute()) for path in services.flags.gradio_allowed_path),
+        ],
         show_error=True,
         ssr_mode=False,
         enable_monitoring=False,
@@ -119,6 +122,7 @@ def build_page(page: PageBuilder) -> gr.Blocks:
         sending.wire_results(page)
         page.finish()
         opening.wire(page)
+        page_options.build(page)
         named_calls.build(page)
     # Jobs wait in the runner, never here: a handler that waits holds nothing up.
     blocks.queue(default_concurrency_limit=None)

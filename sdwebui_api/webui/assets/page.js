@@ -4,26 +4,60 @@
   const kindOf = (element) => element.closest('#tab_img2img') ? 'img2img' : element.closest('#tab_txt2img') ? 'txt2img' : null;
   const openKind = () => ['txt2img', 'img2img'].find((kind) => byId(`${kind}_prompt`)?.offsetParent);
 
-  function weigh(area, factor) {
-    // Ctrl+Up and Ctrl+Down: (words:1.1), around the selection or the word at the cursor.
+  const option = (name, otherwise) => window.sdwebuiOptions?.()[name] ?? otherwise;
+  const BLANKS = { 'Tab': '\t', 'Carriage Return': '\r', 'Line Feed': '\n' };
+
+  function wordAt(area) {
+    const ends = option('keyedit_delimiters', '.,\\/!?%^*;:{}=`~() ') + '<>[]'
+      + option('keyedit_delimiters_whitespace', Object.keys(BLANKS)).map((name) => BLANKS[name] ?? '').join('');
     let [from, to] = [area.selectionStart, area.selectionEnd];
     const text = area.value;
     if (from === to) {
-      while (from > 0 && !/[\s,()<>[\]:]/.test(text[from - 1])) from--;
-      while (to < text.length && !/[\s,()<>[\]:]/.test(text[to])) to++;
+      while (from > 0 && !ends.includes(text[from - 1])) from--;
+      while (to < text.length && !ends.includes(text[to])) to++;
     }
+    return [from, to];
+  }
+
+  function changed(area, text, left, right, start, end) {
+    area.setRangeText(text, left, right);
+    area.setSelectionRange(start, end);
+    area.dispatchEvent(new Event('input', { bubbles: true }));
+  }
+
+  function weigh(area, direction) {
+    // Ctrl+Up and Ctrl+Down: (words:1.1) around the selection or the word at the cursor, another weight of <lora:name:1>.
+    const text = area.value, at = area.selectionStart;
+    const tag = [...text.matchAll(/<[^<>]+:(-?[0-9.]+)>/g)].find((one) => one.index <= at && at <= one.index + one[0].length);
+    const precision = option(tag ? 'keyedit_precision_extra' : 'keyedit_precision_attention', tag ? 0.05 : 0.1);
+    const moved = (weight) => Math.round((weight + direction * precision) * 1000) / 1000;
+    if (tag) {
+      const right = tag.index + tag[0].length - 1, weight = String(moved(parseFloat(tag[1])));
+      changed(area, weight, right - tag[1].length, right, at, at);
+      return;
+    }
+    const [from, to] = wordAt(area);
     if (from === to) return;
     let weight = 1, [left, right] = [from, to];
     const after = /^:([0-9.]+)\)/.exec(text.slice(to));
     if (text[from - 1] === '(' && after) { weight = parseFloat(after[1]); left = from - 1; right = to + after[0].length; }
-    weight = Math.round((weight + factor) * 100) / 100;
+    weight = moved(weight);
     if (!(weight > 0)) return;
-    const words = text.slice(from, to);
-    const changed = weight === 1 ? words : `(${words}:${weight})`;
-    area.setRangeText(changed, left, right);
-    const start = left + (weight === 1 ? 0 : 1);
-    area.setSelectionRange(start, start + words.length);
-    area.dispatchEvent(new Event('input', { bubbles: true }));
+    const words = text.slice(from, to), start = left + (weight === 1 ? 0 : 1);
+    changed(area, weight === 1 ? words : `(${words}:${weight})`, left, right, start, start + words.length);
+  }
+
+  function carry(area, direction) {
+    // Alt+Left and Alt+Right: the part between two commas changes places with its neighbour.
+    const parts = area.value.split(',');
+    let place = 0, index = 0;
+    while (index < parts.length - 1 && place + parts[index].length < area.selectionStart) place += parts[index++].length + 1;
+    const other = index + direction;
+    if (other < 0 || other >= parts.length) return;
+    const swapped = parts.map((part) => part.trim());
+    [swapped[index], swapped[other]] = [swapped[other], swapped[index]];
+    const start = swapped.slice(0, other).join(', ').length + (other ? 2 : 0);
+    changed(area, swapped.join(', '), 0, area.value.length, start, start + swapped[other].length);
   }
 
   document.addEventListener('keydown', (event) => {
@@ -37,7 +71,10 @@
       byId(`${openKind()}_interrupt`)?.click();
     } else if ((event.ctrlKey || event.metaKey) && (event.key === 'ArrowUp' || event.key === 'ArrowDown') && area.closest?.('.prompt')) {
       event.preventDefault();
-      weigh(area, event.key === 'ArrowUp' ? 0.1 : -0.1);
+      weigh(area, event.key === 'ArrowUp' ? 1 : -1);
+    } else if (event.altKey && (event.key === 'ArrowLeft' || event.key === 'ArrowRight') && area.closest?.('.prompt') && option('keyedit_move', true)) {
+      event.preventDefault();
+      carry(area, event.key === 'ArrowLeft' ? -1 : 1);
     }
   }, true);
 

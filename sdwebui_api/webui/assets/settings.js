@@ -94,6 +94,7 @@
       opened();
     },
     collect: () => JSON.stringify(changes()),
+    valueOf,
   };
 })();
 

@@ -10,7 +10,7 @@ from gradio.components import Component
 from PIL import Image
 
 from sdwebui_api.api.services import Services
-from sdwebui_api.errors import SdWebUIError
+from sdwebui_api.errors import BadRequest, SdWebUIError
 from sdwebui_api.jobs.job import Job
 from sdwebui_api.webui.context import user_of
 from sdwebui_api.webui.generation.form import Body, Form
@@ -23,8 +23,8 @@ UNUSED = -1
 """A slider that a preprocessor does not have; also means "its default"."""
 
 FIELDS = (
-    "enabled", "image", "pixel_perfect", "low_vram", "module", "model", "weight", "guidance_start", "guidance_end",
-    "processor_res", "threshold_a", "threshold_b", "control_mode", "resize_mode",
+    "enabled", "image", "mask", "pixel_perfect", "low_vram", "module", "model", "weight", "guidance_start",
+    "guidance_end", "processor_res", "threshold_a", "threshold_b", "control_mode", "resize_mode",
 )  # fmt: skip
 """Of a unit on the wire, in the order of the components."""
 
@@ -67,6 +67,13 @@ class _Unit:
                 label=t("Preprocessor preview"), interactive=False, height=260, elem_id=self.id("preview"),
                 min_width=200, type="filepath", format="png", buttons=["download", "fullscreen"],
             )  # fmt: skip
+        with gr.Accordion(t("Mask of the control picture"), open=False, elem_id=self.id("mask_fold")):
+            self.mask = self.form.add(
+                gr.Image(
+                    label=t("White is where the preprocessor looks, or what is repainted"), type="filepath",
+                    sources=["upload", "clipboard"], height=200, elem_id=self.id("mask"), min_width=200,
+                )
+            )  # fmt: skip
         choosing = self._choosing()
         strength = self._strength()
         sliders = [self._slider("processor_res"), self._slider("threshold_a"), self._slider("threshold_b")]
@@ -75,7 +82,7 @@ class _Unit:
             self._numbered("control_mode", t("Control mode"), 0, _control_modes()),
             self._numbered("resize_mode", t("Resize mode"), 1, _resize_modes()),
         ]
-        parts = [enabled, self.image, pixel_perfect, low_vram, *choosing, *strength, *sliders, *modes]
+        parts = [enabled, self.image, self.mask, pixel_perfect, low_vram, *choosing, *strength, *sliders, *modes]
         self.form.contribute(parts, _write)
 
     def _check(self, name: str, label: str) -> gr.Checkbox:
@@ -135,7 +142,7 @@ class _Unit:
         quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
         self.type.input(self._of_type, self.type, [self.module, self.model], **quiet)
         self.module.change(self._sliders, self.module, sliders, **quiet)
-        inputs = [self.image, self.module, *sliders]
+        inputs = [self.image, self.mask, self.module, *sliders]
         self.run.click(self._preview, inputs, self.preview, api_visibility="private")
 
     def _of_type(self, name: str, request: gr.Request) -> tuple[Any, Any]:
@@ -157,20 +164,27 @@ class _Unit:
         return slider_updates(services.control.module_list()["module_detail"].get(module), _resolved(services, module))
 
     async def _preview(
-        self, path: str | None, module: str, resolution: float, first: float, second: float, request: gr.Request
+        self,
+        path: str | None,
+        mask: str | None,
+        module: str,
+        resolution: float,
+        first: float,
+        second: float,
+        request: gr.Request,
     ) -> Any:
         services = self.form.page.services_for(request)
         if not path:
             raise refusal(t("There is no control picture yet"))
         try:
             preprocessor = services.control.preprocessor(module, "module")
+            if preprocessor.requires_mask and not mask:
+                raise BadRequest(t("This preprocessor needs a mask"))
 
             def detect(job: Job) -> Image.Image:
-                with Image.open(path) as opened:
-                    image = opened.convert("RGB")
                 found = services.control.detect(
-                    preprocessor, [(image, None)], resolution=resolution, thresholds=(first, second), field="module",
-                    check=job.check,
+                    preprocessor, [_picture_and_mask(path, mask)], resolution=resolution, thresholds=(first, second),
+                    field="module", check=job.check,
                 )  # fmt: skip
                 return found.images[0]
 
@@ -178,6 +192,15 @@ class _Unit:
             return await job.result()
         except SdWebUIError as error:
             raise refusal(error.message) from None
+
+
+def _picture_and_mask(path: str, mask: str | None) -> tuple[Image.Image, Image.Image | None]:
+    with Image.open(path) as opened:
+        image = opened.convert("RGB")
+    if not mask:
+        return image, None
+    with Image.open(mask) as opened:
+        return image, opened.convert("L").resize(image.size)
 
 
 def _modules(services: Services) -> list[tuple[str, str]]:
@@ -216,9 +239,13 @@ def _write(body: Body, *values: Any) -> None:
     unit = dict(zip(FIELDS, values, strict=True))
     if not unit["enabled"]:
         return
-    image = unit.pop("image")
+    image, mask = unit.pop("image"), unit.pop("mask")
     if image:
         unit["image"] = file_text(image)  # without one img2img's own picture is taken
+        if mask:
+            unit["mask"] = file_text(mask)
+    elif mask:
+        raise BadRequest(t("A ControlNet unit has a mask but no picture"))
     entries = body.setdefault("alwayson_scripts", {})
     entries.setdefault("controlnet", {"args": []})["args"].append(unit)
 

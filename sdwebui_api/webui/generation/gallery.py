@@ -91,7 +91,10 @@ def _wire_saving(form: Form, results: Results, save: gr.Button, zipped: gr.Butto
         if not pictures:
             raise gr.Warning(t("There is no picture yet"), print_exception=False)
         services = form.page.services_for(request)
-        kept = await services.off_loop(_keep, services, pictures[min(shown, len(pictures) - 1)][0])
+        selected = services.options.snapshot().save_selected_only
+        chosen = [pictures[min(shown, len(pictures) - 1)]] if selected else pictures
+        for file, _ in chosen:
+            kept = await services.off_loop(_keep, services, file)
         gr.Info(t("Saved as {path}", path=html.escape(str(kept))))
         return gr.update(value=None, visible=False)
 

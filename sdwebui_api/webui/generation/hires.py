@@ -106,11 +106,12 @@ def _models(form: Form) -> dict[str, Component]:
         )
         sampler = form.add(
             gr.Dropdown(
-                panel.same_or(panel.sampler_names(services), SAME_SAMPLER), value=SAME_SAMPLER,
-                label=t("Hires sampling method"), elem_id=form.id("hr_sampler"),
+                _samplers(services), value=SAME_SAMPLER, label=t("Hires sampling method"),
+                elem_id=form.id("hr_sampler"),
             ),
             label="Hires sampling method",
             infotext="Hires sampler",
+            choices=_samplers,
         )  # fmt: skip
         schedule = form.add(
             gr.Dropdown(
@@ -125,6 +126,10 @@ def _models(form: Form) -> dict[str, Component]:
 
 def _checkpoints(services: Services) -> list[tuple[str, str]]:
     return panel.same_or(panel.checkpoint_titles(services), SAME_CHECKPOINT)
+
+
+def _samplers(services: Services) -> list[tuple[str, str]]:
+    return panel.same_or(panel.sampler_names(services), SAME_SAMPLER)
 
 
 def _prompts(form: Form) -> dict[str, Component]:

@@ -19,6 +19,7 @@ from sdwebui_api.webui.generation.network_editor import Editor
 from sdwebui_api.webui.generation.network_kinds import networks_of, path_of, refresh_kind
 from sdwebui_api.webui.generation.results import Results
 from sdwebui_api.webui.localization import t
+from sdwebui_api.webui.quick_settings import checkpoint_names
 from sdwebui_api.webui.refusals import refusal
 
 LABELS = {
@@ -82,7 +83,8 @@ def _wire_checkpoint(form: Form) -> None:
         except SdWebUIError as error:
             raise refusal(error.message) from None
         checkpoint = services.current_checkpoint()
-        return checkpoint.known_title if checkpoint else gr.skip()
+        # Its hash may have become known, and with it its title.
+        return gr.update(choices=checkpoint_names(services), value=checkpoint.known_title if checkpoint else None)
 
     quick = form.page.components["setting_sd_model_checkpoint"]
     chosen.change(choose, chosen, quick, **QUIET)

@@ -26,7 +26,8 @@ def checkpoint_titles(services: Services) -> list[str]:
 
 
 def sampler_names(services: Services) -> list[str]:
-    return [row["name"] for row in services.sampler_rows]
+    hidden = services.options.snapshot().hide_samplers
+    return [row["name"] for row in services.sampler_rows if row["name"] not in hidden]
 
 
 def schedule_names(services: Services) -> list[str]:
@@ -45,6 +46,7 @@ def sampling(form: Form) -> None:
             ),
             label="Sampling method",
             infotext="Sampler",
+            choices=sampler_names,
         )  # fmt: skip
         form.field(
             "scheduler",

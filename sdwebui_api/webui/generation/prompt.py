@@ -34,8 +34,10 @@ class PromptArea:
 def build(form: Form) -> PromptArea:
     with gr.Row(elem_id=form.id("toprow"), elem_classes=["toprow"]):
         with gr.Column(scale=6, min_width=320, elem_classes=["prompts"]):
-            prompt = _prompt(form, "prompt", t("Prompt"), t("Prompt (Ctrl+Enter generates, Esc interrupts)"), "Prompt")
-            negative = _prompt(
+            prompt, used = _prompt(
+                form, "prompt", t("Prompt"), t("Prompt (Ctrl+Enter generates, Esc interrupts)"), "Prompt"
+            )
+            negative, negative_used = _prompt(
                 form, "neg_prompt", t("Negative prompt"), t("Negative prompt: what should not be seen"),
                 "Negative prompt",
             )  # fmt: skip
@@ -64,6 +66,8 @@ def build(form: Form) -> PromptArea:
                 choices=style_names,
             )
     clear.click(None, None, [prompt, negative], js="() => ['', '']", show_progress="hidden")
+    _count_while_typing(form, prompt, used, styles, negative=False)
+    _count_while_typing(form, negative, negative_used, styles, negative=True)
     _wire_styles(form, apply, prompt, negative, styles)
     # The other fields come after this area.
     form.page.when_complete(lambda: _wire_defaults(form, keep))
@@ -74,7 +78,7 @@ def style_names(services: Services) -> Sequence[str]:
     return [style.name for style in services.catalog.styles.all()]
 
 
-def _prompt(form: Form, name: str, label: str, hint: str, infotext: str) -> gr.Textbox:
+def _prompt(form: Form, name: str, label: str, hint: str, infotext: str) -> tuple[gr.Textbox, gr.HTML]:
     field = "prompt" if name == "prompt" else "negative_prompt"
     with gr.Group(elem_classes=["prompt-box"]):
         box = form.field(
@@ -90,21 +94,25 @@ def _prompt(form: Form, name: str, label: str, hint: str, infotext: str) -> gr.T
         counter = gr.HTML(
             f"{used}/{room}", elem_id=form.id(f"{name}_tokens"), elem_classes=["token-counter"], padding=False
         )
-    _count_while_typing(form, box, counter)
-    return box
+    return box, counter
 
 
-def _count_while_typing(form: Form, box: gr.Textbox, counter: gr.HTML) -> None:
-    async def count(text: str, request: gr.Request) -> str:
+def _count_while_typing(form: Form, box: gr.Textbox, counter: gr.HTML, styles: gr.Dropdown, *, negative: bool) -> None:
+    async def count(text: str, names: list[str], request: gr.Request) -> str:
         services = form.page.services_for(request)
-        if services.options.snapshot().disable_token_counters:
+        options = services.options.snapshot()
+        if options.disable_token_counters:
             return ""
+        if names and options.include_styles_into_token_counters:
+            sides = ("", text) if negative else (text, "")
+            text = apply_styles(*sides, names, services.catalog.styles.all())[int(negative)]
         used, room = await services.off_loop(services.engine.count_tokens, text)
         return f"{used}/{room}"
 
-    box.change(
-        count, box, counter, queue=False, show_progress="hidden", trigger_mode="always_last", api_visibility="private"
-    )
+    gr.on(
+        [box.change, styles.change], count, [box, styles], counter, queue=False, show_progress="hidden",
+        trigger_mode="always_last", api_visibility="private",
+    )  # fmt: skip
 
 
 def _buttons(form: Form) -> tuple[gr.Button, gr.Button, gr.Button]:

@@ -82,13 +82,16 @@ class Run:
                 if sight != last and not job.ended.is_set():
                     yield {results.progress: gallery.progress_html(sight)}
                 last = sight
-        yield {**self._buttons(working=False), results.progress: "", **self._pictures(job)}
+        yield {**self._buttons(working=False), results.progress: "", **self._pictures(job, request)}
         if job.error and job.job.state != "cancelled":
             raise refusal(job.error)
 
-    def _pictures(self, job: PageJob) -> Updates:
-        results = self.results
+    def _pictures(self, job: PageJob, request: gr.Request) -> Updates:
+        results, options = self.results, self.form.page.services_for(request).options.snapshot()
         if not job.pictures:
+            return {results.info: gallery.summary_html(job)}
+        if options.do_not_show_images:
+            self.form.page.clean_later(picture.path for picture in job.pictures)
             return {results.info: gallery.summary_html(job)}
         return {
             results.gallery: gr.update(value=[str(picture.path) for picture in job.pictures], selected_index=0),

@@ -1,4 +1,7 @@
-"""The scripts of a generation tab: one may be chosen; its controls are made of the arguments that it declares."""
+"""The scripts of a generation tab: always-on ones, folded, and one that may be chosen.
+
+Their controls are made of the arguments that they declare.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ from sdwebui_api.webui.generation.form import Body, Form
 from sdwebui_api.webui.localization import t
 
 NONE = "None"
+OWN_PANELS = ("controlnet",)
+"""Always-on scripts whose controls are elsewhere on the page (`control_units.py`)."""
 FEW = 4
 """Choices that are shown side by side."""
 LONG = ("prompts", "lines", "text")
@@ -21,6 +26,37 @@ LONG = ("prompts", "lines", "text")
 
 
 def build(form: Form) -> None:
+    _always_on(form)
+    _chosen(form)
+
+
+def _always_on(form: Form) -> None:
+    """Sent where somebody has changed something; a script left alone is what the request without it gets."""
+    services = form.page.services
+    rows = {row["name"]: row["args"] for row in services.scripts.rows(form.kind, services.catalog, always_on=True)}
+    for script in services.scripts.offered(form.kind, always_on=True):
+        if script.title.lower() in OWN_PANELS or not rows.get(script.title.lower()):
+            continue
+        declared = script.arguments_for(form.kind, services.catalog)
+        if any(asked(one) and not _is_note(one) for one in declared):
+            with gr.Accordion(script.title, open=False, elem_id=_id(form, script.title, "always_on")):
+                controls = _controls(form, script.title, declared)
+            form.contribute(controls, _always_on_writer(script.title, declared))
+
+
+def _always_on_writer(title: str, declared: Sequence[Argument]) -> Any:
+    untouched = [list(one.default) if isinstance(one.default, tuple) else one.default for one in declared]
+
+    def write(body: Body, *values: Any) -> None:
+        left = iter(values)
+        args = [spoken(one, next(left)) if asked(one) else one.default for one in declared]
+        if args != untouched:
+            body.setdefault("alwayson_scripts", {})[title] = {"args": args}
+
+    return write
+
+
+def _chosen(form: Form) -> None:
     services = form.page.services
     scripts = services.scripts.offered(form.kind, always_on=False)
     if not scripts:
@@ -47,9 +83,17 @@ def build(form: Form) -> None:
 
 
 def _group(form: Form, title: str, declared: Sequence[Argument]) -> tuple[gr.Column, list[Component]]:
+    with gr.Column(visible=False, elem_id=_id(form, title), elem_classes=["more"]) as group:
+        return group, _controls(form, title, declared)
+
+
+def _controls(form: Form, title: str, declared: Sequence[Argument]) -> list[Component]:
+    return [form.add(control(one, _id(form, title, one.name))) for one in declared if asked(one)]
+
+
+def _id(form: Form, title: str, part: str = "") -> str:
     name = "".join(letter if letter.isalnum() else "_" for letter in title.lower())
-    with gr.Column(visible=False, elem_id=form.id(f"script_{name}"), elem_classes=["more"]) as group:
-        return group, [form.add(control(one, form.id(f"script_{name}_{one.name}"))) for one in declared if asked(one)]
+    return form.id(f"script_{name}_{part}" if part else f"script_{name}")
 
 
 def asked(argument: Argument) -> bool:
@@ -104,8 +148,8 @@ def _writer(title: str, declared: Sequence[Argument]) -> Any:
 def spoken(argument: Argument, value: Any) -> Any:
     """A control's value as the wire has it."""
     default = argument.default
-    if argument.choices is None and isinstance(default, str) and not argument.label:
-        return default  # a note
+    if _is_note(argument):
+        return default
     plain = isinstance(default, (bool, int, float, str)) or argument.choices is not None
     if plain:
         return default if value is None else value
@@ -113,3 +157,7 @@ def spoken(argument: Argument, value: Any) -> Any:
         return json.loads(value)
     except (TypeError, ValueError):
         return default
+
+
+def _is_note(argument: Argument) -> bool:
+    return argument.choices is None and isinstance(argument.default, str) and not argument.label

@@ -196,14 +196,20 @@ def picture_text(picture: Image.Image) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def picture_size(mode: str, *pictures: Any) -> tuple[int, int] | None:
-    """Of the picture of `mode`, in pixels; `pictures` as `StartPicture.pictures`."""
+def chosen_picture(mode: str, *pictures: Any) -> str | Image.Image | None:
+    """The file or the picture that `mode` starts from, without what is drawn; `pictures` as `StartPicture.pictures`."""
     chosen = dict(zip(("img2img", "sketch", "inpaint", "inpaint_sketch", "inpaint_upload"), pictures, strict=False))
     found = chosen.get(mode)
     if isinstance(found, Mapping):
-        background = found.get("background")
-        return background.size if background is not None else None
-    if not found:
-        return None
+        background: Image.Image | None = found.get("background")
+        return background
+    return found or None
+
+
+def picture_size(mode: str, *pictures: Any) -> tuple[int, int] | None:
+    """Of the picture of `mode`, in pixels; `pictures` as `StartPicture.pictures`."""
+    found = chosen_picture(mode, *pictures)
+    if not isinstance(found, str):
+        return found.size if found is not None else None
     with Image.open(found) as image:
         return image.size

@@ -9,6 +9,7 @@ from sdwebui_api.webui.context import PageBuilder
 from sdwebui_api.webui.generation import (
     control_units,
     gallery,
+    interrogate,
     networks,
     overrides,
     panel,
@@ -31,6 +32,7 @@ def build(page: PageBuilder) -> None:
         networks.build(form, results)
     # What makes stores of its own stands outside of the tabs: gradio counts every child of theirs as a tab.
     gallery.wire_seed(form, results, seed)
+    interrogate.build(form, area, start)
     BatchRun(form, area, results, start=start).wire()
     remembered.wire(form)
 

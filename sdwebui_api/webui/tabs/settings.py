@@ -60,7 +60,9 @@ def build(page: PageBuilder) -> None:
     tab = Context.block
     assert isinstance(tab, gr.Tab)  # what this is called in
     tab.select(show, None, [form], api_visibility="private", show_progress="hidden")
-    apply.click(store, [changes], [form, status], js=COLLECT, api_visibility="private", show_progress="hidden")
+    page.settings_saved = apply.click(
+        store, [changes], [form, status], js=COLLECT, api_visibility="private", show_progress="hidden"
+    )
     reload_page.click(None, js=RELOAD)
     theme.click(None, js="() => window.sdwebuiTheme.toggle()")
     unload.click(free, None, [status], api_visibility="private")
