@@ -146,6 +146,25 @@ def test_a_training_is_found_again_and_interrupted(page: Page, services: Service
     assert trained.preview is not None and trained.preview_follows_prompts
 
 
+def test_a_hypernetwork_is_trained_with_previews_of_txt2img(page: Page, services: Services) -> None:
+    services.trainer.gate.set()
+    open_tab(page, "txt2img")
+    fill(page, "txt2img_prompt", "a green pear")
+    open_tab(page, "train")
+    page.click("#train_train_tab-button")
+    choose(page, "train_hypernetwork", "tiny-hyper")
+    fill(page, "train_hypernetwork_learn_rate", "0.0002:50, 0.0001")
+    fill(page, "train_dataset_directory", "pictures")
+    page.click("#train_records")
+    page.check("#train_preview_from_txt2img input")
+    page.click("#train_train_hypernetwork")
+    page.wait_for_selector("#train_result >> text=tiny-hyper.pt")
+    trained = services.trainer.trained[-1]
+    assert (trained.kind, trained.loop.rate.at(1), trained.records.save_every) == ("hypernetwork", 0.0002, 500)
+    assert trained.preview is not None and not trained.preview_follows_prompts
+    assert (trained.preview.prompt, trained.preview.width) == ("a green pear", 512)
+
+
 def test_what_is_offered_is_known() -> None:
     assert train_fields.WEIGHT_INITS == hypernetwork.WEIGHT_INITS
     assert set(train_fields.ACTIVATIONS) <= set(activations())
