@@ -49,6 +49,8 @@ class Evaluation:
     """[B, V] what models with a label embedding get besides the context"""
     upcast: bool = False
     """Attention in float32"""
+    merging: float = 0.0
+    """Share of the tokens that are merged, see `token_merging.py`"""
 
     @property
     def kind(self) -> Hashable:
@@ -57,7 +59,7 @@ class Evaluation:
         control = tuple(one.kind for one in self.control)
         x, context = self.x, self.context
         tensors = (x.shape[1:], x.dtype, x.device, context.shape[1:], context.dtype, context.device)
-        return (*tensors, extra, self.tiling, self.upcast, control)
+        return (*tensors, extra, self.tiling, self.upcast, self.merging, control)
 
     @property
     def cells(self) -> int:
@@ -327,6 +329,7 @@ def _forward(evaluations: Sequence[Evaluation], network: Network) -> Sequence[Te
         control=joined([evaluation.control for evaluation in evaluations]),
         vector=_rows([evaluation.vector for evaluation in evaluations]),
         upcast=evaluations[0].upcast,
+        merging=evaluations[0].merging,
     )
     return network.forward(together).split([evaluation.x.shape[0] for evaluation in evaluations])
 

@@ -25,6 +25,7 @@ from sdwebui_api.engine.networks.reference import reading_references
 from sdwebui_api.engine.networks.style_adapter import with_styles
 from sdwebui_api.engine.text_encoder import TextEncoder
 from sdwebui_api.engine.tiling import wrapped_edges
+from sdwebui_api.engine.token_merging import merging_tokens
 from sdwebui_api.engine.upcasting import upcast_attention
 from sdwebui_api.engine.vae import Vae
 
@@ -85,6 +86,7 @@ class UNet:
                 wrapped_edges(self._module, evaluation.tiling),
                 reading_references(self._module, evaluation.control, t, context, vector),
                 attending_pictures(self._module, evaluation.control),
+                merging_tokens(self._module, evaluation.merging, (x.shape[2], x.shape[3])),
                 adding(self._module, residuals) as arguments,
             ):
                 more = {**arguments, "class_labels": vector, "return_dict": False}
@@ -154,16 +156,18 @@ class DiffusionModel:
         control: tuple[ControlInput, ...] = (),
         vector: Tensor | None = None,
         upcast: bool = False,
+        merging: float = 0.0,
     ) -> Tensor:
         """The UNet's raw prediction [B, 4, h, w], float32, for `x` [B, 4, h, w], `t` [B], `context` [B, 77n, D].
 
         `control`: what control networks add, rows as in x; the caller holds their leases. `vector`: [B, V] of `label`.
-        `upcast`: attention in float32. May share a forward pass with other jobs. Raises OutOfMemory, also when the
-        picture could not be decoded.
+        `upcast`: attention in float32. `merging`: share of the tokens to merge. May share a forward pass with other
+        jobs. Raises OutOfMemory, also when the picture could not be decoded.
         """
         self.unet.require_room(x)
         self._vae.require_room(x)
-        return self._batcher.evaluate(self.unet, Evaluation(x, t, context, concat, tiling, control, vector, upcast))
+        evaluation = Evaluation(x, t, context, concat, tiling, control, vector, upcast, merging)
+        return self._batcher.evaluate(self.unet, evaluation)
 
     def label(self, pooled: Tensor, facts: PictureFacts) -> Tensor:
         """[K, V], the `vector` of `evaluate`, of pooled texts [K, P]. Only of families with a label embedding."""

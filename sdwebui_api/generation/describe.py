@@ -15,6 +15,7 @@ from sdwebui_api.generation.infotext import (
     write_infotext,
 )
 from sdwebui_api.generation.latents import is_edit_model, is_inpainting_model
+from sdwebui_api.generation.merging_ratio import token_merging_ratio
 from sdwebui_api.generation.plan import GenerationPlan
 from sdwebui_api.generation.request import GeneratedImage, GenerationRequest
 from sdwebui_api.generation.run import Run
@@ -79,6 +80,8 @@ def _request_facts(
         clip_skip=int(request.options.CLIP_stop_at_last_layers),
         uses_ensd=_draws_shifted_noise(request),
         hires=request.hires is not None,
+        token_merging_ratio=token_merging_ratio(request),
+        token_merging_ratio_hr=token_merging_ratio(request, hires_pass=True),
         tiling=request.tiling,
         user=user,
         extra=extra,
@@ -169,9 +172,6 @@ def naming_facts_of(request: GenerationRequest, plan: GenerationPlan, index: int
 
 # Option -> the values under which it changes nothing here. Anything else would be a picture other than asked for.
 _WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
-    "token_merging_ratio": (0,),
-    "token_merging_ratio_img2img": (0,),
-    "token_merging_ratio_hr": (0,),
     "sd_unet": ("Automatic", "None"),
     "sd_vae_encode_method": ("Full",),
     "sd_vae_decode_method": ("Full",),

@@ -13,6 +13,7 @@ from sdwebui_api.control.passes import Adding
 from sdwebui_api.engine.families.labels import PictureFacts
 from sdwebui_api.engine.networks.selection import NO_NETWORKS, NetworkSet
 from sdwebui_api.generation.latents import tensor_to_images
+from sdwebui_api.generation.merging_ratio import token_merging_ratio
 from sdwebui_api.generation.networks import ModelLeases, choose_networks
 from sdwebui_api.generation.plan import Batch, GenerationPlan
 from sdwebui_api.generation.request import GenerationRequest
@@ -53,12 +54,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RequestModel:
-    """A model as one request uses it: a `sampling.model.Evaluator` that knows whether edges wrap around and attention
-    is computed in float32."""
+    """A model as one pass of a request uses it: a `sampling.model.Evaluator` that knows whether edges wrap around,
+    attention is computed in float32, and which share of the tokens is merged."""
 
     model: DiffusionModel
     tiling: bool
     upcast: bool = False
+    merging: float = 0.0
 
     @property
     def alphas_cumprod(self) -> Tensor:
@@ -82,9 +84,16 @@ class RequestModel:
         control: Adding | None = None,
         vector: Tensor | None = None,
     ) -> Tensor:
-        inputs = () if control is None else control.inputs
         output = self.model.evaluate(
-            x, t, context, concat=concat, tiling=self.tiling, control=inputs, vector=vector, upcast=self.upcast
+            x,
+            t,
+            context,
+            concat=concat,
+            tiling=self.tiling,
+            control=() if control is None else control.inputs,
+            vector=vector,
+            upcast=self.upcast,
+            merging=self.merging,
         )
         return output if control is None else control.finish(x, t, output)
 
@@ -149,9 +158,10 @@ class Run:
         self.warn(*model.problems)
         return model
 
-    def evaluator(self, model: DiffusionModel) -> RequestModel:
+    def evaluator(self, model: DiffusionModel, *, hires_pass: bool = False) -> RequestModel:
         """`model` as this request has it run, for sampling."""
-        return RequestModel(model, self.request.tiling, self.request.options.upcast_attn)
+        merging = token_merging_ratio(self.request, hires_pass=hires_pass)
+        return RequestModel(model, self.request.tiling, self.request.options.upcast_attn, merging)
 
     def model_for(self, *, hires_pass: bool) -> DiffusionModel:
         """What a pass runs on, the refiner aside."""
@@ -283,7 +293,7 @@ class Run:
         def load() -> Any:
             self.refined = model = self.borrow(checkpoint, request.refiner_vae)
             conditioning = self.condition(model, batch, timing, size=size, report=False)
-            return refined_model(settings, self.evaluator(model), conditioning)
+            return refined_model(settings, self.evaluator(model, hires_pass=settings.hires_pass), conditioning)
 
         return RefinerSwitch(request.refiner_switch_at or 0.0, load, infotext)
 

@@ -107,7 +107,7 @@ class _HiresWorkflow:
         with run.sampling(model):
             outcome = sample_from_latent(
                 start.settings,
-                run.evaluator(model),
+                run.evaluator(model, hires_pass=True),
                 start.conditioning,
                 latent if start.latent is None else start.latent,
                 start.noise,
