@@ -53,6 +53,7 @@ class ReferenceXL:
     path: Path
     refiner: bool = False
     prediction_type: str = "epsilon"
+    in_channels: int = 4
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
@@ -81,6 +82,8 @@ class ReferenceXL:
         attention = (False, True, True, False) if self.refiner else (False, True, True)
         numbers, pooled = (5, 128) if self.refiner else (6, 192)
         unet = UNet2DConditionModel(
+            sample_size=16,
+            in_channels=self.in_channels,
             block_out_channels=widths,
             down_block_types=tuple("CrossAttnDownBlock2D" if has else "DownBlock2D" for has in attention),
             up_block_types=tuple("CrossAttnUpBlock2D" if has else "UpBlock2D" for has in reversed(attention)),

@@ -15,6 +15,8 @@ from diffusers import (
     StableDiffusionInpaintPipeline,
     StableDiffusionInstructPix2PixPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLInpaintPipeline,
+    StableDiffusionXLPipeline,
 )
 from PIL import Image
 
@@ -26,8 +28,9 @@ from sdwebui_api.config.options import Options
 from sdwebui_api.generation.latents import POSTERIOR_STREAM, images_to_tensor
 from sdwebui_api.generation.request import GenerationResult
 from sdwebui_api.jobs.job import Job
-from tests.parity.compare import psnr
+from tests.parity.compare import IDENTICAL, psnr
 from tests.parity.reference import Reference, noise, pixels, sigmas, start_latent
+from tests.parity.reference_sdxl import ReferenceXL
 from tests.support.fakes import golden_flags
 
 FLOOR_DB = 60.0
@@ -35,7 +38,7 @@ SEED, STEPS, CFG = 7, 6, 5.0
 WIDTH, HEIGHT = 128, 64
 """Multiples of 64: at other sizes diffusers upsamples unlike the original UNet, which ours follows."""
 PROMPT, NEGATIVE = "a red apple on a wooden table", "blurry"
-KINDS = ("sd1-edit", "sd1-inpainting", "sd2-inpainting", "sd2-v")
+KINDS = ("sd1-edit", "sd1-inpainting", "sd2-inpainting", "sd2-v", "sdxl-inpainting")
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +46,10 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("families")
     for kind in KINDS:
         write_checkpoint(folder / f"{kind}.safetensors", kind, torch.float32, "small")
+    reference = Reference(folder / "sd2-v.safetensors", version=2, prediction_type="v_prediction")
+    StableDiffusionPipeline(**reference.modules()).save_pretrained(folder / "sd2-folder", variant="fp16")
+    xl = write_checkpoint(folder / "sdxl.safetensors", "sdxl", torch.float32, "small")
+    StableDiffusionXLPipeline(**ReferenceXL(xl).modules()).save_pretrained(folder / "sdxl-folder", max_shard_size="9MB")
     return folder
 
 
@@ -53,7 +60,7 @@ def services(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Ser
 
 def ours(services: Services, kind: Literal["txt2img", "img2img"], checkpoint: str, **more: Any) -> Image.Image:
     """What the request's whole path makes: admission, prompts, sampling, decoding."""
-    overrides = {"sd_model_checkpoint": f"{checkpoint}.safetensors", "randn_source": "CPU"}
+    overrides = {"sd_model_checkpoint": checkpoint, "randn_source": "CPU"}
     fields = {"prompt": PROMPT, "negative_prompt": NEGATIVE, "seed": SEED, "steps": STEPS, "cfg_scale": CFG}
     size = {"width": WIDTH, "height": HEIGHT, "sampler_name": "Euler", "override_settings": overrides}
     body = (Txt2ImgBody if kind == "txt2img" else Img2ImgBody).model_validate(fields | size | more)
@@ -90,12 +97,23 @@ def test_sd2_velocity(checkpoints, services):
     assert agreement(ours(services, "txt2img", "sd2-v"), expected) >= FLOOR_DB
 
 
-@pytest.mark.parametrize(("kind", "version"), [("sd1-inpainting", 1), ("sd2-inpainting", 2)])
-def test_an_inpainting_model_without_a_picture(kind, version, checkpoints, services):
+@pytest.mark.parametrize(("file", "folder"), [("sd2-v", "sd2-folder"), ("sdxl", "sdxl-folder")])
+def test_the_folder_that_a_pipeline_saves(file, folder, services):
+    """Is the same checkpoint as the file that the pipeline was made of."""
+    picture = ours(services, "txt2img", folder)
+    assert agreement(picture, np.asarray(ours(services, "txt2img", file))) == IDENTICAL
+
+
+@pytest.mark.parametrize("kind", ["sd1-inpainting", "sd2-inpainting", "sdxl-inpainting"])
+def test_an_inpainting_model_without_a_picture(kind, checkpoints, services):
     """A1111 shows it a grey picture, all of which is to be painted."""
-    reference = Reference(checkpoints / f"{kind}.safetensors", 9, version)
+    path = checkpoints / f"{kind}.safetensors"
+    if kind == "sdxl-inpainting":
+        pipeline = StableDiffusionXLInpaintPipeline(**ReferenceXL(path, in_channels=9).modules())
+    else:
+        pipeline = StableDiffusionInpaintPipeline(**Reference(path, 9, 2 if "sd2" in kind else 1).modules())
     expected = theirs(
-        StableDiffusionInpaintPipeline(**reference.modules()),
+        pipeline,
         image=torch.zeros(1, 3, HEIGHT, WIDTH),
         mask_image=torch.ones(1, 1, HEIGHT, WIDTH),
         height=HEIGHT,
