@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
+
+from sdwebui_api.scripting.loading import on_import_path
 
 EXTENSION = Path(__file__).resolve().parents[2] / "extensions" / "beautiful_prompt"
 
-if str(EXTENSION) not in sys.path:
-    sys.path.append(str(EXTENSION))
+with on_import_path(EXTENSION):  # as the server does, and no longer
+    import beautiful_prompt  # noqa: F401

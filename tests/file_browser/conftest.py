@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,13 +12,14 @@ import pytest
 from sdwebui_api.api.services import Services
 from sdwebui_api.scripting.extensions import ExtensionFolder, script_files
 from sdwebui_api.scripting.host import ScriptHost
+from sdwebui_api.scripting.loading import on_import_path
 from tests.support.fakes import fake_services
 from tests.support.server import run_in_thread
 
 EXTENSION = Path(__file__).resolve().parents[2] / "extensions" / "file_browser"
 
-if str(EXTENSION) not in sys.path:
-    sys.path.append(str(EXTENSION))
+with on_import_path(EXTENSION):  # as the server does, and no longer
+    import file_browser  # noqa: F401
 
 
 def services_with_browser(data: Path, *flags: str) -> Services:

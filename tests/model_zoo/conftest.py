@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,14 +19,15 @@ import pytest
 from sdwebui_api.api.services import Services
 from sdwebui_api.scripting.extensions import ExtensionFolder, script_files
 from sdwebui_api.scripting.host import ScriptHost
+from sdwebui_api.scripting.loading import on_import_path
 from tests.support.fakes import fake_services
 from tests.support.hosts import Host, running_host
 from tests.support.server import run_in_thread
 
 EXTENSION = Path(__file__).resolve().parents[2] / "extensions" / "model_zoo"
 
-if str(EXTENSION) not in sys.path:
-    sys.path.append(str(EXTENSION))
+with on_import_path(EXTENSION):  # as the server does, and no longer
+    import model_zoo  # noqa: F401
 
 CONTENT = bytes(range(256)) * (3 * 2**12)
 """3 MiB: several writes."""
