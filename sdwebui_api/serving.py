@@ -66,6 +66,8 @@ def server_config(app: Any, flags: Flags) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        # Whom a user's header is believed is a question of who connects, not of what they say of others before them.
+        proxy_headers=not flags.cluster,
     )
 
 
