@@ -25,12 +25,14 @@ _SDXL_TEXT_2 = "conditioner.embedders.{}.transformer."
 
 
 def read_folder(folder: Path, read: ReadFile) -> dict[str, Tensor]:
-    """All tensors of the folder's UNet, text encoders and VAE; `read` opens one safetensors file.
+    """All tensors of the folder's UNet, text encoders and VAE, if it has one; `read` opens one safetensors file.
 
     Raises UnusableModel for another kind of pipeline, or one without safetensors.
     """
     config = _unet_config(folder)
-    parts = [_unet(_read_part(folder, "unet", read), config), _vae(_read_part(folder, "vae", read))]
+    parts = [_unet(_read_part(folder, "unet", read), config)]
+    if (folder / "vae").is_dir():
+        parts.append(_vae(_read_part(folder, "vae", read)))
     for part, prefix in _text_prefixes(folder, config).items():
         parts.append(_text(_read_part(folder, part, read), prefix))
     return {name: tensor for part in parts for name, tensor in part}
@@ -40,6 +42,8 @@ def read_folder_config(folder: Path) -> ModelConfig:
     """What the weights cannot tell, from the parts' `config.json` and the diffusers scheduler's."""
     unet, text = read_json(folder / "unet" / "config.json"), read_json(folder / "text_encoder" / "config.json")
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    if str(scheduler.get("_class_name")).startswith("EDM"):
+        raise UnusableModel(f"{folder.name}: models trained with EDM's preconditioning are not supported")
     stated = scheduler.get("prediction_type")
     if stated is not None and stated not in PREDICTION_TYPES:
         raise UnusableModel(f"{folder.name}: a model that predicts {stated!r} is not supported")

@@ -109,9 +109,10 @@ class OpenCheckpoint:
     def load_vae(self, weights: Weights) -> Any:
         tensors = self.family.select_vae(self._tensors)
         if not tensors:
+            stem = self.path.name if self.path.is_dir() else self.path.stem
             raise UnusableModel(
                 f"{self.path.name} has no VAE inside. Choose one (setting sd_vae), or put one beside the checkpoint "
-                f"as {self.path.stem}.vae.safetensors."
+                f"as {stem}.vae.safetensors."
             )
         with _naming(self.path):
             return materialise(self.family.assemble_vae(tensors), weights, "VAE")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -71,3 +72,19 @@ def test_what_a_folder_lacks_is_named(tmp_path):
     (tmp_path / "unet" / "diffusion_pytorch_model.bin").touch()
     with pytest.raises(UnusableModel, match=r"unet has no diffusion_pytorch_model\.safetensors"):
         OpenCheckpoint(tmp_path, None)
+    (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(bytes(100))
+    with pytest.raises(UnusableModel, match=r"diffusion_pytorch_model\.safetensors is not a readable safetensors file"):
+        OpenCheckpoint(tmp_path, None)
+
+
+def test_a_folder_without_vae_takes_another(tmp_path):
+    write_checkpoint(tmp_path / "file.safetensors", "sd1", torch.float32, "small")
+    folder = saved_folder(OpenCheckpoint(tmp_path / "file.safetensors", None), tmp_path / "folder")
+    shutil.rmtree(folder / "vae")
+    opened = OpenCheckpoint(folder, None)
+    assert opened.load_unet(FP32).config.in_channels == 4
+    with pytest.raises(UnusableModel, match=r"folder has no VAE inside"):
+        opened.load_vae(FP32)
+    (folder / "scheduler" / "scheduler_config.json").write_text('{"_class_name": "EDMEulerScheduler"}')
+    with pytest.raises(UnusableModel, match=r"EDM's preconditioning"):
+        OpenCheckpoint(folder, None)

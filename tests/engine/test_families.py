@@ -58,7 +58,7 @@ def test_the_text_encoder_ends_where_its_last_layer_is_not_used(sd2, tmp_path):
     assert torch.equal(text.embeddings.token_embedding.weight, sd2["cond_stage_model.model.token_embedding.weight"])
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2])
 def test_narrow_files_load(sd2, dtype, tmp_path):
     narrow = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in sd2.items()}
     save_file(narrow, tmp_path / "model.safetensors")
@@ -77,6 +77,7 @@ def with_input(channels: int) -> Callable[[dict[str, Tensor]], dict[str, Tensor]
         (with_input(5), "depth-to-image"),
         (lambda tensors: tensors | {"depth_model.model.weight": torch.zeros(1)}, "depth-to-image"),
         (lambda tensors: tensors | {"embedder.model.visual.proj": torch.zeros(1)}, "unCLIP"),
+        (lambda tensors: tensors | {"edm_mean": torch.zeros(1)}, "Playground 2.5"),
         (with_input(7), "upscaler"),
         (with_input(6), "6 input channels"),
         (lambda tensors: {"model.diffusion_model.joint_blocks.0.x": torch.zeros(1)}, "Stable Diffusion 3"),

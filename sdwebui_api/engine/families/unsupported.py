@@ -29,6 +29,8 @@ _CHECKPOINTS: _Kinds = (
     (_input_channels(7), "an upscaler of latent diffusion, which is not supported"),
     (_has("embedder.model.visual."), "an unCLIP checkpoint (image variations), which is not supported"),
     (_has("noise_augmentor."), "an unCLIP checkpoint (image variations), which is not supported"),
+    (_has("edm_mean"), "a checkpoint with EDM's preconditioning (Playground 2.5), which is not supported"),
+    (_has("edm_vpred."), "a checkpoint with EDM's preconditioning (CosXL), which is not supported"),
     (_has("joint_blocks."), "a Stable Diffusion 3 checkpoint, which is not supported yet"),
     (_has("double_blocks."), "a FLUX checkpoint, which is not supported yet"),
     (_has("time_stack."), "a video checkpoint, which is not supported"),
