@@ -39,6 +39,8 @@ def test_entries_of_the_owner_stand_beside_those_that_ship(zoo: Zoo) -> None:
     rows = {row["id"]: row for row in found["models"]}
     assert rows["tiny"]["local"] and not rows["sd15"]["local"]
     assert (rows["tiny"]["size"], rows["tiny"]["sha256"], rows["tiny"]["file"]) == (None, None, "tiny.safetensors")
+    zoo.offer(zoo.entry(id="sd15", name="From our mirror"))
+    assert [row["name"] for row in zoo.all()["models"] if row["id"] == "sd15"] == ["From our mirror"]
     assert rows["second"]["folder"] == str(zoo.data / "models" / "Lora" / "sub")
     assert zoo.start("third").status_code == 404
 
@@ -56,7 +58,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "size": ({"size": 0}, "models[0].size"),
     "typing error": ({"sha265": "abc"}, "models[0].sha265"),
     "no licence": ({"licence": None}, "models[0].licence"),
-    "taken": ({"id": "sd15"}, "models[0].id: there is a 'sd15' already"),
+    "taken": ({"id": "good"}, "models[1].id: there is a 'good' already"),
     "homepage": ({"homepage": "javascript:alert(1)"}, "models[0].homepage"),
 }
 

@@ -152,13 +152,14 @@ def read_shipped() -> Catalogue:
 
 
 def read_catalogue(data_dir: Path) -> Catalogue:
-    """Never fails: what cannot be read is among the problems."""
-    shipped = read_shipped()
-    entries, problems = dict(shipped.entries), list(shipped.problems)
-    local = data_dir / LOCAL_NAME
-    if os.path.lexists(local):
-        problems += _read(local, entries)
-    return Catalogue(entries, frozenset(set(entries) - set(shipped.entries)), tuple(problems))
+    """What ships and what the owner has added; an entry of theirs stands in the place of one with its id that ships.
+
+    Never fails: what cannot be read is among the problems.
+    """
+    shipped, local = read_shipped(), data_dir / LOCAL_NAME
+    own: dict[str, Entry] = {}
+    problems = tuple(_read(local, own)) if os.path.lexists(local) else ()
+    return Catalogue({**shipped.entries, **own}, frozenset(own), (*shipped.problems, *problems))
 
 
 def _read(path: Path, entries: dict[str, Entry]) -> Iterator[str]:
