@@ -95,6 +95,11 @@ class TestLayer:
         assert answer.text.index("first") < answer.text.index("'language', \"zh-CN\"") < answer.text.index("theirs")
         assert '<html lang="en">' in (await _answer(HTMLResponse(page), "en")).text
 
+    async def test_a_long_page_travels_compressed(self) -> None:
+        answer = await _answer(HTMLResponse(f"<html><head></head>{t('Steps')}{'x' * 50_000}</html>"))
+        assert answer.headers["content-encoding"] == "gzip" and answer.headers["vary"] == "Accept-Encoding"
+        assert int(answer.headers["content-length"]) < 1000 and f"步数{'x' * 50_000}" in answer.text
+
     async def test_events_are_translated_one_by_one(self) -> None:
         async def events() -> Any:
             for number in range(2):
