@@ -188,7 +188,7 @@ def build(flags: Flags) -> Services:
 
         view.generator = own_generator(own_engine)
         view.engine = EngineForDoors(
-            own_engine, catalog, view.options, generator.encodings, loads_at_start=loads_at_start
+            own_engine, view.catalog, view.options, generator.encodings, loads_at_start=loads_at_start
         )
         view.trainer = Trainer(
             own_engine,

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from sdwebui_api.engine.embedding_files import hidden_bytes, low_bits_mask, read_embedding
 from sdwebui_api.engine.embeddings import EmbeddingDatabase, EmbeddingStore
+from sdwebui_api.engine.engine import Engine
 from sdwebui_api.engine.text_encoder import Tokenizer
 from sdwebui_api.errors import UnusableModel
 
@@ -202,3 +203,12 @@ def test_without_hashing_there_is_no_hash(tmp_path: Path) -> None:
 
 def test_an_empty_database_finds_nothing(tokenizer: Tokenizer) -> None:
     assert EmbeddingDatabase([], tokenizer.tokenize, 8).find_at([1, 2], 0) == (None, 0)
+
+
+def test_an_engine_for_other_embeddings_shares_all_but_them(golden_engine: Engine, tmp_path: Path) -> None:
+    torch.save({"only-here": torch.ones(2, 8)}, tmp_path / "mine.bin")
+    other = golden_engine.with_embeddings([tmp_path])
+    found, shared = other.embeddings(), golden_engine.embeddings()
+    assert set(found.skipped) | set(found.loaded) == {"mine"}
+    assert "mine" not in {*shared.loaded, *shared.skipped} and shared.version != found.version
+    assert other.batcher is golden_engine.batcher and other.device is golden_engine.device

@@ -102,7 +102,7 @@ def _batch(form: Form) -> tuple[gr.File, gr.Textbox]:
     files = form.page.add(
         gr.File(label=t("Pictures"), file_count="multiple", file_types=["image"], elem_id="img2img_batch_upload")
     )
-    shown = not (form.page.flags.hide_ui_dir_config or getattr(form.page.flags, "cluster", False))
+    shown = not form.page.flags.hide_ui_dir_config
     folder = form.page.add(
         gr.Textbox(
             label=t("Or a folder of pictures on the server"), placeholder="outputs/…", visible=shown,
