@@ -22,10 +22,10 @@ from sdwebui_api.jobs.stages import StageClock
 if TYPE_CHECKING:
     from PIL import Image
 
-    from sdwebui_api.jobs.preparing import Prepare
-
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 PreviewMaker = Callable[[], "Image.Image"]
+Prepare = Callable[[Callable[[], bool]], None]
+"""Gets ready what a job will need. Is given a function that says whether nobody waits for it any more."""
 
 log = logging.getLogger(__name__)
 

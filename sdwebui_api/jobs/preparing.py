@@ -5,15 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from sdwebui_api.jobs.job import Job
+from sdwebui_api.jobs.job import Job, Prepare
 
 log = logging.getLogger(__name__)
-
-Prepare = Callable[[Callable[[], bool]], None]
-"""Gets ready what a job will need. Is given a function that says whether nobody waits for it any more."""
 
 LOOK_AHEAD = 4
 """Jobs; what those behind them need might be gone again when their turn comes."""

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from typing import Any
 
 from sdwebui_api.errors import BadRequest, Busy, Cancelled, OutOfMemory, SdWebUIError, Unavailable
-from sdwebui_api.jobs.job import Job, PreviewSettings
+from sdwebui_api.jobs.job import Job, Prepare, PreviewSettings
 from sdwebui_api.jobs.lines import FairLines, Lines, OneLine, Work
-from sdwebui_api.jobs.preparing import Preparation, Prepare
+from sdwebui_api.jobs.preparing import Preparation
 
 log = logging.getLogger(__name__)
 
