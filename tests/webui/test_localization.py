@@ -63,7 +63,7 @@ async def _answer(body: Any, language: str = "zh_CN") -> httpx.Response:
         app,
         translate=lambda text, spoken: speak(text) if spoken == "zh_CN" else text,
         language_of=lambda scope: language,
-        head=lambda: "<style>theirs</style>",
+        head=lambda scope: "<style>theirs</style>",
     )
     async with httpx.AsyncClient(transport=httpx.ASGITransport(layer), base_url="http://page") as client:
         return await client.get("/")
