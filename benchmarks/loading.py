@@ -1,12 +1,13 @@
 """Loading and switching: seconds and memory, beside diffusers and beside a plain copy of the same bytes.
 
-    python -m benchmarks.loading [--family sd1 | sdxl] [--rounds 3] [--write]
+    python -m benchmarks.loading [--family sd1 | sdxl] [--rounds 3] [--alone] [--write]
 
 A full-size checkpoint of random weights (float16, original layout) is made in a temporary folder. Fresh processes load
 it in turn, this server's engine and diffusers' `from_single_file` with its configuration in a local folder, both with
 everything imported and the file in the page cache: seconds, and the peak of resident memory above what the process had
-before, as a share of the weights it then holds. Then one process keeps two checkpoints and switches between them, and
-merges LoRAs of rank 32 on every layer of attention blocks and text encoder.
+before, as a share of the weights it then holds (`--alone`: without diffusers, which would take 24 GB for SDXL). Then one
+process keeps two checkpoints and switches between them, and merges LoRAs of rank 32 on every layer of attention blocks
+and text encoder.
 """
 
 from __future__ import annotations
@@ -211,13 +212,15 @@ def switch(models: Path) -> dict[str, float]:
 
 
 def _copy_seconds(size: int) -> float:
-    source, target = torch.ones(size, dtype=torch.uint8), torch.ones(size, dtype=torch.uint8)
+    """By a gigabyte at most, so that it fits beside two checkpoints."""
+    piece = min(size, 2**30)
+    source, target = torch.ones(piece, dtype=torch.uint8), torch.ones(piece, dtype=torch.uint8)
     times = []
     for _ in range(5):
         started = time.perf_counter()
         target.copy_(source)
         times.append(time.perf_counter() - started)
-    return median(times)
+    return median(times) * size / piece
 
 
 def _lora(model: Any, seed: int) -> dict[str, Tensor]:
@@ -247,8 +250,8 @@ def _lora(model: Any, seed: int) -> dict[str, Tensor]:
 # -- the whole run ---------------------------------------------------------------------------------------------------
 
 
-def measured(family: str, rounds: int) -> tuple[dict[str, list[dict[str, float]]], dict[str, float]]:
-    loads: dict[str, list[dict[str, float]]] = {"ours": [], "diffusers": []}
+def measured(family: str, rounds: int, alone: bool) -> tuple[dict[str, list[dict[str, float]]], dict[str, float]]:
+    loads: dict[str, list[dict[str, float]]] = {"ours": []} if alone else {"ours": [], "diffusers": []}
     with tempfile.TemporaryDirectory() as folder:
         models, configuration = Path(folder) / "models", Path(folder) / "configuration"
         checkpoints = models / "Stable-diffusion"
@@ -275,17 +278,19 @@ def report(family: str, loads: Mapping[str, Sequence[Mapping[str, float]]], swit
     def middle(who: str, what: str) -> float:
         return median(run[what] for run in loads[who])
 
-    ours, theirs = middle("ours", "seconds"), middle("diffusers", "seconds")
-    peaks = {who: median(run["peak"] / run["weights"] for run in loads[who]) for who in loads}
-    copy = switches["copy"]
+    ours, copy = middle("ours", "seconds"), switches["copy"]
+    peaks = {who: f"{median(run['peak'] / run['weights'] for run in loads[who]):.2f}" for who in loads}
+    theirs, ratio = "not measured", ""
+    if "diffusers" in loads:
+        theirs, ratio = f"{middle('diffusers', 'seconds'):.2f}", f"{ours / middle('diffusers', 'seconds'):.2f}"
     lines = [
         f"Machine: {machine()}. {TITLES[family]}, float16 in the file, "
         f"{str(_dtype()).removeprefix('torch.')} in memory: {middle('ours', 'weights') / 1e9:.2f} GB.",
         "",
         f"| {TITLES[family]} | this engine | diffusers `from_single_file` | ratio |",
         "|---|---|---|---|",
-        f"| seconds to load, page cache warm | {ours:.2f} | {theirs:.2f} | {ours / theirs:.2f} |",
-        f"| peak of resident memory, of the weights | {peaks['ours']:.2f} | {peaks['diffusers']:.2f} | |",
+        f"| seconds to load, page cache warm | {ours:.2f} | {theirs} | {ratio} |",
+        f"| peak of resident memory, of the weights | {peaks['ours']} | {peaks.get('diffusers', theirs)} | |",
         "",
         "| two checkpoints in RAM | ms | of a plain copy of the weights |",
         "|---|---|---|",
@@ -308,6 +313,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", choices=sorted(TITLES), default="sd1")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--alone", action="store_true", help="without the peer")
     parser.add_argument("--write", action="store_true", help="put the result into benchmarks/README.md")
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -316,7 +322,7 @@ def main() -> None:
         answer = load_once(words[0], Path(words[1]), Path(words[2])) if task == "load" else switch(Path(words[0]))
         print(json.dumps(answer))
         return
-    text = report(arguments.family, *measured(arguments.family, arguments.rounds))
+    text = report(arguments.family, *measured(arguments.family, arguments.rounds, arguments.alone))
     print(text)
     if arguments.write:
         write_report(text, f"loading-{arguments.family}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from sdwebui_api.engine.blocks import Block, room_for
 from sdwebui_api.engine.float8 import STORAGE, clamped, full_weight
 from sdwebui_api.engine.networks.families import LowRank, layer_delta, low_rank
 from sdwebui_api.engine.networks.names import Part, part_of
-from sdwebui_api.engine.networks.reading import read_layers
+from sdwebui_api.engine.networks.reading import LoraLayers, read_layers
 from sdwebui_api.errors import UnusableModel
 
 log = logging.getLogger(__name__)
@@ -61,11 +61,13 @@ class MergePlan:
         return sum(tensor.nbytes for layer in changed for tensor in layer.parameters(recurse=False))
 
 
-def plan_merge(part: Part, sources: Sequence[Strength], layers: Layers) -> MergePlan:
-    """Reads the files. Raises UnusableModel when one is broken."""
+def plan_merge(
+    part: Part, sources: Sequence[Strength], layers: Layers, read: Callable[[LoraFile], LoraLayers] = read_layers
+) -> MergePlan:
+    """`read` gives the layers of a file. Raises UnusableModel when one is broken."""
     plan = MergePlan()
     for source in sources:
-        for name, leaves in read_layers(source.file).items():
+        for name, leaves in read(source.file).items():
             if part_of(name) != part:
                 continue
             found = layers.find(name)

@@ -23,6 +23,8 @@ from sdwebui_api.errors import UnusableModel
 LoraLayers = dict[str, dict[str, Tensor]]
 """Layer as the file names it -> leaf -> tensor, a view of the mapped file where possible."""
 
+OPEN = 4
+"""Files whose layers are kept, as views of the mapped file where possible."""
 REMEMBERED = 256
 """Files whose facts are kept; a bundled embedding takes a few kilobytes."""
 
@@ -38,11 +40,12 @@ class LoraFacts:
 
 
 class LoraFactsCache:
-    """Facts by file and its state; the file is opened once. Thread-safe."""
+    """Facts by file and its state, and the layers of the files used last. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._facts: OrderedDict[str, LoraFacts] = OrderedDict()
+        self._layers: OrderedDict[str, LoraLayers] = OrderedDict()
 
     def of(self, file: LoraFile) -> LoraFacts:
         """Raises UnusableModel when the file is gone, broken or no LoRA."""
@@ -51,12 +54,25 @@ class LoraFactsCache:
             if key in self._facts:
                 self._facts.move_to_end(key)
                 return self._facts[key]
-        facts = _facts(read_layers(file), file)
+        facts = _facts(self.layers(file), file)
         with self._lock:
             self._facts[key] = facts
             while len(self._facts) > REMEMBERED:
                 self._facts.popitem(last=False)
         return facts
+
+    def layers(self, file: LoraFile) -> LoraLayers:
+        """Read once for facts, UNet and text encoder. Raises as `of`."""
+        key = file_identity(file.path, "LoRA")
+        with self._lock:
+            if key in self._layers:
+                return self._layers[key]
+        layers = read_layers(file)
+        with self._lock:
+            self._layers[key] = layers
+            while len(self._layers) > OPEN:
+                self._layers.popitem(last=False)
+        return layers
 
 
 def read_layers(file: LoraFile) -> LoraLayers:

@@ -64,7 +64,7 @@ class Variants:
     def make_unet(self, base: UNet, key: str, networks: NetworkSet, reserve: Reserve) -> Made:
         """Raises UnusableModel for a broken file."""
         sources = [Strength(lora.file, lora.unet, lora.dyn) for lora in self._loras(networks, "unet")]
-        plan = plan_merge("unet", sources, UNetLayers(base.module))
+        plan = plan_merge("unet", sources, UNetLayers(base.module), self._facts.layers)
         wanted = [found for found in networks.hypernetworks if found.multiplier]
         hypernetworks = [self._hypernetwork(found) for found in wanted]
         extra = sum(found.size for found in hypernetworks)
@@ -80,7 +80,7 @@ class Variants:
     ) -> Made:
         """The same for CLIP text models."""
         sources = [Strength(lora.file, lora.te, lora.dyn) for lora in self._loras(networks, "text")]
-        plan = plan_merge("text", sources, TextLayers(base, towers))
+        plan = plan_merge("text", sources, TextLayers(base, towers), self._facts.layers)
         reserve(plan.size(base))
         shared: dict[int, Any] = {id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())}
         with self._device.at_home():
