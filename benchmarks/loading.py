@@ -5,9 +5,9 @@
 A full-size checkpoint of random weights (float16, original layout) is made in a temporary folder. Fresh processes load
 it in turn, this server's engine and diffusers' `from_single_file` with its configuration in a local folder, both with
 everything imported and the file in the page cache: seconds, and the peak of resident memory above what the process had
-before, as a share of the weights it then holds (`--alone`: without diffusers, which would take 24 GB for SDXL). Then one
-process keeps two checkpoints and switches between them, and merges LoRAs of rank 32 on every layer of attention blocks
-and text encoder.
+before, as a share of the weights it then holds (`--alone`: without diffusers, which would take 24 GB for SDXL). Then
+one process keeps two checkpoints and switches between them, and merges LoRAs of rank 32 on every layer of attention
+blocks and text encoder.
 """
 
 from __future__ import annotations
