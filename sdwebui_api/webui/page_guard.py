@@ -17,6 +17,8 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -35,7 +37,6 @@ MOST_OF_ONE = 20_000
 """Names that are remembered of a user; the oldest are forgotten first."""
 _PATH = re.compile(rb'"path":\s*("(?:[^"\\]|\\.)*")')
 _EVENT = re.compile(rb'"event_id":\s*"([0-9a-zA-Z_-]{1,64})"')
-_FORM_SESSION = re.compile(rb'name="session_hash"\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]*)\r\n')
 
 
 class NotYours(Exception):
@@ -135,11 +136,21 @@ class PageGuard:
     async def _check_body(self, scope: Scope, receive: Receive, user: str) -> Receive:
         body = await _whole(receive)
         if Headers(scope=scope).get("content-type", "").startswith("multipart/"):
-            for found in _FORM_SESSION.findall(body):
-                self._ledger.claim(f"session {found.decode('utf-8', 'replace')}", user)
+            await self._check_form(Request(scope, _again(body, receive)), user)
         else:
             self._check_call(body, user)
         return _again(body, receive)
+
+    async def _check_form(self, request: Request, user: str) -> None:
+        """What an editor of pictures draws is kept below a name that its browser makes up, too."""
+        try:
+            async with request.form() as form:
+                named = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
+        except HTTPException:
+            raise NotYours from None
+        for name, value in named:
+            if name in ("session_hash", "id"):
+                self._ledger.claim(f"{name.partition('_')[0]} {value}", user)
 
     def _check_call(self, body: bytes, user: str) -> None:
         try:
@@ -151,15 +162,17 @@ class PageGuard:
                 self._ledger.claim(f"session {session}", user)
             if isinstance(event := call.get("event_id"), str):
                 self._ledger.check(f"event {event}", user)
-        for file in _paths(call):
-            self._check_file(file, user)
+        for one in _objects(call):
+            if isinstance(file := one.get("path"), str):
+                self._check_file(file, user)
+            if "composite" in one and isinstance(drawing := one.get("id"), str):
+                self._ledger.claim(f"id {drawing}", user)
 
     def _check_file(self, spelled: str, user: str, *, served: bool = False) -> None:
         """`served`: it is asked for. Gradio itself refuses what lies neither in its cache nor in an allowed folder."""
-        try:
-            real = Path(os.path.realpath(spelled))
-        except (ValueError, OSError):
-            raise NotYours from None
+        real = _real(spelled)
+        if real is None:
+            raise NotYours
         if self._users == real or self._users in real.parents:
             raise NotYours  # users' own files go through FileBrowser
         if self._cache in real.parents:
@@ -192,9 +205,17 @@ class PageGuard:
         for event in _EVENT.findall(body):
             self._ledger.add(f"event {event.decode()}", user)
         for spelled in (*map(json.loads, _PATH.findall(body)), *_uploaded(body)):
-            real = Path(os.path.realpath(spelled)) if "\0" not in spelled else self._cache
-            if self._cache in real.parents:
+            real = _real(spelled)
+            if real is not None and self._cache in real.parents:
                 self._ledger.add(self._name_of(real), user)
+
+
+def _real(spelled: str) -> Path | None:
+    """None for what can be no path."""
+    try:
+        return Path(os.path.realpath(spelled))
+    except (ValueError, OSError):
+        return None
 
 
 def _uploaded(body: bytes) -> list[str]:
@@ -206,14 +227,13 @@ def _uploaded(body: bytes) -> list[str]:
     return [one for one in found if isinstance(one, str)]
 
 
-def _paths(value: Any) -> Iterator[str]:
-    """Of all files that the arguments of a call name, at any depth."""
+def _objects(value: Any) -> Iterator[dict[str, Any]]:
+    """All that the arguments of a call hold, at any depth."""
     left = [value]
     while left:
         one = left.pop()
         if isinstance(one, dict):
-            if isinstance(path := one.get("path"), str):
-                yield path
+            yield one
             left += one.values()
         elif isinstance(one, list):
             left += one

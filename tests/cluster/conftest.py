@@ -89,6 +89,7 @@ def _settle_in(cluster: Cluster) -> None:
         "/gradio_api/call/txt2img", json={"data": ["a", "", 2, 64, 64, 7, -1, "Euler", "Automatic", 1, 1, "{}"]}
     )
     names["event"] = call.json()["event_id"]
-    ann.post("/gradio_api/queue/join", json={"data": [], "fn_index": 0, "session_hash": names["session"]})
+    drawn = [{"background": None, "layers": [], "composite": None, "id": "drawing"}]
+    ann.post("/gradio_api/queue/join", json={"data": drawn, "fn_index": 0, "session_hash": names["session"]})
     job = wait_for(lambda: [one for one in ann.get("/sdapi/v1/jobs").json() if one["state"] == "running"])
     names["job"] = job[0]["id"]

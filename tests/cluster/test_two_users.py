@@ -66,6 +66,8 @@ ATTEMPTS = [
     ("POST", GRADIO + "/queue/join", {**JOIN, "session_hash": "bobs", "data": [[{"image": {"path": "{upload}"}}]]},
      404, None),
     ("POST", GRADIO + "/run/predict", {**JOIN, "session_hash": "bobs", "data": [{"path": "{result}"}]}, 404, 404),
+    ("POST", GRADIO + "/queue/join", {**JOIN, "session_hash": "bobs", "data": [{"composite": None, "id": "drawing"}]},
+     404, None),
     ("POST", GRADIO + "/cancel", {"session_hash": "bobs", "fn_index": 0, "event_id": "{event}"}, 404, None),
     ("POST", GRADIO + "/cancel", {"session_hash": "{session}", "fn_index": 0, "event_id": "x"}, 404, None),
     ("POST", GRADIO + "/component_server",
@@ -118,6 +120,20 @@ def test_anns_work_goes_on_through_all_of_that(cluster: Cluster):
     job = cluster.ann.get(f"{SD}/jobs/{cluster.names['job']}").json()
     assert job["state"] in ("running", "done") and not job["interrupted"] and not job["skipped"]
     assert cluster.ann.get(f"{GRADIO}/file={cluster.names['upload']}").content == UPLOADED
+
+
+def test_a_drawing_is_put_into_the_own_page_alone(cluster: Cluster):
+    """As the editor of pictures sends it: a form."""
+    fields = {"component_id": "1", "fn_name": "accept_blobs", "type": "composite", "index": "null"}
+    blob = {"file": ("blob", b"x")}
+    for client, session, id, status in (
+        (cluster.ann, cluster.names["session"], "drawing", (404, "Function not found.")),
+        (cluster.bob, cluster.names["session"], "another", (404, "Not Found")),
+        (cluster.bob, "bobs", "drawing", (404, "Not Found")),
+    ):
+        form = {**fields, "session_hash": session, "id": id}
+        answer = client.post(f"{GRADIO}/component_server", data=form, files=blob)
+        assert (answer.status_code, answer.json()["detail"]) == status
 
 
 def test_everybody_has_own_listings(cluster: Cluster):
