@@ -18,10 +18,10 @@ from fastapi import FastAPI
 from sdwebui_api import serving
 from sdwebui_api.api.factory import create_app
 from sdwebui_api.api.queue import build_queue
-from sdwebui_api.api.services import Services, StopKind
+from sdwebui_api.api.services import Catalog, Services, StopKind
 from sdwebui_api.catalog.checkpoints import CheckpointFile
 from sdwebui_api.catalog.upscalers import HiresUpscalers
-from sdwebui_api.catalog.whole import Catalog, build_catalog, face_restorers
+from sdwebui_api.catalog.whole import build_catalog, face_restorers
 from sdwebui_api.cluster import UserViews
 from sdwebui_api.config.flags import Flags
 from sdwebui_api.config.option_sections import PLACES, names_in_sections
