@@ -51,6 +51,8 @@ def test_fields(label: str, value: Any, field: str, expected: Any) -> None:
         ("Always discard next-to-last sigma", "False", "always_discard_next_to_last_sigma", False),
         ("Extra noise", 0.1, "img2img_extra_noise", 0.1),
         ("UniPC Order", 9, "uni_pc_order", 3),
+        ("FP8 mode", "Enable", "fp8_storage", "Enable"),
+        ("Token merging ratio high-res", 0.5, "token_merging_ratio_hr", 0.5),
         ("Face restore", "GFPGAN", "face_restoration_model", "GFPGAN"),
     ],
 )
@@ -115,8 +117,6 @@ def test_order_of_parts() -> None:
         ("Size", "big"),
         ("Size", "4x4"),
         ("Size", "9999x64"),
-        ("Token merging ratio", 0.5),
-        ("FP8 mode", "Enable"),
         ("Schedule type", "Karas"),
     ],
 )

@@ -149,14 +149,3 @@ def set_face_restoration(
         if value.strip().lower() == name.lower():
             return replace(with_options(request, {"face_restoration_model": name}), restore_faces=True)
     return replace(request, restore_faces=value.strip().lower() in ("true", "yes", "y", "1"))
-
-
-def refuse_unless(label: str, neutral: Any) -> Any:
-    """An axis that this server does not have: only the value that changes nothing passes."""
-
-    def apply(request: GenerationRequest, value: Any, _values: Sequence[Any], _names: Names) -> GenerationRequest:
-        if value != neutral:
-            raise BadRequest(f"{label} is not supported; the only value is {neutral}", field=FIELD)
-        return request
-
-    return apply

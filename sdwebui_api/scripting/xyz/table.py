@@ -63,8 +63,8 @@ AXES: tuple[Axis, ...] = (
     Axis("Styles", "text", look.add_styles, choices=look.style_names),
     Axis("UniPC Order", "int", look.set_unipc_order, limits=(1, 50), cost=0.5),
     Axis("Face restore", "text", look.set_face_restoration, plain_value),
-    Axis("Token merging ratio", "float", look.refuse_unless("Token merging", 0.0)),
-    Axis("Token merging ratio high-res", "float", look.refuse_unless("Token merging", 0.0)),
+    Axis("Token merging ratio", "float", option("token_merging_ratio"), limits=(0.0, 0.9)),
+    Axis("Token merging ratio high-res", "float", option("token_merging_ratio_hr"), limits=(0.0, 0.9)),
     Axis(
         "Always discard next-to-last sigma",
         "text",
@@ -85,7 +85,7 @@ AXES: tuple[Axis, ...] = (
     Axis(
         "FP8 mode",
         "text",
-        look.refuse_unless("FP8", "Disable"),
+        option("fp8_storage"),
         cost=0.9,
         choices=lambda _: ("Disable", "Enable for SDXL", "Enable"),
     ),
