@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from sdwebui_api.config.flags import Flags, parse_flags
+from sdwebui_api.config.paths import Paths
 from sdwebui_api.engine.allocator import keep_large_blocks
 
 logger = logging.getLogger(__name__)
@@ -35,22 +36,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(flags: Flags) -> int:
-    _set_up_process()
+    _set_up_process(flags)
     from sdwebui_api.app import serve  # seconds of imports, which --help and a taken port need not wait for
 
     return int(serve(flags) or 0)
 
 
 def _serve_worker(flags: Flags) -> int:
-    _set_up_process()
+    _set_up_process(flags)
     from sdwebui_api.worker_main import serve
 
     return serve(flags)
 
 
-def _set_up_process() -> None:
+def _set_up_process(flags: Flags) -> None:
+    """What has to be said before torch is imported."""
     _spin_briefly()
     keep_large_blocks()
+    if flags.blade:  # compiled code outlives the process
+        folder = Paths.from_flags(flags).cache_dir / "compiled"
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
 def _spin_briefly() -> None:

@@ -35,6 +35,8 @@ class DevicePlan:
     attention: str = "sdpa"
     """`sdpa` (torch's scaled dot product), `xformers` or `products` (see `attention.py`)."""
     channels_last: bool = False
+    compiled: bool = False
+    """See `compiled.py`; of networks that stay on the device."""
     offload: bool = False
     """Parts rest in RAM and visit the device while they are used (`--medvram`, `--lowvram`)."""
     offload_sdxl: bool = False
@@ -55,6 +57,7 @@ class DevicePlan:
             vae_dtype=torch.float32 if flags.no_half_vae else dtype,
             attention=_choose_attention(flags, device, dtype),
             channels_last=flags.opt_channelslast or _prefers_channels_last(device, dtype),
+            compiled=flags.blade,
             offload=device.type != "cpu" and (flags.medvram or flags.lowvram),
             offload_sdxl=device.type != "cpu" and flags.medvram_sdxl,
             blockwise=device.type != "cpu" and flags.lowvram,

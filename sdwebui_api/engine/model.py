@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sdwebui_api.engine import memory
 from sdwebui_api.engine.batcher import Evaluation, StepBatcher
+from sdwebui_api.engine.compiled import CompiledNetwork
 from sdwebui_api.engine.devices import Device
 from sdwebui_api.engine.embeddings import EmbeddingDatabase
 from sdwebui_api.engine.families.base import Family
@@ -36,7 +37,8 @@ ACTIVATIONS = 14
 class UNet:
     """The network that predicts noise, one set of weights; a `batcher.Network`."""
 
-    def __init__(self, key: str, module: Any, dtype: torch.dtype, device: Device) -> None:
+    def __init__(self, key: str, module: Any, dtype: torch.dtype, device: Device, *, compiled: bool = False) -> None:
+        """`compiled`: see `compiled.py`."""
         self.key = key
         self.in_channels: int = module.config.in_channels
         self.label_width: int = module.config.projection_class_embeddings_input_dim or 0
@@ -44,6 +46,7 @@ class UNet:
         self._module = module
         self._dtype = dtype
         self._device = device
+        self._compiled = CompiledNetwork(module, device.plan.device, self.holding) if compiled else None
 
     @contextmanager
     def holding(self) -> Iterator[None]:
@@ -54,7 +57,8 @@ class UNet:
         """The same weights in modules of their own: whatever is hung into `twin.module` does not touch this one."""
         shared = {id(tensor): tensor for tensor in (*self._module.parameters(), *self._module.buffers())}
         with self._device.at_home():
-            return UNet(key, copy.deepcopy(self._module, shared), self._dtype, self._device)
+            module = copy.deepcopy(self._module, shared)
+        return UNet(key, module, self._dtype, self._device, compiled=self._compiled is not None)
 
     @property
     def module(self) -> Any:
@@ -77,6 +81,9 @@ class UNet:
         place = self._device.plan.device
         x = evaluation.x if evaluation.concat is None else torch.cat([evaluation.x, evaluation.concat], dim=1)
         x, t, context = x.to(place, self._dtype), evaluation.t.to(place), evaluation.context.to(place, self._dtype)
+        found = self._predict_compiled(evaluation, x, t, context)
+        if found is not None:
+            return found.float()
         with self._device.beside(one.network.module for one in evaluation.control):
             context = with_styles(context, evaluation.control)
             vector = None if evaluation.vector is None else evaluation.vector.to(place, self._dtype)
@@ -92,6 +99,16 @@ class UNet:
                 more = {**arguments, "class_labels": vector, "return_dict": False}
                 prediction = self._module(x, t, encoder_hidden_states=context, **more)[0]
         return prediction.float()
+
+    def _predict_compiled(self, evaluation: Evaluation, x: Tensor, t: Tensor, context: Tensor) -> Tensor | None:
+        """None: the network itself has to be asked, as always when something reaches into it."""
+        reached_into = evaluation.control or evaluation.tiling or evaluation.upcast or evaluation.merging
+        if self._compiled is None or reached_into:
+            return None
+        inputs = {"sample": x, "timestep": t, "encoder_hidden_states": context}
+        if evaluation.vector is not None:
+            inputs["class_labels"] = evaluation.vector.to(context)
+        return self._compiled.predict(inputs)
 
 
 class DiffusionModel:

@@ -15,6 +15,7 @@ from sdwebui_api.catalog.diffusers_folders import state_of
 from sdwebui_api.engine.attention import use_attention
 from sdwebui_api.engine.devices import Device, DevicePlan
 from sdwebui_api.engine.filling import Tell, Weights, tensors_nbytes
+from sdwebui_api.engine.float8 import size_of_halves
 from sdwebui_api.engine.load_settings import LoadSettings
 from sdwebui_api.engine.loading import ModelFacts, OpenCheckpoint, load_vae_file
 from sdwebui_api.engine.model import UNet
@@ -143,7 +144,8 @@ class Source:
         reserve(self._open.unet_size(_stored(weights)))
         module: Any = self._open.load_unet(weights, tell)
         use_attention(module, self._plan.attention)
-        unet = UNet(self.unet_key, module, self._plan.unet_dtype, self._device)
+        compiled = self._plan.compiled and not weights.float8 and not self._plan.rests_in_ram(self.family)
+        unet = UNet(self.unet_key, module, self._plan.unet_dtype, self._device, compiled=compiled)
         return self._loaded(LoadedUNet(unet, self._open.facts(unet)), module)
 
     def load_text_encoder(self, reserve: Reserve) -> Loaded:
@@ -176,7 +178,7 @@ def _stored(weights: Weights) -> torch.dtype:
 
 def module_size(module: nn.Module) -> int:
     """Bytes of its weights."""
-    return tensors_nbytes(module.parameters())
+    return tensors_nbytes(module.parameters()) + size_of_halves(module)
 
 
 def identity(path: Path) -> str:
