@@ -344,11 +344,12 @@ class GuidedDenoiser:
 
         Without negative prompts the first part of each image stands for them.
         """
-        images = torch.tensor([i for i, image in enumerate(parts) for _ in image], device=x.device)
+        numbers = [i for i, image in enumerate(parts) for _ in image]
+        images = torch.tensor(numbers, device=x.device)
         concat = self._conditioning.concat
         if concat is not None:
             concat = concat.expand(x.shape[0], -1, -1, -1)
-        prompts = tuple(Row(int(i), True) for i in images)
+        prompts = tuple(Row(i, True) for i in numbers)
         negatives = tuple(Row(i, False) for i in range(len(x)))
         labels = self._conditioning.labels
         label, label_negative = (None, None) if labels is None else labels.at(self._step)
