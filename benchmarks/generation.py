@@ -51,6 +51,8 @@ class Workload:
     rounds: int
     picture_steps: int
     clients: tuple[int, ...] = (1,)
+    warm_peers: bool = True
+    """Whether peers draw a picture that is not counted, as ours does, which loads its model with it."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,8 @@ def measure(processes: Sequence[Process], workload: Workload) -> list[Figures]:
         long: dict[str, list[float]] = {process.name: [] for process in processes}
         last: dict[str, dict[str, Any]] = {}
         for process in processes:
-            process.draw(1, clients)
+            if workload.warm_peers or process.name.startswith("ours"):
+                process.draw(1, clients)
         for turn in range(workload.rounds):
             for process in processes if turn % 2 == 0 else reversed(processes):
                 short[process.name].append(process.draw(1, clients)["seconds"])
@@ -235,7 +238,7 @@ def report(figures: Sequence[Figures], limit: Limits, workload: Workload) -> str
     kind = "gpu" if "gpu" in figures[0].memory else "ram"
     lines = [
         f"{workload.family} at {workload.size}x{workload.size}, Euler, cfg 7, {steps} steps (from pictures of 1 and "
-        f"{workload.steps} steps, best of {workload.rounds}).",
+        f"{workload.steps} steps, best of {workload.rounds}{'' if workload.warm_peers else ', peers not warmed up'}).",
         "",
         f"| | clients | images/s | ours / it | s/it | % of the limit | peak {kind.upper()}, GB | of the weights "
         "| page faults |",
@@ -284,13 +287,20 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1])
     parser.add_argument("--peers", nargs="*", choices=NAMES, default=DEFAULT_PEERS)
     parser.add_argument("--checkpoint", type=Path, help="instead of random weights")
+    parser.add_argument("--cold-peers", action="store_true", help="to save time where a step takes many seconds")
     parser.add_argument("--gpu", action="store_true", help="SD1.5 at 512 and SDXL at 1024, 1 and 8 clients")
     parser.add_argument("--write", action="store_true", help="put the result into benchmarks/README.md")
     chosen = parser.parse_args()
     if chosen.gpu and not torch.cuda.is_available():
         parser.error("--gpu: torch sees no GPU here")
     wanted = Workload(
-        chosen.family, chosen.size, chosen.steps, chosen.rounds, chosen.picture_steps, tuple(chosen.clients)
+        chosen.family,
+        chosen.size,
+        chosen.steps,
+        chosen.rounds,
+        chosen.picture_steps,
+        tuple(chosen.clients),
+        warm_peers=not chosen.cold_peers,
     )
     workloads = gpu_workloads(chosen.rounds) if chosen.gpu else [wanted]
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
