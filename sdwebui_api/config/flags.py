@@ -272,7 +272,7 @@ class Flags:
     share: bool = _switch(PAGE, "accepted; no tunnel is made")
     autolaunch: bool = _switch(PAGE, "open the page in a browser at the start")
     theme: str | None = _text(PAGE, "dark or light", metavar="THEME")
-    gradio_auth: str | None = _text(PAGE, "log-in of the page", metavar="USER:PASSWORD")
+    gradio_auth: str | None = _text(PAGE, "log-ins of the page", metavar="USER:PASSWORD[,USER:PASSWORD]")
     gradio_auth_path: str | None = _path(PAGE, "file of log-ins of the page")
     gradio_allowed_path: tuple[str, ...] = _repeated(PAGE, "folder the page may serve files from")
     ui_config_file: str | None = _path(PAGE, "file of the page's defaults, default DATA_DIR/ui-config.json")
