@@ -21,6 +21,9 @@ C = TypeVar("C", bound=Component)
 Choices = Callable[[Services], Sequence[Any]]
 """What a drop-down offers, as the visitor's services know it now."""
 
+BROWSER_SECRET = "sdwebui"
+"""What a browser keeps for itself is no secret; gradio wants one, and it must outlive a restart of the server."""
+
 
 @dataclass
 class PageBuilder:
@@ -50,6 +53,7 @@ class PageBuilder:
     picture_tabs: gr.Tabs | None = None
     """img2img's ways to bring a picture: `gr.Tabs(selected="inpaint")`, with the component `img2img_mode`."""
     _finishers: list[Callable[[], None]] = field(default_factory=list)
+    _stores: list[gr.BrowserState] = field(default_factory=list)
 
     @property
     def flags(self) -> Flags:
@@ -94,6 +98,15 @@ class PageBuilder:
         self.hints[id] = hint
         return self.add(gr.Button(symbol, elem_id=id, elem_classes=["tool"], size="sm", min_width=40, scale=0))
 
+    def store(self, key: str) -> gr.BrowserState:
+        """What a browser keeps for itself under `key`.
+
+        It stands beside the tabs, wherever this is called: one inside of a tab is not read before the tab is opened.
+        """
+        store = gr.BrowserState(None, storage_key=f"sdwebui_{key}", secret=BROWSER_SECRET, render=False)
+        self._stores.append(store)
+        return store
+
     def clean_later(self, files: Iterable[Path]) -> None:
         """For files in gradio's cache that no component has shown: they go when those that one has shown go."""
         assert self.tabs is not None
@@ -106,6 +119,8 @@ class PageBuilder:
     def finish(self) -> None:
         for finish in self._finishers:
             finish()
+        for store in self._stores:
+            store.render()
         hints = "".join(f'<span data-for="{id}">{hint}</span>' for id, hint in self.hints.items())
         gr.HTML(hints, elem_id="page_hints", padding=False)
 

@@ -10,14 +10,13 @@ import gradio as gr
 from gradio.components import Component
 
 from sdwebui_api.webui.generation.form import Form
-from sdwebui_api.webui.generation.run import BROWSER_SECRET
 from sdwebui_api.webui.ui_config import fits
 
 
 def wire(form: Form) -> None:
     """Every change goes into the browser's store, without asking the server; opening the page reads it."""
     kept = form.kept
-    store = gr.BrowserState(None, storage_key=f"sdwebui_{form.kind}_values", secret=BROWSER_SECRET)
+    store = form.page.store(f"{form.kind}_values")
     form.page.remembered.append((store, kept))
     names = json.dumps(list(kept))
     js = f"(...values) => Object.fromEntries({names}.map((name, index) => [name, values[index]]))"

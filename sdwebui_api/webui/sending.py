@@ -109,7 +109,7 @@ def _wire(page: PageBuilder, button: gr.Button, target: Target, inputs: Sequence
     async def send(request: gr.Request, *values: Any) -> dict[Any, Any]:
         sent = read(*values)
         if sent is None:
-            raise gr.Warning(t("There is no picture yet"), print_exception=False)
+            raise refusal(t("There is no picture yet"))
         services = page.services_for(request)
         updates: dict[Any, Any] = {page.tabs: gr.Tabs(selected=target.tab)}
         if modes is not None:
@@ -166,7 +166,7 @@ def _wire_paste(page: PageBuilder, kind: Kind, results: Results) -> None:
         if not text.strip() and infotexts:
             text = infotexts[min(shown, len(infotexts) - 1)]
         if not text.strip():
-            raise gr.Warning(t("Put the parameters of a picture into the prompt first"), print_exception=False)
+            raise refusal(t("Put the parameters of a picture into the prompt first"))
         services = page.services_for(request)
         try:
             return await services.off_loop(lambda: infotext.refill(page, services, kind, infotext.read(services, text)))

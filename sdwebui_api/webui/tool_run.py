@@ -16,7 +16,6 @@ from sdwebui_api.errors import BadRequest, SdWebUIError
 from sdwebui_api.webui import opening
 from sdwebui_api.webui.context import PageBuilder, user_of
 from sdwebui_api.webui.generation.gallery import progress_html
-from sdwebui_api.webui.generation.run import BROWSER_SECRET
 from sdwebui_api.webui.localization import t
 from sdwebui_api.webui.page_jobs import PageJob
 from sdwebui_api.webui.refusals import refusal
@@ -65,7 +64,7 @@ class ToolRun:
         self.page.when_complete(lambda: self._wire(list(inputs), list(outputs)))
 
     def _wire(self, inputs: list[Component], outputs: list[Component]) -> None:
-        self.job_id = gr.BrowserState(None, storage_key=f"sdwebui_{self.id}_job", secret=BROWSER_SECRET)
+        self.job_id = self.page.store(f"{self.id}_job")
         lists = list(self.page.lists) if self.makes_models else []
         shown = list(dict.fromkeys([self.progress, self.begin, self.stop, self.job_id, *outputs, *lists]))
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}

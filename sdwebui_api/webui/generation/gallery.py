@@ -89,7 +89,7 @@ def _wire_looking(results: Results) -> None:
 def _wire_saving(form: Form, results: Results, save: gr.Button, zipped: gr.Button) -> None:
     async def save_one(pictures: Pictures | None, shown: int, request: gr.Request) -> Any:
         if not pictures:
-            raise gr.Warning(t("There is no picture yet"), print_exception=False)
+            raise refusal(t("There is no picture yet"))
         services = form.page.services_for(request)
         selected = services.options.snapshot().save_selected_only
         chosen = [pictures[min(shown, len(pictures) - 1)]] if selected else pictures
@@ -100,7 +100,7 @@ def _wire_saving(form: Form, results: Results, save: gr.Button, zipped: gr.Butto
 
     async def zip_all(pictures: Pictures | None, request: gr.Request) -> Any:
         if not pictures:
-            raise gr.Warning(t("There is no picture yet"), print_exception=False)
+            raise refusal(t("There is no picture yet"))
         services = form.page.services_for(request)
         archive = await services.off_loop(_zip, [Path(file) for file, _ in pictures], form.page.jobs.cache)
         form.page.clean_later([archive])

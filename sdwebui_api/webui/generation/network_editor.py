@@ -104,7 +104,7 @@ class Editor:
         services = self.form.page.services_for(request)
         path = await self._path(services, chosen)
         if not pictures:
-            raise gr.Warning(t("There is no picture yet"), print_exception=False)
+            raise refusal(t("There is no picture yet"))
         source = Path(pictures[min(shown, len(pictures) - 1)][0])
         await self._change(services, path, lambda: _keep_picture(source, path.with_name(f"{path.stem}.preview.png")))
         return gr.update(visible=False)

@@ -21,9 +21,6 @@ from sdwebui_api.webui.refusals import refusal
 
 Updates = dict[Component, Any]
 
-BROWSER_SECRET = "sdwebui"
-"""What a browser keeps for itself is no secret; gradio wants one, and it must outlive a restart of the server."""
-
 
 @dataclass
 class Run:
@@ -35,7 +32,7 @@ class Run:
 
     def wire(self) -> None:
         form, area, results = self.form, self.area, self.results
-        self.job_id = gr.BrowserState(None, storage_key=f"sdwebui_{form.kind}_job", secret=BROWSER_SECRET)
+        self.job_id = form.page.store(f"{form.kind}_job")
         outputs: list[Component] = [
             results.progress, results.gallery, results.info, results.infotexts, results.shown, results.files,
             self.job_id, area.generate, area.interrupt, area.skip,
