@@ -21,9 +21,9 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-def visitor(browser: Browser, wide: int = 1440, high: int = 900) -> BrowserContext:
+def visitor(browser: Browser, wide: int = 1440, high: int = 900, locale: str = "en-US") -> BrowserContext:
     """Somebody with a browser of their own."""
-    context = browser.new_context(locale="en-US", viewport={"width": wide, "height": high}, accept_downloads=True)
+    context = browser.new_context(locale=locale, viewport={"width": wide, "height": high}, accept_downloads=True)
     context.set_default_timeout(PATIENCE)
     return context
 
@@ -39,7 +39,18 @@ def visit(context: BrowserContext, url: str) -> Page:
     return page
 
 
+def tab_names(page: Page) -> dict[str, str]:
+    """Id → label, of the page's own row of tabs, those in its menu too."""
+    script = """() => window.gradio_config.components.filter((one) => one.type === 'tabitem')
+        .map((one) => [one.props.elem_id || '', one.props.label])"""
+    return {id.removeprefix("tab_"): name for id, name in page.evaluate(script) if id.startswith("tab_")}
+
+
 def open_tab(page: Page, id: str) -> None:
-    """By its button, which is in the row of a wide window."""
-    page.locator(f"#tab_{id}-button:visible").first.click()
+    """By its button in the row, or in the menu of those that a narrow window has no room for."""
+    button = page.locator(f"#tab_{id}-button:visible")
+    if not button.count():
+        page.locator(".overflow-menu > button").first.click()
+        button = page.locator(".overflow-dropdown").first.get_by_text(tab_names(page)[id], exact=True)
+    button.first.click()
     page.locator(f"#tab_{id}").wait_for()

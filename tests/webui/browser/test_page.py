@@ -16,7 +16,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from tests.support.server import RunningServer
-from tests.webui.browser.chromium import PATIENCE, open_tab, visit
+from tests.webui.browser.chromium import PATIENCE, open_tab, tab_names, visit
 from tests.webui.browser.server import CHECKPOINT
 
 pytestmark = pytest.mark.slow
@@ -72,14 +72,14 @@ def interrupt(page: Page) -> None:
 
 TABS = {
     "txt2img", "img2img", "extras", "png_info", "merger", "train", "settings", "extensions", "beautiful_prompt",
-    "file_browser",
+    "file_browser", "model_zoo",
 }  # fmt: skip
 
 
 def test_every_tab_and_all_tabs_within_open_without_an_error(page: Page) -> None:
-    ids = page.locator("[id^=tab_][id$=-button]").evaluate_all("all => all.map((one) => one.id.slice(4, -7))")
+    ids = list(tab_names(page))
     assert set(ids) >= TABS
-    for id in dict.fromkeys(ids):
+    for id in ids:
         open_tab(page, id)
         panel = page.locator(f"#tab_{id}")
         expect(panel).not_to_be_empty()
@@ -90,6 +90,14 @@ def test_every_tab_and_all_tabs_within_open_without_an_error(page: Page) -> None
         page.wait_for_timeout(300)  # what goes wrong in a browser goes wrong after the click
         assert panel.inner_text().strip(), id
         expect(panel).not_to_contain_text("could not be built")
+
+
+def test_a_phone_reaches_every_tab_by_the_menu(page: Page) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.locator(".overflow-menu > button:visible").first.wait_for()
+    for id in tab_names(page):
+        open_tab(page, id)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, id
 
 
 def test_a_red_apple_appears_in_the_gallery(page: Page) -> None:
