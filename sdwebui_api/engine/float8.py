@@ -44,6 +44,8 @@ class HalfWeight:
     """A layer's weight as it was, float16 in RAM: a view of the mapped file when that holds float16."""
 
     tensor: Tensor
+    size: int
+    """Bytes of RAM that it takes: none as a view of the file."""
 
     def __deepcopy__(self, memo: Any) -> HalfWeight:
         return self
@@ -63,9 +65,16 @@ def keep_in_float8(module: nn.Module, tensors: Mapping[str, Tensor], keep_half: 
             continue
         layer.__class__ = kind
         if keep_half:
-            layer.half_weight = HalfWeight(tensors[weight].to("cpu", torch.float16))
+            half = tensors[weight].to("cpu", torch.float16)
+            layer.half_weight = HalfWeight(half, 0 if half is tensors[weight] else half.nbytes)
         found.append(weight)
     return frozenset(found)
+
+
+def size_of_halves(module: nn.Module) -> int:
+    """Bytes of RAM that float16 weights kept beside float8 ones take."""
+    kept = (getattr(layer, "half_weight", None) for layer in module.modules())
+    return sum(half.size for half in kept if isinstance(half, HalfWeight))
 
 
 def full_weight(layer: nn.Module) -> Tensor:
@@ -73,10 +82,6 @@ def full_weight(layer: nn.Module) -> Tensor:
     half = getattr(layer, "half_weight", None)
     weight: Tensor = layer.weight  # type: ignore[assignment]
     return half.tensor.to(weight.device) if isinstance(half, HalfWeight) else weight.detach()
-
-
-def uses_float8(module: nn.Module) -> bool:
-    return any(isinstance(layer, Float8Linear | Float8Conv2d) for layer in module.modules())
 
 
 def clamped(values: Tensor, dtype: torch.dtype) -> Tensor:
