@@ -46,16 +46,20 @@ class FakeNetwork:
 
 def formula(key: str, e: Evaluation) -> Tensor:
     extra = 0 if e.concat is None else e.concat.mean(dim=(1, 2, 3))[:, None, None, None]
+    extra = extra if e.vector is None else extra + e.vector.mean(dim=1)[:, None, None, None]
     return e.x * e.t[:, None, None, None] + e.context.mean(dim=(1, 2))[:, None, None, None] + len(key) + extra
 
 
-def evaluation(seed: int, size: int = 4, tokens: int = 77, rows: int = 1, concat: bool = False) -> Evaluation:
+def evaluation(
+    seed: int, size: int = 4, tokens: int = 77, rows: int = 1, concat: bool = False, vector: int = 0
+) -> Evaluation:
     generator = torch.Generator().manual_seed(seed)
     return Evaluation(
         x=torch.randn((rows, 4, size, size), generator=generator),
         t=torch.full((rows,), float(seed % 1000)),
         context=torch.randn((rows, tokens, 8), generator=generator),
         concat=torch.randn((rows, 5, size, size), generator=generator) if concat else None,
+        vector=torch.randn((rows, vector), generator=generator) if vector else None,
     )
 
 
@@ -77,7 +81,14 @@ def test_many_jobs_of_all_kinds_get_what_they_would_get_alone(limit: int) -> Non
     lock = FairLock()
     networks = [FakeNetwork("a", lock), FakeNetwork("bb", lock)]
     batcher = StepBatcher(limit)
-    shapes: list[dict[str, int | bool]] = [{}, {"size": 6}, {"tokens": 154}, {"rows": 2}, {"concat": True}]
+    shapes: list[dict[str, int | bool]] = [
+        {},
+        {"size": 6},
+        {"tokens": 154},
+        {"rows": 2},
+        {"concat": True},
+        {"vector": 3},
+    ]
     jobs = [
         lambda n=network, s=shape, i=index: steps(batcher, n, i, 30, **s)  # type: ignore[misc]
         for index, (network, shape) in enumerate((n, s) for n in networks for s in shapes * 2)
