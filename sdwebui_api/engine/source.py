@@ -146,7 +146,7 @@ class Source:
         use_attention(module, self._plan.attention)
         compiled = self._plan.compiled and not weights.float8 and not self._plan.rests_in_ram(self.family)
         unet = UNet(self.unet_key, module, self._plan.unet_dtype, self._device, compiled=compiled)
-        return self._loaded(LoadedUNet(unet, self._open.facts(unet)), module)
+        return self._loaded(LoadedUNet(unet, self._open.facts(unet)), module, movable=not compiled)
 
     def load_text_encoder(self, reserve: Reserve) -> Loaded:
         tell = self._telling(f"loading the text encoder of {self._checkpoint.name}")
@@ -167,8 +167,9 @@ class Source:
             module = self._open.load_vae(weights)
         return self._loaded(Vae(self.vae_key, module, weights.dtype, self._device), module)
 
-    def _loaded(self, part: Any, module: nn.Module) -> Loaded:
-        moves = None if self.rests_in_ram else ModuleMoves(module, self._plan.device)
+    def _loaded(self, part: Any, module: nn.Module, *, movable: bool = True) -> Loaded:
+        """`movable` False: compiled code and CUDA graphs hold the addresses of the weights."""
+        moves = ModuleMoves(module, self._plan.device) if movable and not self.rests_in_ram else None
         return Loaded(part, module_size(module), moves)
 
 
