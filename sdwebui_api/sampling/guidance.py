@@ -93,6 +93,8 @@ class GuidanceSettings:
     pad_cond_uncond_v0: bool = False
     live_preview_content: str = "Prompt"
     refiner_switch_by_sample_steps: bool = False
+    needs_uncond: bool = False
+    """The sampler asks for `GuidedDenoiser.unconditional`."""
 
 
 BlendHook = Callable[[Tensor, Tensor, Tensor, float], Tensor]
@@ -254,7 +256,7 @@ class GuidedDenoiser:
         step = self._conditioning.cond.at(self._step)
         cond, parts, uncond = step.cond, step.parts, self._conditioning.uncond.at(self._step)
         editing = self._is_editing(parts)
-        skip_uncond = self._skips_uncond(level, editing)
+        skip_uncond = self._skips_uncond(level, editing) or self._cancels_uncond(parts, editing)
         outputs = self._evaluate(x, levels, cond, parts, uncond, editing, skip_uncond)
         guided = self._combine(outputs, parts, x.shape[0], editing, skip_uncond)
         if self._blend is not None and not self._blend_before:
@@ -312,6 +314,17 @@ class GuidedDenoiser:
         if settings.s_min_uncond_all:
             self.infotext["NGMS all steps"] = True
         return True
+
+    def _cancels_uncond(self, parts: Parts, editing: bool) -> bool:
+        """At scale 1 the negative prompt cancels out: half the work for LCM, Turbo and Lightning models.
+
+        It is evaluated all the same for whoever looks at it: a CFG++ sampler, a script, a preview.
+        """
+        settings = self._settings
+        looked_at = settings.needs_uncond or settings.live_preview_content == "Negative prompt"
+        if settings.cfg_scale != 1.0 or editing or looked_at or self._hooks is not None:
+            return False
+        return all(len(image) == 1 and image[0][1] == 1.0 for image in parts)
 
     def _pad(self, cond: Tensor, uncond: Tensor) -> tuple[Tensor, Tensor]:
         """Make the token counts equal where an option wants that; only the last evaluation's padding is reported."""

@@ -323,6 +323,7 @@ class _Run:
             pad_cond_uncond_v0=options.pad_cond_uncond_v0,
             live_preview_content=options.live_preview_content,
             refiner_switch_by_sample_steps=options.refiner_switch_by_sample_steps,
+            needs_uncond="unconditional_eps" in self.sampler.needs,
         )
         return GuidedDenoiser(
             self._model,

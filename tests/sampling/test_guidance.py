@@ -128,6 +128,20 @@ def test_skip_early_cond() -> None:
     assert evaluator.calls == [2, 2, 4, 4] and guided.finish() == {"Skip Early CFG": 0.3}
 
 
+def test_at_scale_1_the_negative_prompt_is_evaluated_only_for_who_looks_at_it() -> None:
+    steers = conditioning(1.0, 2.0, negative=-1.0)
+    plain, looking = GaussianModel(), GaussianModel()
+    guided = denoiser(plain, steers, cfg_scale=1.0)(X, SIGMA)
+    sampler = denoiser(looking, steers, cfg_scale=1.0, needs_uncond=True)
+    assert torch.allclose(guided, sampler(X, SIGMA), atol=1e-5)
+    assert plain.calls == [2] and looking.calls == [4]
+    assert torch.allclose(sampler.unconditional(), alone(-1.0), atol=1e-5)
+    weighted = Conditioning(Constant([[(1.0, 0.5)], [(3.0, 1.0)]]), ConstantUncond([0.0, 0.0]))
+    assert torch.allclose(
+        denoiser(GaussianModel(), weighted, cfg_scale=1.0)(X, SIGMA)[0], ((alone(1.0) + alone(0.0)) / 2)[0], atol=1e-5
+    )
+
+
 def test_edit_model_has_two_scales() -> None:
     evaluator = GaussianModel(in_channels=8)
     steers = replace(conditioning(1.0, 1.0, negative=-1.0, concat=torch.ones(1, 4, 4, 4)), edit_model=True)
