@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdwebui_api.engine.model import DiffusionModel
 from sdwebui_api.generation.latents import (
     encode_images,
     images_to_tensor,
@@ -64,8 +65,11 @@ class ImageToImage:
             init_latent = self._fill(init_latent, repaint)
         settings = self._settings()
         timing = PromptTiming(settings.total_steps, use_old=request.options.use_old_scheduling)
-        concat = self._image_conditioning(batch, pictures, init_latent)
-        conditioning = run.condition(run.model, batch, timing, concat)
+
+        def concat(model: DiffusionModel) -> Tensor | None:
+            return self._image_conditioning(model, batch, pictures, init_latent)
+
+        conditioning = run.condition(run.model, batch, timing, concat(run.model))
         noise = run.noise(batch, latent_shape(run.model, request.width, request.height))
         start_noise = self._multiplied(noise.next())
         start = run.hooks.before_sampling(SamplingStart(start_noise, init_latent, conditioning, settings, batch))
@@ -82,7 +86,7 @@ class ImageToImage:
                 start.noise,
                 noise,
                 blend=InpaintBlend(keep, init_latent, run.hooks.blending) if keep is not None else None,
-                refiner=run.refiner(settings, batch, timing),
+                refiner=run.refiner(settings, batch, timing, concat),
                 on_step=run.report_to_job(run.model),
                 hooks=run.hooks.per_evaluation,
             )
@@ -135,13 +139,15 @@ class ImageToImage:
             return latent * (1.0 - repaint) + noise * repaint
         return latent * (1.0 - repaint) if fill == LATENT_NOTHING else latent
 
-    def _image_conditioning(self, batch: Batch, pictures: Tensor, latent: Tensor) -> Tensor | None:
+    def _image_conditioning(
+        self, model: DiffusionModel, batch: Batch, pictures: Tensor, latent: Tensor
+    ) -> Tensor | None:
         mask = None
         if self.prepared.image_mask is not None and self._init.mask is not None:
             values = np.asarray(self.prepared.image_mask.convert("L"), dtype=np.float32) / 255.0
             mask = torch.from_numpy(np.round(values) if self._init.mask.round else values)[None, None]
         return picture_conditioning(
-            self._run.model,
+            model,
             pictures,
             batch.seeds,
             (latent.shape[-2], latent.shape[-1]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import Tensor
 
@@ -50,6 +50,10 @@ if TYPE_CHECKING:
     from sdwebui_api.imaging.inpaint import PreparedInit
     from sdwebui_api.jobs.job import Job
     from sdwebui_api.postprocess.faces import RestoreFaces
+
+
+ConcatFor: TypeAlias = "Callable[[DiffusionModel], Tensor | None]"
+"""What a model takes besides the latents (inpainting, editing): the pictures, encoded by itself."""
 
 
 @dataclass(frozen=True)
@@ -271,9 +275,17 @@ class Run:
         )
 
     def refiner(
-        self, settings: SamplingSettings, batch: Batch, timing: PromptTiming, size: tuple[int, int] | None = None
+        self,
+        settings: SamplingSettings,
+        batch: Batch,
+        timing: PromptTiming,
+        concat: ConcatFor,
+        size: tuple[int, int] | None = None,
     ) -> RefinerSwitch | None:
-        """The switch to the refiner checkpoint, if this pass has one (A1111 `sd_samplers_common.apply_refiner`)."""
+        """The switch to the refiner checkpoint, if this pass has one (A1111 `sd_samplers_common.apply_refiner`).
+
+        `concat`: of the pass; the refiner may be an inpainting or edit model.
+        """
         request = self.request
         self.refined = None
         checkpoint = request.refiner_checkpoint
@@ -292,7 +304,7 @@ class Run:
 
         def load() -> Any:
             self.refined = model = self.borrow(checkpoint, request.refiner_vae)
-            conditioning = self.condition(model, batch, timing, size=size, report=False)
+            conditioning = self.condition(model, batch, timing, concat(model), size=size, report=False)
             return refined_model(settings, self.evaluator(model, hires_pass=settings.hires_pass), conditioning)
 
         return RefinerSwitch(request.refiner_switch_at or 0.0, load, infotext)

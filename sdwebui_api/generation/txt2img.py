@@ -23,7 +23,7 @@ from sdwebui_api.generation.latents import (
 )
 from sdwebui_api.generation.plan import Batch
 from sdwebui_api.generation.request import HiresPass
-from sdwebui_api.generation.run import Run, short_title
+from sdwebui_api.generation.run import ConcatFor, Run, short_title
 from sdwebui_api.imaging.resize import ResizeMode, resize_image
 from sdwebui_api.imaging.upscale import find_upscaler
 from sdwebui_api.prompting.conditioning import PromptTiming
@@ -49,8 +49,11 @@ class TextToImage:
         run, request = self._run, self._run.request
         settings = run.first_pass_settings()
         timing = PromptTiming(settings.total_steps, use_old=request.options.use_old_scheduling)
-        concat = fully_masked_conditioning(run.model, batch.seeds, request.width, request.height)
-        conditioning = run.condition(run.model, batch, timing, concat)
+
+        def concat(model: DiffusionModel) -> Tensor | None:
+            return fully_masked_conditioning(model, batch.seeds, request.width, request.height)
+
+        conditioning = run.condition(run.model, batch, timing, concat(run.model))
         noise = run.noise(batch, latent_shape(run.model, request.width, request.height))
         start = run.hooks.before_sampling(SamplingStart(noise.next(), None, conditioning, settings, batch))
         run.job.start_batch(title, start.settings.steps)
@@ -61,7 +64,7 @@ class TextToImage:
                 start.conditioning,
                 noise,
                 start=start.noise,
-                refiner=run.refiner(settings, batch, timing),
+                refiner=run.refiner(settings, batch, timing, concat),
                 on_step=run.report_to_job(run.model),
                 hooks=run.hooks.per_evaluation,
             )
@@ -85,10 +88,9 @@ class _HiresWorkflow:
         run, hires = self._run, self._hires
         run.use_networks(run.plan.full_batch(batch.index, hires=True), hires=True)
         model = run.borrow(hires.checkpoint, hires.vae) if hires.checkpoint else run.model
-        latent, concat = self._enlarge(model, batch, latent)
+        latent, whole_concat = self._enlarge(model, batch, latent)
         run.job.next_part()
         latent = self._crop(latent)
-        concat = self._crop(concat) if concat is not None else None
         if run.job.should_stop:
             return model.decode(latent, tiling=run.request.tiling)
         noise = run.noise(batch, tuple(latent.shape[1:]))
@@ -99,7 +101,12 @@ class _HiresWorkflow:
         timing = PromptTiming(first.total_steps, settings.total_steps, run.request.options.use_old_scheduling)
         hires_batch = run.plan.batch(batch.index, hires=True)
         size = self._size.width, self._size.height
-        conditioning = run.condition(model, hires_batch, timing, concat, size=size, report=False)
+
+        def concat(model: DiffusionModel) -> Tensor | None:
+            whole = whole_concat(model)
+            return self._crop(whole) if whole is not None else None
+
+        conditioning = run.condition(model, hires_batch, timing, concat(model), size=size, report=False)
         start = run.hooks.before_sampling(
             SamplingStart(start_noise, latent, conditioning, settings, hires_batch, hires_pass=True)
         )
@@ -112,7 +119,7 @@ class _HiresWorkflow:
                 latent if start.latent is None else start.latent,
                 start.noise,
                 noise,
-                refiner=run.refiner(settings, hires_batch, timing, size),
+                refiner=run.refiner(settings, hires_batch, timing, concat, size),
                 on_step=run.report_to_job(model),
                 hooks=run.hooks.per_evaluation,
             )
@@ -130,7 +137,7 @@ class _HiresWorkflow:
             first_pass_schedule=self._run.infotext.get("Schedule type"),
         )
 
-    def _enlarge(self, model: DiffusionModel, batch: Batch, latent: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _enlarge(self, model: DiffusionModel, batch: Batch, latent: Tensor) -> tuple[Tensor, ConcatFor]:
         """The latent at the second pass's size, and the image conditioning that goes with it."""
         options = self._run.request.options
         upscaler = self._hires.upscaler or "Latent"
@@ -143,13 +150,12 @@ class _HiresWorkflow:
         latent = torch.nn.functional.interpolate(latent, size=size, mode=mode.mode, antialias=mode.antialias)
         if options.inpainting_mask_weight >= 1.0:
             width, height = size[1] * model.latent_scale, size[0] * model.latent_scale
-            return latent, fully_masked_conditioning(model, batch.seeds, width, height)
-        pictures = model.decode(latent)
-        return latent, self._picture_conditioning(model, batch, pictures, latent)
+            return latent, lambda model: fully_masked_conditioning(model, batch.seeds, width, height)
+        return latent, self._shows(batch, model.decode(latent), latent)
 
     def _enlarge_pictures(
         self, model: DiffusionModel, batch: Batch, latent: Tensor, name: str
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, ConcatFor]:
         """Through decoded pictures and an image upscaler; decoded by the first pass's VAE, encoded by this one's."""
         run = self._run
         upscaler = find_upscaler(name, "hr_upscaler", run.upscalers)
@@ -161,14 +167,12 @@ class _HiresWorkflow:
         shape = latent_shape(model, self._size.width, self._size.height)
         noise = shared_posterior_noise(batch.seeds[-1], len(batch), shape, model.device)
         latent = encode_images(model, pictures, noise, tiling=run.request.tiling)
-        return latent, self._picture_conditioning(model, batch, pictures, latent)
+        return latent, self._shows(batch, pictures, latent)
 
-    def _picture_conditioning(
-        self, model: DiffusionModel, batch: Batch, pictures: Tensor, latent: Tensor
-    ) -> Tensor | None:
+    def _shows(self, batch: Batch, pictures: Tensor, latent: Tensor) -> ConcatFor:
         weight = self._run.request.options.inpainting_mask_weight
         size = latent.shape[-2], latent.shape[-1]
-        return picture_conditioning(model, pictures, batch.seeds, size, mask_weight=weight)
+        return lambda model: picture_conditioning(model, pictures, batch.seeds, size, mask_weight=weight)
 
     def _crop(self, latent: Tensor) -> Tensor:
         """Cut away what the box of `hr_resize_x` and `hr_resize_y` does not hold, evenly on both sides."""

@@ -66,7 +66,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Studio:
     folder = tmp_path_factory.mktemp("sdxl-studio")
     for name in ("checkpoints", "loras", "embeddings", "controlnets"):
         (folder / name).mkdir()
-    for kind in ("sdxl", "sdxl-refiner"):
+    for kind in ("sdxl", "sdxl-refiner", "sdxl-inpainting"):
         write_checkpoint(folder / "checkpoints" / f"{kind}.safetensors", kind, torch.float16, "small")
     for entry in (GOLDEN / "models" / "Stable-diffusion").glob("tiny-sd.*"):
         (folder / "checkpoints" / entry.name).symlink_to(entry)
@@ -216,6 +216,16 @@ def test_passes(studio: Studio) -> None:
     assert hires.image.size == (128, 128) and "Refiner: sdxl-refiner" in hires.infotext
     other = {"sd_model_checkpoint": "tiny-sd.safetensors"}
     assert studio.run(options=other, **refiner).images[0].image.size == (64, 64)
+
+
+def test_an_inpainting_model_refines_every_pass(studio: Studio) -> None:
+    refiner: dict[str, Any] = {"refiner_checkpoint": "sdxl-inpainting", "refiner_switch_at": 0.3}
+    start = encoded(Image.new("RGB", (64, 64), "gray"))
+    assert "Refiner: sdxl-inpainting" in studio.run("img2img", init_images=[start], **refiner).images[0].infotext
+    both = {"hires_fix_refiner_pass": "both passes"}
+    for upscaler in ("Latent", "Lanczos"):
+        hires = {"enable_hr": True, "hr_upscaler": upscaler, "denoising_strength": 0.7}
+        assert studio.run(**hires, hr_scale=1.5, options=both, **refiner).images[0].image.size == (96, 96)
 
 
 def test_what_sdxl_cannot_do_is_said(studio: Studio) -> None:
