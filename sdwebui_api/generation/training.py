@@ -95,8 +95,12 @@ class Trainer:
         self._one = turn or threading.Lock()
 
     def create_embedding(self, new: NewEmbedding, checkpoint: CheckpointFile, vae: VaeFile | None, job: Job) -> Path:
-        """An untrained embedding as wide as the checkpoint's text encoder."""
+        """An untrained embedding as wide as the checkpoint's text encoder.
+
+        Raises UnusableModel for a checkpoint that nothing can be trained on.
+        """
         with self._engine.lease(checkpoint, vae, job.set_text) as model:
+            _check_family(checkpoint, model)
             vectors = initial_vectors(model.text_encoder, new.init_text, new.vectors)
         job.check()
         data = embedding_data(Embedding(new.name, vectors, "", step=0))
@@ -241,11 +245,15 @@ def _course(request: TrainingRequest, model: DiffusionModel, job_id: str) -> Cou
             f"{request.checkpoint.name} takes a picture besides the noise (inpainting, editing): "
             "training needs a checkpoint that does not"
         )
-    if model.family.label is not None:
-        raise UnusableModel(f"{request.checkpoint.name} is {model.family.title}, which cannot be trained here")
+    _check_family(request.checkpoint, model)
     if request.kind == "embedding":
         return _EmbeddingCourse(request, model)
     return _HypernetworkCourse(request, model, job_id)
+
+
+def _check_family(checkpoint: CheckpointFile, model: DiffusionModel) -> None:
+    if model.family.label is not None:
+        raise UnusableModel(f"{checkpoint.name} is {model.family.title}, which cannot be trained here")
 
 
 def _text_settings(request: TrainingRequest) -> TextSettings:

@@ -23,8 +23,9 @@ from sdwebui_api.api.services import Services
 from sdwebui_api.app import build
 from sdwebui_api.config.flags import parse_flags
 from sdwebui_api.engine.networks.control import ControlInput
-from sdwebui_api.errors import BadRequest
+from sdwebui_api.errors import BadRequest, UnusableModel
 from sdwebui_api.generation.request import GenerationResult
+from sdwebui_api.generation.training_request import NewEmbedding
 from sdwebui_api.jobs.job import Job
 from tests.support.fakes import GOLDEN
 
@@ -232,6 +233,12 @@ def test_what_sdxl_cannot_do_is_said(studio: Studio) -> None:
     start = encoded(Image.new("RGB", (64, 64), "gray"))
     with pytest.raises(BadRequest, match="cannot use a checkpoint of Stable Diffusion XL"):
         studio.run("img2img", init_images=[start], denoising_strength=0.6, script="img2img alternative test")
+    trainer, path = studio.services.trainer, studio.folder / "embeddings" / "new.pt"
+    assert trainer is not None
+    checkpoint = studio.services.catalog.checkpoints.find("sdxl.safetensors")
+    with pytest.raises(UnusableModel, match="Stable Diffusion XL, which cannot be trained here"):
+        trainer.create_embedding(NewEmbedding("new", path, 1, "*"), checkpoint, None, Job("e", "create-embedding"))
+    assert not path.exists()
 
 
 def test_a_controlnet_is_told_sizes_and_text_too(studio: Studio, plain: np.ndarray) -> None:
