@@ -165,12 +165,12 @@ class WeightsCache:
             return self._hold(key, load, base, in_ram)
         if slot.error is not None:
             raise slot.error
-        if slot.resting:
+        if slot.loaded is not None and slot.loaded.moves is not None:
             self._wake(slot)
         return slot
 
     def _wake(self, slot: _Slot) -> None:
-        """Back to the device. Whoever holds the slot waits until it is there."""
+        """Back to the device, if it is not there. Everybody who holds the slot waits, whoever began to move it."""
         with slot.moving:
             if not slot.resting:
                 return

@@ -3,7 +3,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
@@ -273,6 +273,32 @@ def test_threads_that_make_each_other_rest_always_hold_what_is_awake() -> None:
     with ThreadPoolExecutor(2) as pool:
         for future in [pool.submit(work, seed) for seed in range(2)]:
             future.result(timeout=60)
+
+
+def test_nobody_gets_a_part_that_is_still_on_its_way_back() -> None:
+    cache, bag = WeightsCache(10, ram=Room(40)), Luggage()
+    waking, awake = threading.Event(), threading.Event()
+
+    def wake() -> None:
+        waking.set()
+        assert awake.wait(10)
+        bag.moves.append("wake")
+
+    bag.wake = wake  # type: ignore[method-assign]
+
+    def hold() -> list[str]:
+        with cache.lease("a", movable("a", bag), str):
+            return list(bag.moves)
+
+    with ThreadPoolExecutor(2) as pool:
+        hold()
+        use(cache, "b")
+        first = pool.submit(hold)
+        assert waking.wait(10)
+        later = pool.submit(hold)
+        assert not wait([later], timeout=0.05).done
+        awake.set()
+        assert first.result(timeout=10)[-1] == later.result(timeout=10)[-1] == "wake"
 
 
 def test_memory_that_others_took_counts_too() -> None:
