@@ -75,6 +75,8 @@ def _real(value: Any) -> float | None:
 def _unet_config(folder: Path) -> dict[str, Any]:
     index = read_json(folder / MODEL_INDEX)
     config = read_json(folder / "unet" / "config.json")
+    if not config and "unet" in index:
+        raise UnusableModel(f"{folder.name}/unet/config.json is missing or cannot be read")
     if config.get("_class_name") != "UNet2DConditionModel":
         kind = index.get("_class_name") or "its kind"
         raise UnusableModel(f"{folder.name}: {kind} is not supported, only folders of SD1, SD2 and SDXL pipelines are")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from sdwebui_api.catalog.diffusers_folders import state_of
+from sdwebui_api.catalog.diffusers_folders import state_of, weight_files
 from sdwebui_api.engine.attention import use_attention
 from sdwebui_api.engine.devices import Device, DevicePlan
 from sdwebui_api.engine.filling import Tell, Weights, tensors_nbytes
@@ -112,7 +112,7 @@ class Source:
     def files(self) -> list[Path]:
         """Where the weights are read from."""
         path = self._checkpoint.path
-        found = [file for file in sorted(path.rglob("*")) if file.is_file()] if path.is_dir() else [path]
+        found = weight_files(path) if path.is_dir() else [path]
         return found if self._vae is None else [*found, self._vae.path]
 
     def say(self, what: str) -> None:

@@ -68,6 +68,9 @@ def test_what_a_folder_lacks_is_named(tmp_path):
     (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     with pytest.raises(UnusableModel, match=r"FluxPipeline is not supported"):
         OpenCheckpoint(tmp_path, None)
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "U"]}')
+    with pytest.raises(UnusableModel, match=r"unet/config\.json is missing"):
+        OpenCheckpoint(tmp_path, None)
     (tmp_path / "unet" / "config.json").write_text('{"_class_name": "UNet2DConditionModel"}')
     (tmp_path / "unet" / "diffusion_pytorch_model.bin").touch()
     with pytest.raises(UnusableModel, match=r"unet has no diffusion_pytorch_model\.safetensors"):
