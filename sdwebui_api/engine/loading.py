@@ -70,7 +70,7 @@ class OpenCheckpoint:
         Rescaled to end in pure noise where the file is marked as trained so.
         """
         stored = self._tensors.get("alphas_cumprod")
-        if stored is not None and stored.ndim == 1 and len(stored) > 1 and bool(torch.isfinite(stored).all()):
+        if stored is not None and stored.ndim == 1 and len(stored) > 1 and _are_alphas(stored):
             alphas = stored.float().clone()
         else:
             alphas = scaled_linear_alphas(self.family, self._config)
@@ -116,6 +116,11 @@ class OpenCheckpoint:
             )
         with _naming(self.path):
             return materialise(self.family.assemble_vae(tensors), weights, "VAE")
+
+
+def _are_alphas(table: Tensor) -> bool:
+    """bfloat16 rounds the first ones to 1, which is a noise level of 0: such a table is of no use."""
+    return bool(torch.isfinite(table).all()) and float(table.max()) < 1.0
 
 
 def load_vae_file(path: Path, weights: Weights, family: Family | None = None) -> Any:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from benchmarks.make_checkpoint import write_checkpoint
 from sdwebui_api.engine.filling import Weights
 from sdwebui_api.engine.loading import OpenCheckpoint, load_vae_file
 from sdwebui_api.errors import UnusableModel
@@ -272,3 +273,12 @@ def test_what_is_not_a_vae_is_refused(tmp_path: Path) -> None:
     save_file({"lora_down.weight": torch.zeros(2)}, str(tmp_path / "lora.safetensors"))
     with pytest.raises(UnusableModel, match=r"lora\.safetensors is not a VAE"):
         load_vae_file(tmp_path / "lora.safetensors", FP32)
+
+
+def test_a_table_that_bfloat16_spoiled_is_not_used(tmp_path):
+    plain, spoiled = tmp_path / "plain.safetensors", tmp_path / "spoiled.safetensors"
+    write_checkpoint(plain, "sd1", torch.float32, "small")
+    tensors = load_file(plain)
+    save_file(tensors | {"alphas_cumprod": torch.linspace(0.9999, 0.1, 1000).bfloat16()}, spoiled)
+    alphas = OpenCheckpoint(spoiled, None).facts().alphas_cumprod
+    torch.testing.assert_close(alphas, OpenCheckpoint(plain, None).facts().alphas_cumprod)
