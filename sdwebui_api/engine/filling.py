@@ -51,20 +51,15 @@ class _Place:
     channels_last: bool
 
     @property
-    def stays(self) -> bool:
-        """The source's own memory will do: a view of the file, of which pages are read when they are needed."""
-        wanted = torch.channels_last if self.channels_last else torch.contiguous_format
-        return self.source.dtype == self.dtype and self.source.is_contiguous(memory_format=wanted)
-
-    @property
     def size(self) -> int:
         used = self.source.numel() * self.dtype.itemsize
         return -(-used // ALIGNMENT) * ALIGNMENT
 
 
 def materialise(assembly: Assembly, weights: Weights, part: str, tell: Tell | None = None) -> Any:
-    """Fill the module without memory with its tensors, converted one by one; views stay views where nothing changes.
+    """Fill the module without memory with copies of its tensors, converted one by one.
 
+    Nothing goes on using a mapped file: whoever shortened it would end the process (SIGBUS).
     Raises UnusableModel when tensors are missing or have the wrong shape. Superfluous ones are left out.
     """
     module = assembly.module
@@ -103,17 +98,12 @@ def _check(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], part: st
 
 def _fill(places: Iterable[_Place], weights: Weights, tell: Tell | None) -> dict[str, Tensor]:
     filled: dict[str, Tensor] = {}
-    moving: list[_Place] = []
-    for place in places:
-        if place.stays and weights.device.type == "cpu" and not weights.pinned:
-            filled[place.name] = place.source
-        else:
-            moving.append(place)
-    total = sum(place.size for place in moving)
+    places = list(places)
+    total = sum(place.size for place in places)
     buffer = _buffer(total, weights)
     report, done = _reporting(tell, total), 0
     with MappedReader(weights.device) as reader, torch.no_grad():
-        for place in sorted(moving, key=lambda place: reader.position(place.source)):
+        for place in sorted(places, key=lambda place: reader.position(place.source)):
             target = _view(buffer[done : done + place.size], place)
             reader.copy(place.source, target)
             filled[place.name] = target

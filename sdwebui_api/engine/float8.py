@@ -41,11 +41,9 @@ _KINDS: Mapping[type[nn.Module], type[nn.Module]] = {nn.Linear: Float8Linear, nn
 
 @dataclass(frozen=True)
 class HalfWeight:
-    """A layer's weight as it was, float16 in RAM: a view of the mapped file when that holds float16."""
+    """A layer's weight as it was, float16 in RAM."""
 
     tensor: Tensor
-    size: int
-    """Bytes of RAM that it takes: none as a view of the file."""
 
     def __deepcopy__(self, memo: Any) -> HalfWeight:
         return self
@@ -65,8 +63,7 @@ def keep_in_float8(module: nn.Module, tensors: Mapping[str, Tensor], keep_half: 
             continue
         layer.__class__ = kind
         if keep_half:
-            half = tensors[weight].to("cpu", torch.float16)
-            layer.half_weight = HalfWeight(half, 0 if half is tensors[weight] else half.nbytes)
+            layer.half_weight = HalfWeight(tensors[weight].to("cpu", torch.float16, copy=True))
         found.append(weight)
     return frozenset(found)
 
@@ -74,7 +71,7 @@ def keep_in_float8(module: nn.Module, tensors: Mapping[str, Tensor], keep_half: 
 def size_of_halves(module: nn.Module) -> int:
     """Bytes of RAM that float16 weights kept beside float8 ones take."""
     kept = (getattr(layer, "half_weight", None) for layer in module.modules())
-    return sum(half.size for half in kept if isinstance(half, HalfWeight))
+    return sum(half.tensor.nbytes for half in kept if isinstance(half, HalfWeight))
 
 
 def full_weight(layer: nn.Module) -> Tensor:

@@ -30,8 +30,7 @@ from sdwebui_api.jobs.job import Job
 pytestmark = pytest.mark.slow
 
 GIGABYTE = 10**9
-MAPPED = Weights(torch.float16, torch.device("cpu"))
-"""As the file has them: every tensor stays a view of it."""
+AS_STORED = Weights(torch.float16, torch.device("cpu"))
 
 # The `config.json` of the published SDXL base, as far as it differs from the classes' defaults.
 UNET = {
@@ -112,11 +111,11 @@ def test_the_unet_is_diffusers(opened: OpenCheckpoint) -> None:
     with torch.device("meta"):
         unet = UNet2DConditionModel(**UNET)
     theirs = convert_ldm_unet_checkpoint(dict(opened._tensors), dict(unet.config))
-    same(opened.load_unet(MAPPED), theirs, unet, ("class_embedding", "add_embedding"))
+    same(opened.load_unet(AS_STORED), theirs, unet, ("class_embedding", "add_embedding"))
 
 
 def test_the_text_models_are_diffusers(opened: OpenCheckpoint) -> None:
-    module = opened.load_text_encoder(MAPPED)
+    module = opened.load_text_encoder(AS_STORED)
     prefix = "conditioner.embedders.0.transformer."
     clip = convert_ldm_clip_checkpoint(dict(opened._tensors), remove_prefix=prefix)
     ours = module["clip_l"].state_dict()
@@ -131,7 +130,7 @@ def test_the_text_models_are_diffusers(opened: OpenCheckpoint) -> None:
 def test_the_vae_is_diffusers(opened: OpenCheckpoint) -> None:
     with torch.device("meta"):
         vae = AutoencoderKL(**VAE)
-    same(opened.load_vae(MAPPED), convert_ldm_vae_checkpoint(dict(opened._tensors), dict(vae.config)), vae)
+    same(opened.load_vae(AS_STORED), convert_ldm_vae_checkpoint(dict(opened._tensors), dict(vae.config)), vae)
 
 
 def status(name: str) -> int:
