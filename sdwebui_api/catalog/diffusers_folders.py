@@ -67,12 +67,12 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def state_of(path: Path) -> tuple[int, int]:
-    """(bytes, newest modification in ns) of a file, or of the weights and the index of a diffusers folder.
+    """(bytes, newest modification in ns) of a file, or of all files of a folder: its configurations count too.
 
     Raises OSError when it is gone.
     """
-    files = [path / MODEL_INDEX, *weight_files(path)] if path.is_dir() else [path]
-    states = [file.stat() for file in files]
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    states = [file.stat() for file in files or [path]]
     return sum(state.st_size for state in states), max(state.st_mtime_ns for state in states)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sdwebui_api.errors import BadRequest
+from sdwebui_api.queueing.frames import json_row
 from sdwebui_api.queueing.inprocess import Answer
 from sdwebui_api.queueing.model import HIGH, LAST_CODE, REQUEST_ID
 from sdwebui_api.queueing.store import QueueStore, StoreUnavailable
@@ -61,7 +62,8 @@ async def test_an_answer_goes_to_the_sink_with_the_tags_of_its_request(store):
         result = await result_of(store, "r", SINK)
         await until(lambda: _is_empty(store))
     assert result.data == b'{"images": ["x"]}'
-    assert result.tags == {REQUEST_ID: "r", "task_id": "t1"}
+    assert result.tags == {REQUEST_ID: "r", "task_id": "t1", "_user_": "ann"}
+    assert json_row(result)["tags"] == {REQUEST_ID: "r", "task_id": "t1"}
     ((path, body, call),) = stage.calls
     assert (path, body) == ("sdapi/v1/img2img", b"{}")
     assert (call.request_id, call.tags, call.user) == ("r", {REQUEST_ID: "r", "task_id": "t1"}, "ann")

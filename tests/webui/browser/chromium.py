@@ -48,6 +48,7 @@ def tab_names(page: Page) -> dict[str, str]:
 
 def open_tab(page: Page, id: str) -> None:
     """By its button in the row, or in the menu of those that a narrow window has no room for."""
+    page.locator("button[id^=tab_]:visible").first.wait_for()  # after a reload there is no row yet
     button = page.locator(f"#tab_{id}-button:visible")
     if not button.count():
         page.locator(".overflow-menu > button").first.click()
