@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import os
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
 LARGEST_FILE = 64 * 1024 * 1024
+COLUMNS = ("name", "prompt", "negative_prompt")
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class StyleCatalog:
         """Nothing is read before `refresh`; missing files are no error."""
         self._paths = tuple(files)
         self._styles: dict[str, Style] = {}
+        self._writing = threading.Lock()
 
     def refresh(self) -> None:
         self._styles = {style.name: style for path in self._paths for style in read_styles(path)}
@@ -41,6 +45,64 @@ class StyleCatalog:
     def find(self, name: str) -> Style | None:
         """None for an unknown name, which A1111 ignores."""
         return self._styles.get(name)
+
+    def save(self, style: Style) -> None:
+        """In place of the one of that name, in its file; else at the end of the first file.
+
+        Raises OSError; ValueError for a name that no file can hold, and for a file that would be damaged.
+        """
+        if not style.name.strip() or style.name.startswith("#"):
+            raise ValueError("the name of a style begins with neither white space nor #")
+        with self._writing:
+            path = self._file_of(style.name) or self._paths[0]
+            columns, rows = _rows(path)
+            text = "prompt" if "prompt" in columns else "text"
+            row: dict[str, str | None] = {**asdict(style), text: style.prompt}
+            at = next((index for index, known in enumerate(rows) if known.get("name") == style.name), len(rows))
+            rows[at : at + 1] = [{**(rows[at] if at < len(rows) else {}), **row}]
+            _write(path, columns, rows)
+            self.refresh()
+
+    def delete(self, name: str) -> bool:
+        """Whether there was one. Raises as `save`."""
+        with self._writing:
+            path = self._file_of(name)
+            if path is None:
+                return False
+            columns, rows = _rows(path)
+            _write(path, columns, [row for row in rows if row.get("name") != name])
+            self.refresh()
+            return True
+
+    def _file_of(self, name: str) -> Path | None:
+        """The file whose style of that name counts."""
+        holding = (path for path in reversed(self._paths) if any(style.name == name for style in read_styles(path)))
+        return next(holding, None)
+
+
+def _rows(path: Path) -> tuple[list[str], list[dict[str, str | None]]]:
+    """(columns, all rows, those that are no styles too) of a file that is to be written again."""
+    if not path.exists():
+        return list(COLUMNS), []
+    if path.stat().st_size > LARGEST_FILE:
+        raise ValueError(f"{path.name} is too large")
+    reader = csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""), skipinitialspace=True)
+    rows = [dict(row) for row in reader]
+    columns = list(reader.fieldnames or COLUMNS)
+    old = "text" in columns and "prompt" not in columns
+    wanted = ("name", "text", "negative_prompt") if old else COLUMNS
+    return columns + [name for name in wanted if name not in columns], rows
+
+
+def _write(path: Path, columns: list[str], rows: list[dict[str, str | None]]) -> None:
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, columns, extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = path.with_name(f"{path.name}.tmp")
+    written.write_bytes(buffer.getvalue().encode("utf-8-sig"))  # so that spreadsheets see what it is
+    os.replace(written, path)
 
 
 def read_styles(path: Path) -> list[Style]:

@@ -11,6 +11,7 @@ import gradio as gr
 
 from sdwebui_api.api.services import Services
 from sdwebui_api.prompting.styles import apply_styles
+from sdwebui_api.webui.generation import style_editor
 from sdwebui_api.webui.generation.form import Form
 from sdwebui_api.webui.localization import t
 from sdwebui_api.webui.refusals import refusal
@@ -47,6 +48,7 @@ def build(form: Form) -> PromptArea:
                 form.page.tool("↙️", form.id("paste"), t("Read parameters from the prompt, or from the shown picture"))
                 clear = form.page.tool("🗑️", form.id("clear_prompt"), t("Clear both prompts"))
                 apply = form.page.tool("📋", form.id("style_apply"), t("Write the chosen styles into the prompts"))
+                edit = form.page.tool("🖌️", form.id("style_edit"), t("Save or delete a style"))
                 keep = form.page.tool("📌", form.id("keep_defaults"), t("Keep these values as the page's defaults"))
                 forever = gr.Checkbox(
                     label=t("Generate forever"), elem_id=form.id("forever"), elem_classes=["bare"], container=False,
@@ -65,6 +67,7 @@ def build(form: Form) -> PromptArea:
                 infotext="Styles array",
                 choices=style_names,
             )
+    style_editor.build(form, edit, prompt, negative, styles, style_names)
     clear.click(None, None, [prompt, negative], js="() => ['', '']", show_progress="hidden")
     _count_while_typing(form, prompt, used, styles, negative=False)
     _count_while_typing(form, negative, negative_used, styles, negative=True)

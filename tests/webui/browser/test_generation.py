@@ -56,6 +56,25 @@ def test_applied_settings_are_seen_in_the_row_above_the_tabs(page: Page, server:
     assert httpx.post(address, json=reset, timeout=60).status_code == 200
 
 
+def test_a_style_is_saved_and_deleted(page: Page, server: RunningServer) -> None:
+    address = f"{server.url}/sdapi/v1/prompt-styles"
+    page.fill("#txt2img_prompt textarea", "{prompt}, in ink")
+    page.click("#txt2img_style_edit")
+    page.fill("#txt2img_style_name :is(textarea, input)", "inky")
+    page.click("#txt2img_style_save")
+    expect(page.locator(".toast-body")).to_contain_text("The style is saved")
+    saved = {style["name"]: style for style in httpx.get(address, timeout=60).json()}
+    assert saved["inky"]["prompt"] == "{prompt}, in ink"
+    page.fill("#txt2img_prompt textarea", "a red apple")
+    page.click("#txt2img_styles input")
+    page.locator("#txt2img_styles").get_by_role("option", name="inky").click()
+    page.click("#txt2img_style_apply")
+    expect(page.locator("#txt2img_prompt textarea")).to_have_value("a red apple, in ink")
+    page.click("#txt2img_style_delete")
+    expect(page.locator(".toast-body").last).to_contain_text("The style is deleted")
+    assert "inky" not in {style["name"] for style in httpx.get(address, timeout=60).json()}
+
+
 def test_a_reload_finds_a_batch_again(page: Page, server: RunningServer) -> None:
     folder = server.data_dir / "in"
     folder.mkdir()
