@@ -29,7 +29,7 @@ def post(client, **fields):
     return client.post("/sdapi/v1/txt2img", json=BODY | fields)
 
 
-def wait_for(condition, seconds: float = 5):
+def wait_for(condition, seconds: float = 20):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "timed out"
@@ -118,8 +118,8 @@ def test_full_queue(tmp_path, pool):
 def test_hang_up_cancels(server):
     client, services = server
     with pytest.raises(httpx.ReadTimeout):
-        client.post("/sdapi/v1/txt2img", json=BODY | {"force_task_id": "gone"}, timeout=0.3)
-    wait_for(lambda: services.runner.get("gone").state == "cancelled")
+        client.post("/sdapi/v1/txt2img", json=BODY | {"force_task_id": "gone"}, timeout=2)
+    wait_for(lambda: services.runner.get("gone").state == "cancelled", 30)
 
 
 def test_events(server, pool):

@@ -51,9 +51,9 @@ def _shapes(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
 @pytest.mark.parametrize("family", FULL_SIZE)
 def test_full_size_names_and_shapes_are_those_that_diffusers_converts(family: str) -> None:
     config, parameters = FULL_SIZE[family]
+    weights = checkpoint_weights(layout_of(family))
     with torch.device("meta"):
         wanted = UNet2DConditionModel(**config)
-        weights = checkpoint_weights(layout_of(family))
         tensors = {name: torch.empty(weight.shape) for name, weight in weights.items()}
         vae = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 4,

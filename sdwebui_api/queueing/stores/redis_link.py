@@ -33,7 +33,9 @@ CONNECT_SECONDS = 1.0
 ANSWER_SECONDS = 2.5
 """A server that says nothing for so long is hung. Below the 5 s of the queue's clients."""
 PATIENCE = 1.0
-"""For how many seconds a call tries to reach Redis."""
+"""For how many seconds a call tries to reach Redis, from its begin or from when Redis was last reached."""
+MOST_PATIENCE = 3.0
+"""For how many seconds a call tries at all, where connections are made and lost again and again."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.3
 
 Argument = str | bytes | int | float
@@ -186,11 +188,13 @@ class Link:
         self._session: _Session | None = None
         self._connecting: asyncio.Task[_Session] | None = None
         self._closed = False
+        self._reached = 0.0
+        """When a connection was last made (`time.monotonic`)."""
         self.warned: set[str] = set()
 
     async def call(self, script: Script, keys: Sequence[str], *args: Argument) -> Any:
-        """The script's answer. ARGV[1] is the server's run id, `args` follow. Raises StoreUnavailable within about a
-        second (2.5 s when Redis hangs)."""
+        """The script's answer. ARGV[1] is the server's run id, `args` follow. Raises StoreUnavailable about a second
+        after Redis was last reached (2.5 s when Redis hangs)."""
         return await self._persist(lambda session: _evaluate(session, script, keys, args))
 
     async def command(self, *command: Argument) -> Any:
@@ -205,7 +209,7 @@ class Link:
             await self._session.close()
 
     async def _persist(self, act: Any) -> Any:
-        give_up, pause = time.monotonic() + PATIENCE, FIRST_PAUSE
+        begun, pause = time.monotonic(), FIRST_PAUSE
         while True:
             try:
                 return await act(await self._connected())
@@ -221,6 +225,7 @@ class Link:
                     raise StoreUnavailable(f"Redis refused: {error}") from error
                 await self._drop()  # this server is a replica now
                 reason = error
+            give_up = min(max(begun, self._reached) + PATIENCE, begun + MOST_PATIENCE)
             if self._closed or time.monotonic() + pause > give_up:
                 raise StoreUnavailable(f"the queue's Redis cannot be reached: {reason}") from reason
             await asyncio.sleep(pause)
@@ -254,7 +259,7 @@ class Link:
             await session.close()
             raise
         session.tasks.append(asyncio.create_task(session.watch()))
-        self._session = session
+        self._session, self._reached = session, time.monotonic()
         return session
 
     async def _drop(self) -> None:
