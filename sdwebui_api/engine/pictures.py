@@ -38,6 +38,10 @@ def flattened(image: Image.Image) -> Image.Image:
 
 def pretrained(kind: Any, folder: Path) -> Any:
     """A transformers model from `folder`, never from anywhere else. Raises UnusableModel."""
+    # At a process's first `torch.device` context torch notes which functions make tensors. transformers' own context is
+    # around a replaced `linspace`: were it the first, the true one would ignore every context thereafter.
+    with torch.device("cpu"):
+        torch.empty(0)
     try:
         with torch.inference_mode(False):
             model = kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
