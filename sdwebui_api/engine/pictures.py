@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from sdwebui_api.engine.devices import DevicePlan
+from sdwebui_api.engine.libraries import prepare_torch
 from sdwebui_api.errors import UnusableModel
 
 
@@ -38,10 +39,7 @@ def flattened(image: Image.Image) -> Image.Image:
 
 def pretrained(kind: Any, folder: Path) -> Any:
     """A transformers model from `folder`, never from anywhere else. Raises UnusableModel."""
-    # At a process's first `torch.device` context torch notes which functions make tensors. transformers' own context is
-    # around a replaced `linspace`: were it the first, the true one would ignore every context thereafter.
-    with torch.device("cpu"):
-        torch.empty(0)
+    prepare_torch()
     try:
         with torch.inference_mode(False):
             model = kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)

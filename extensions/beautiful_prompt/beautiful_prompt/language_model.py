@@ -22,6 +22,7 @@ from transformers import (
 
 from beautiful_prompt.sampling import OnTokens, Sampling
 from sdwebui_api.engine.devices import Device, DevicePlan
+from sdwebui_api.engine.libraries import prepare_torch
 from sdwebui_api.errors import BadRequest, UnusableModel
 
 
@@ -142,6 +143,7 @@ def _draw(scores: Tensor, dice: Sequence[torch.Generator], *, greedy: bool) -> T
 def load_language_model(folder: Path, plan: DevicePlan, device: Device) -> LanguageModel:
     """From `folder` alone: no network, no code of the folder's, pickles of tensors only. Raises UnusableModel."""
     only = {"local_files_only": True, "trust_remote_code": False}
+    prepare_torch()
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), **only)
         with torch.inference_mode(False):
