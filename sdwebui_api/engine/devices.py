@@ -15,6 +15,7 @@ import psutil
 import torch
 from torch import nn
 
+from sdwebui_api.engine.packed import can_pack
 from sdwebui_api.engine.visits import BlockwiseVisit, Visit
 from sdwebui_api.errors import OutOfMemory
 
@@ -68,6 +69,11 @@ class DevicePlan:
     def vae_channels_last(self) -> bool:
         """Twice as fast for a bf16 VAE on a CPU (measured with SD1's), and no loss in float32."""
         return self.channels_last or self.device.type == "cpu"
+
+    @property
+    def packs_unet(self) -> bool:
+        """Whether UNets and ControlNets keep packed weights; torch.compile packs its own."""
+        return can_pack(self.device, self.unet_dtype) and not self.compiled
 
     @property
     def storage(self) -> torch.device:

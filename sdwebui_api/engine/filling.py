@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdwebui_api.engine.blocks import ALIGNMENT
 from sdwebui_api.engine.families.base import Assembly
 from sdwebui_api.engine.float8 import keep_in_float8
 from sdwebui_api.engine.mapped import MappedReader
+from sdwebui_api.engine.packed import keep_packed, packed
 from sdwebui_api.errors import UnusableModel
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,8 @@ class Weights:
     """Beside float8: the float16 weights stay in RAM, for LoRAs to be merged into."""
     pinned: bool = False
     """In RAM that a GPU can read by itself: the part visits it while it is used."""
+    packed: bool = False
+    """Linear and convolution weights are kept as the CPU multiplies them (`packed.py`). Not together with `float8`."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class _Place:
     source: Tensor
     dtype: torch.dtype
     channels_last: bool
+    packing: nn.Module | None = None
+    """The layer that wants it packed."""
 
     @property
     def size(self) -> int:
@@ -65,6 +70,7 @@ def materialise(assembly: Assembly, weights: Weights, part: str, tell: Tell | No
     module = assembly.module
     wanted: Mapping[str, Tensor] = module.state_dict()
     _check(wanted, assembly.tensors, part)
+    packing = keep_packed(module) if weights.packed else {}
     in_float8 = keep_in_float8(module, assembly.tensors, weights.keep_half) if weights.float8 else frozenset[str]()
     places = [
         _Place(
@@ -72,6 +78,7 @@ def materialise(assembly: Assembly, weights: Weights, part: str, tell: Tell | No
             assembly.tensors[name],
             torch.float8_e4m3fn if name in in_float8 else weights.dtype,
             weights.channels_last and assembly.tensors[name].ndim == 4,
+            packing.get(name),
         )
         for name in wanted
     ]
@@ -99,14 +106,19 @@ def _check(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], part: st
 def _fill(places: Iterable[_Place], weights: Weights, tell: Tell | None) -> dict[str, Tensor]:
     filled: dict[str, Tensor] = {}
     places = list(places)
-    total = sum(place.size for place in places)
-    buffer = _buffer(total, weights)
-    report, done = _reporting(tell, total), 0
+    # One buffer for all that stays as it is read, and room to read one of those in that are packed.
+    buffer = _buffer(sum(place.size for place in places if place.packing is None), weights)
+    room = _buffer(max((place.size for place in places if place.packing is not None), default=0), weights)
+    report, used, done = _reporting(tell, sum(place.size for place in places)), 0, 0
     with MappedReader(weights.device) as reader, torch.no_grad():
         for place in sorted(places, key=lambda place: reader.position(place.source)):
-            target = _view(buffer[done : done + place.size], place)
+            if place.packing is None:
+                target = _view(buffer[used : used + place.size], place)
+                used += place.size
+            else:
+                target = _view(room, place)
             reader.copy(place.source, target)
-            filled[place.name] = target
+            filled[place.name] = target if place.packing is None else packed(place.packing, target)
             done += place.size
             report(done)
     return filled

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sdwebui_api.engine.packed import dense
+
 STORAGE = torch.float8_e4m3fn
 
 
@@ -75,10 +77,10 @@ def size_of_halves(module: nn.Module) -> int:
 
 
 def full_weight(layer: nn.Module) -> Tensor:
-    """The weight to merge changes into: the float16 one where it was kept."""
+    """The weight to merge changes into, in the usual order: the float16 one where it was kept."""
     half = getattr(layer, "half_weight", None)
     weight: Tensor = layer.weight  # type: ignore[assignment]
-    return half.tensor.to(weight.device) if isinstance(half, HalfWeight) else weight.detach()
+    return half.tensor.to(weight.device) if isinstance(half, HalfWeight) else dense(weight.detach())
 
 
 def clamped(values: Tensor, dtype: torch.dtype) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,12 +141,15 @@ class Source:
     def load_unet(self, reserve: Reserve) -> Loaded:
         tell = self._telling(f"loading the UNet of {self._checkpoint.name}")
         weights = self._weights(self._plan.unet_dtype, self._plan.channels_last, float8=True)
+        weights = replace(weights, packed=self._plan.packs_unet and not weights.float8)
         reserve(self._open.unet_size(_stored(weights)))
         module: Any = self._open.load_unet(weights, tell)
         use_attention(module, self._plan.attention)
         compiled = self._plan.compiled and not weights.float8 and not self._plan.rests_in_ram(self.family)
         unet = UNet(self.unet_key, module, self._plan.unet_dtype, self._device, compiled=compiled)
-        return self._loaded(LoadedUNet(unet, self._open.facts(unet)), module, movable=not compiled)
+        return self._loaded(
+            LoadedUNet(unet, self._open.facts(unet)), module, movable=not compiled and not weights.packed
+        )
 
     def load_text_encoder(self, reserve: Reserve) -> Loaded:
         tell = self._telling(f"loading the text encoder of {self._checkpoint.name}")
@@ -168,7 +171,7 @@ class Source:
         return self._loaded(Vae(self.vae_key, module, weights.dtype, self._device), module)
 
     def _loaded(self, part: Any, module: nn.Module, *, movable: bool = True) -> Loaded:
-        """`movable` False: compiled code and CUDA graphs hold the addresses of the weights."""
+        """`movable` False: compiled code and CUDA graphs hold the addresses of the weights; packed ones have none."""
         moves = ModuleMoves(module, self._plan.device) if movable and not self.rests_in_ram else None
         return Loaded(part, module_size(module), moves)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sdwebui_api.engine.networks.controlnet import LDM_PREFIX, to_diffusers
+from sdwebui_api.engine.packed import dense
 from sdwebui_api.errors import UnusableModel
 
 LORA_MARK, DIFFERENCE_MARK = "lora_controlnet", "difference"
@@ -27,7 +28,7 @@ def is_change(names: Collection[str]) -> bool:
 
 def completed(tensors: Mapping[str, Tensor], unet: Any) -> dict[str, Tensor]:
     """The whole ControlNet in diffusers names, for the diffusers UNet `unet`. Raises UnusableModel for a misfit."""
-    base = {name: tensor for name, tensor in unet.state_dict().items() if name.startswith(_SHARED)}
+    base = {name: dense(tensor) for name, tensor in unet.state_dict().items() if name.startswith(_SHARED)}
     base["conv_in.weight"] = base["conv_in.weight"][:, :_CHANNELS]  # inpainting models read more
     changes = _Changes(tensors, unet.config.layers_per_block)
     if LORA_MARK in tensors:

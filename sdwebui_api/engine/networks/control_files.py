@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,10 +94,11 @@ def _hint_reader(
     tensors: Mapping[str, Tensor], unet: Any, weights: Weights, device: Device, key: str, *, pooled: bool
 ) -> ControlNetwork:
     """A network that reads maps. pooled: its residuals are averaged over the picture."""
+    like_unet = replace(weights, packed=device.plan.packs_unet)
     if UNION_MARK in tensors:
-        return ControlNetUnion(key, _controlnet(assemble_union, tensors, unet, weights), weights.dtype, device)
+        return ControlNetUnion(key, _controlnet(assemble_union, tensors, unet, like_unet), weights.dtype, device)
     if _any(tensors, "control_model.", "input_hint_block.", "controlnet_cond_embedding."):
-        module = _controlnet(assemble_controlnet, tensors, unet, weights)
+        module = _controlnet(assemble_controlnet, tensors, unet, like_unet)
         return ControlNet(key, module, weights.dtype, device, pooled=pooled)
     if _any(tensors, "body.", "adapter.body."):
         adapter = materialise(assemble_adapter(tensors, unet), weights, "T2I-Adapter")

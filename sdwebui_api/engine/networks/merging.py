@@ -17,12 +17,13 @@ from sdwebui_api.engine.float8 import STORAGE, clamped, full_weight
 from sdwebui_api.engine.networks.families import LowRank, layer_delta, low_rank
 from sdwebui_api.engine.networks.names import Part, part_of
 from sdwebui_api.engine.networks.reading import LoraLayers, read_layers
+from sdwebui_api.engine.packed import packed, packs
 from sdwebui_api.errors import UnusableModel
 
 log = logging.getLogger(__name__)
 
-CHUNK = 2**19
-"""Numbers that are computed with at a time: 2 MB, which a processor's cache holds."""
+CHUNK, CHUNK_ON_GPU = 2**20, 2**24
+"""Numbers that are computed with at a time: what a processor's cache holds, and what keeps a GPU busy."""
 
 
 @dataclass(frozen=True)
@@ -82,32 +83,36 @@ def plan_merge(
 def merge(twin: Any, plan: MergePlan, device: torch.device, storage: torch.device) -> list[str]:
     """Give the planned modules of `twin` weights of their own: original + multiplier * difference, in their order.
 
-    Computed on `device` in float32, rounded once to the weight's precision, kept on `storage`. A layer that does not
-    fit is left as it is, as in A1111. Returns, in words, what did not fit. Run without autograd.
+    Computed on `device` in float32, rounded once to the weight's precision, kept on `storage`; the factors of a plain
+    LoRA are rounded too where the weight is bfloat16. A layer that does not fit is left as it is, as in A1111.
+    Returns, in words, what did not fit. Run without autograd.
     """
     misfits: Counter[str] = Counter()
-    room = Block(sum(room_for(twin.get_submodule(name).weight) for name in plan.changes), storage)
-    workspace = torch.empty(CHUNK, device=device)
+    changed = (twin.get_submodule(name) for name in plan.changes)
+    room = Block(sum(room_for(layer.weight) for layer in changed if not packs(layer)), storage)
+    workspace = torch.empty(CHUNK_ON_GPU if device.type == "cuda" else CHUNK, device=device)
     for name, changes in plan.changes.items():
         layer = twin.get_submodule(name)
         # New parameters, not new contents: the old ones belong to the checkpoint.
-        weight = room.like(layer.weight)
-        if (factors := _factors(layer, changes, device)) is not None:
-            _add_products(full_weight(layer), factors, weight, workspace)
-            layer.weight = nn.Parameter(weight, requires_grad=False)
-            continue
-        values, bias = _changed(layer, changes, misfits, device)
-        layer.weight = nn.Parameter(weight.copy_(clamped(values, weight.dtype)), requires_grad=False)
+        original = full_weight(layer)
+        weight = torch.empty_like(original) if packs(layer) else room.like(layer.weight)
+        bias: Tensor | None = None
+        if (factors := _factors(original, changes, device)) is not None:
+            _add_products(original, factors, weight, workspace)
+        else:
+            values, bias = _changed(layer, original, changes, misfits, device)
+            weight.copy_(clamped(values, weight.dtype))
+        layer.weight = nn.Parameter(packed(layer, weight) if packs(layer) else weight, requires_grad=False)
         if bias is not None:
             layer.bias = _bias_parameter(bias, layer, storage)
     return _problems(plan, misfits)
 
 
-def _factors(layer: Any, changes: Sequence[_Change], device: torch.device) -> list[tuple[float, LowRank]] | None:
-    """Strengths and factors, when plain LoRAs are all that changes this layer."""
+def _factors(original: Tensor, changes: Sequence[_Change], device: torch.device) -> list[tuple[float, LowRank]] | None:
+    """Strengths and factors, when plain LoRAs are all that changes a layer with this weight."""
     found = []
     for change in changes:
-        factors = low_rank(change.leaves, layer.weight, change.source.dyn)
+        factors = low_rank(change.leaves, original, change.source.dyn)
         if factors is None:
             return None
         moved = LowRank(factors.up.to(device), factors.down.to(device))
@@ -123,19 +128,33 @@ def _add_products(
     if width > len(workspace):
         workspace = original.new_empty(width, dtype=torch.float32)
     step = len(workspace) // width
+    in_place = target.dtype in _ADDED_IN_PLACE and target.is_contiguous() and target.device == workspace.device
+    products = _rounded(factors) if in_place and target.dtype == torch.bfloat16 else factors
     for first in range(0, len(original), step):
-        rows = original[first : first + step]
-        values = workspace[: rows.numel()].view(len(rows), width)
+        rows, goal = original[first : first + step], target[first : first + step]
+        values = (goal if in_place else workspace[: rows.numel()]).view(len(rows), width)
         values.view(rows.shape).copy_(rows)
-        for strength, product in factors:
+        for strength, product in products:
             values.addmm_(product.up[first : first + step], product.down, alpha=strength)
-        target[first : first + step].copy_(clamped(values.view(rows.shape), target.dtype))
+        if not in_place:
+            goal.copy_(clamped(values.view(rows.shape), target.dtype))
+
+
+_ADDED_IN_PLACE = (torch.float32, torch.bfloat16)
+"""Precisions whose products are added in float32 to the weight as it is. Small factors would vanish in float16."""
+
+
+def _rounded(factors: Sequence[tuple[float, LowRank]]) -> list[tuple[float, LowRank]]:
+    """The same as one product of bfloat16 factors: their sum is rounded once, and no weight is widened."""
+    up = torch.cat([product.up * strength for strength, product in factors], dim=1)
+    down = torch.cat([product.down for _, product in factors])
+    return [(1.0, LowRank(up.bfloat16(), down.bfloat16()))]
 
 
 def _changed(
-    layer: Any, changes: Sequence[_Change], misfits: Counter[str], device: torch.device
+    layer: Any, original: Tensor, changes: Sequence[_Change], misfits: Counter[str], device: torch.device
 ) -> tuple[Tensor, Tensor | None]:
-    weight = full_weight(layer).to(device, torch.float32, copy=True)
+    weight = original.to(device, torch.float32, copy=True)
     bias: Tensor | None = None
     for change in changes:
         source = change.source

@@ -7,10 +7,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sdwebui_api.config.flags import parse_flags
+from sdwebui_api.config.paths import Paths
 from sdwebui_api.engine.engine import Engine
 from sdwebui_api.engine.model import DiffusionModel
 from sdwebui_api.engine.networks.control import ControlNetwork
 from sdwebui_api.errors import UnusableModel
+from tests.engine.conftest import checkpoints
 
 MODELS = Path(__file__).parents[2] / "golden" / "models"
 PREFIX = "model.diffusion_model."
@@ -42,6 +45,7 @@ def residuals(engine: Engine, model: DiffusionModel, path: Path) -> tuple[Tensor
     hint = torch.rand(1, 3, 64, 64, generator=draw)
     with engine.control_network(path, model) as network, torch.no_grad():
         assert network.kind == "controlnet"
+        x, context = x.to(model.unet.module.dtype), context.to(model.unet.module.dtype)
         return network.residuals(x, torch.tensor([500.0]), context, network.embed(hint)).tensors
 
 
@@ -69,6 +73,19 @@ def test_control_lora_is_the_controlnet_it_stands_for(
     found = residuals(golden_engine, tiny, saved(tmp_path / "lora.safetensors", lora))
     for one, other in zip(found, residuals(golden_engine, tiny, expected), strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_a_control_lora_reads_a_unet_in_half_precision(
+    golden_engine: Engine, golden_paths: Paths, tiny: DiffusionModel, own: dict[str, Tensor], tmp_path: Path
+) -> None:
+    """On a CPU that multiplies bfloat16 its weights are packed, and the ControlNet's become so."""
+    path = saved(tmp_path / "lora.safetensors", {**own, "lora_controlnet": torch.zeros(1)})
+    half = Engine(parse_flags(["--use-cpu", "all", "--models-dir", str(MODELS)], {}), golden_paths)
+    with half.lease(checkpoints(golden_paths)[0]) as model:
+        found = residuals(half, model, path)
+    for one, other in zip(found, residuals(golden_engine, tiny, path), strict=True):
+        error = (one.float() - other).square().mean().sqrt() / other.square().mean().sqrt()
+        assert error < 0.03
 
 
 def test_differences(

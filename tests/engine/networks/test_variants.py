@@ -13,11 +13,13 @@ from torch import Tensor
 
 from sdwebui_api.catalog.checkpoints import CheckpointFile
 from sdwebui_api.catalog.networks import HypernetworkFile, LoraFile
+from sdwebui_api.config.flags import parse_flags
 from sdwebui_api.config.paths import Paths
 from sdwebui_api.engine.engine import Engine
 from sdwebui_api.engine.model import DiffusionModel
 from sdwebui_api.engine.networks import variants
 from sdwebui_api.engine.networks.selection import AppliedHypernetwork, AppliedLora, NetworkSet
+from sdwebui_api.engine.packed import dense, packs
 from sdwebui_api.engine.reading import read_tensors
 from sdwebui_api.errors import UnusableModel
 from tests.engine.conftest import MODELS, flags_of
@@ -55,7 +57,7 @@ def same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
 
 def unet_weight(engine: Engine, checkpoint: CheckpointFile, networks: NetworkSet, name: str) -> Any:
     with engine.lease(checkpoint, networks=networks) as model:
-        return model.unet.module.get_parameter(name)
+        return dense(model.unet.module.get_parameter(name))
 
 
 def test_without_the_networks_all_is_as_before(engine: Engine, checkpoint: CheckpointFile) -> None:
@@ -268,8 +270,6 @@ def test_embeddings_come_along(engine: Engine, checkpoint: CheckpointFile, write
 
 
 def test_half_precision_rounds_once(golden_paths: Paths, checkpoint: CheckpointFile) -> None:
-    from sdwebui_api.config.flags import parse_flags
-
     engine = Engine(parse_flags(["--use-cpu", "all", "--models-dir", str(MODELS)], {}), golden_paths)
     exact = Engine(flags_of(MODELS), golden_paths)
     name = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"
@@ -278,3 +278,19 @@ def test_half_precision_rounds_once(golden_paths: Paths, checkpoint: CheckpointF
     plain = unet_weight(engine, checkpoint, NetworkSet(), name)
     assert half.dtype == plain.dtype == engine.plan.unet_dtype
     assert (half.float() - full).abs().max() <= 2 * full.abs().max() * torch.finfo(half.dtype).eps
+
+
+@pytest.mark.parametrize("networks", [NetworkSet(), *SETS], ids=range(len(SETS) + 1))
+def test_half_precision_with_networks_gives_nearly_the_same(
+    networks: NetworkSet, golden_paths: Paths, checkpoint: CheckpointFile, engine: Engine
+) -> None:
+    """On a CPU that multiplies bfloat16 the weights are packed, those that a LoRA changed too."""
+    half = Engine(parse_flags(["--use-cpu", "all", "--models-dir", str(MODELS)], {}), golden_paths)
+    with half.lease(checkpoint, networks=networks) as model:
+        found = evaluate(model)
+        layers = [layer for layer in model.unet.module.modules() if packs(layer)]
+        assert bool(layers) == half.plan.packs_unet
+        assert all(layer.weight.is_mkldnn for layer in layers)
+    for one, other in zip(found, outputs(engine, checkpoint, networks), strict=True):
+        error = (one.float() - other).square().mean().sqrt() / other.square().mean().sqrt()
+        assert error < 0.03
