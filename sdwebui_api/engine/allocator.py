@@ -8,6 +8,7 @@ a float32 one, and elementwise operations alone took five to seven times as long
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import sys
 from collections.abc import Mapping
@@ -39,6 +40,17 @@ def give_back() -> None:
     libc = _glibc()
     if libc is not None:
         libc.malloc_trim(0)
+
+
+def use_large_pages(address: int, size: int) -> None:
+    """Ask Linux to back these bytes by pages of 2 MiB as they are touched first: 512 times fewer page faults."""
+    libc = _glibc()
+    if libc is None:
+        return
+    first = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
+    if (length := address + size - first) > 0:
+        # A kernel without them refuses, and small pages do as well.
+        libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), mmap.MADV_HUGEPAGE)
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -8,7 +8,6 @@ compilation).
 
 from __future__ import annotations
 
-import copy
 import logging
 import threading
 from collections.abc import Callable, Hashable, Mapping
@@ -16,6 +15,8 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from sdwebui_api.engine.twins import twin_of
 
 log = logging.getLogger(__name__)
 
@@ -103,8 +104,7 @@ class CompiledNetwork:
 
 def compiled_twin(module: Any, device: torch.device) -> Any:
     """The same weights in modules of their own, the repeated blocks compiled at their first call."""
-    shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
-    twin = copy.deepcopy(module, shared)
+    twin = twin_of(module)
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
     for block in twin.modules():
         if _repeats(block, device):

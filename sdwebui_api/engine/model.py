@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -27,6 +26,7 @@ from sdwebui_api.engine.networks.style_adapter import with_styles
 from sdwebui_api.engine.text_encoder import TextEncoder
 from sdwebui_api.engine.tiling import wrapped_edges
 from sdwebui_api.engine.token_merging import merging_tokens
+from sdwebui_api.engine.twins import twin_of
 from sdwebui_api.engine.upcasting import upcast_attention
 from sdwebui_api.engine.vae import Vae
 
@@ -55,9 +55,8 @@ class UNet:
 
     def twin(self, key: str) -> UNet:
         """The same weights in modules of their own: whatever is hung into `twin.module` does not touch this one."""
-        shared = {id(tensor): tensor for tensor in (*self._module.parameters(), *self._module.buffers())}
         with self._device.at_home():
-            module = copy.deepcopy(self._module, shared)
+            module = twin_of(self._module)
         return UNet(key, module, self._dtype, self._device, compiled=self._compiled is not None)
 
     @property

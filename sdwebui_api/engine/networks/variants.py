@@ -5,7 +5,6 @@ A variant shares every weight that no network changes with the checkpoint's own 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from sdwebui_api.engine.networks.merging import Strength, merge, plan_merge
 from sdwebui_api.engine.networks.names import Part, TextLayers, UNetLayers
 from sdwebui_api.engine.networks.reading import LoraFactsCache
 from sdwebui_api.engine.networks.selection import AppliedHypernetwork, AppliedLora, NetworkSet, file_identity
+from sdwebui_api.engine.twins import twin_of
 
 Reserve = Callable[[int], None]
 """Told the bytes that are about to be taken."""
@@ -82,9 +82,8 @@ class Variants:
         sources = [Strength(lora.file, lora.te, lora.dyn) for lora in self._loras(networks, "text")]
         plan = plan_merge("text", sources, TextLayers(base, towers), self._facts.layers)
         reserve(plan.size(base))
-        shared: dict[int, Any] = {id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())}
         with self._device.at_home():
-            twin = copy.deepcopy(base, shared)
+            twin = twin_of(base)
         problems = merge(twin, plan, self._device.plan.device, self._device.home_of(base))
         return Made(twin, _size_beside(twin, base), tuple(problems))
 
