@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from sdwebui_api.api import eas_signature
 from sdwebui_api.api.accounts import Accounts
 from sdwebui_api.api.errors import error_body
-from sdwebui_api.api.login_form import login_form, wants_form
+from sdwebui_api.api.login_form import logged_out, login_form, wants_form
 from sdwebui_api.api.sessions import Sessions, session_key
 from sdwebui_api.api.tokens import DEFAULT_USER, Tokens
 from sdwebui_api.api.trusted_header import TrustedHeader, trusted_header
@@ -32,6 +32,7 @@ from sdwebui_api.queueing.call import queued_call
 
 OPEN_PREFIX = "/health/"
 LOGIN, LOGOUT = "/login", "/logout"
+UNKNOWN = "Not authenticated"
 NO_NAME = "This token names no user; --cluster needs USER:TOKEN"
 
 
@@ -54,7 +55,7 @@ class Credentials:
             return self._check_basic(value.strip())
         given = (value.strip() if scheme.lower() == "bearer" else header.strip()).encode()
         found = [user for user, token in self._tokens.pairs() if hmac.compare_digest(given, token)]
-        return (found[0], "") if found else (None, "Not authenticated")
+        return (found[0], "") if found else (None, UNKNOWN)
 
     def check_signature(self, scope: Scope) -> str | None:
         """The user whose token an `Authorization: EAS …` was made with. The body is still to be checked."""
@@ -80,6 +81,8 @@ class Caller:
     """Of a user who is not known."""
     signed: bool = False
     """The body is part of the proof."""
+    logged_in: bool = False
+    """By the form of the page: there is a session that can be ended."""
 
 
 class Doorkeeper:
@@ -129,7 +132,8 @@ class Doorkeeper:
             return Caller(user)
         if scope["type"] == "http" and (signer := self.credentials.check_signature(scope)):
             return Caller(signer, signed=True)
-        return Caller(self.sessions.user(scope) if self.sessions is not None else None, why)
+        user = self.sessions.user(scope) if self.sessions is not None else None
+        return Caller(user, why, logged_in=user is not None)
 
     @staticmethod
     def _named(caller: Caller) -> Caller:
@@ -139,7 +143,7 @@ class Doorkeeper:
         if caller.user is None:
             return caller
         name = clean_name(caller.user)
-        return Caller(name, "" if name else "This log-in names no user", caller.signed)
+        return replace(caller, user=name, why="" if name else "This log-in names no user")
 
     def refusal(self, scope: Scope, why: str) -> Response:
         """The form for a visitor of the page, an error for everybody else."""
@@ -148,11 +152,14 @@ class Doorkeeper:
         # A browser would put a dialog of its own over the page, for which there is the form.
         from_page = self.sessions is not None and "sec-fetch-mode" in Headers(scope=scope)
         headers = {} if from_page else {"WWW-Authenticate": self.credentials.challenge}
-        return JSONResponse(error_body("HTTPException", why or "Not authenticated"), 401, headers=headers)
+        if from_page and why in ("", UNKNOWN):
+            why = logged_out(scope, self.localization)
+        return JSONResponse(error_body("HTTPException", why or UNKNOWN), 401, headers=headers)
 
 
 class AuthMiddleware:
-    """Refuses with 401; a good request carries its user in `scope["state"]["user"]`."""
+    """Refuses with 401; a good request carries its user in `scope["state"]["user"]`, and beside it in `logged_in`
+    whether it is the session of a log-in that says so."""
 
     def __init__(self, app: ASGIApp, keeper: Doorkeeper) -> None:
         self.app = app
@@ -175,6 +182,7 @@ class AuthMiddleware:
         if caller.user is not None:
             state: dict[str, Any] = scope.setdefault("state", {})
             state["user"] = caller.user
+            state["logged_in"] = caller.logged_in
         await self.app(scope, receive, send)
 
     def _open(self, scope: Scope) -> bool:

@@ -15,6 +15,11 @@ TEXTS = {
     "en": ("Log in", "User", "Password or token", "Name and password do not belong together"),
     "zh": ("登录", "用户", "密码或令牌", "用户名与密码不匹配"),
 }
+GONE = {
+    "en": "You are not logged in any more: load the page again",
+    "zh": "您已退出登录：请重新加载页面",
+}
+"""For a page that was left open."""
 STYLE = """
 :root { color-scheme: light dark; font: 16px system-ui, sans-serif }
 body { display: grid; min-height: 100vh; margin: 0; place-items: center;
@@ -40,8 +45,7 @@ def login_form(
     if target is None:
         query = scope.get("query_string", b"").decode("latin-1")
         target = quote(scope["path"], safe="/") + (f"?{query}" if query else "")
-    accepted = localization or Headers(scope=scope).get("accept-language", "")
-    title, user, password, problem = TEXTS["zh" if accepted.lower().startswith("zh") else "en"]
+    title, user, password, problem = TEXTS[_language(scope, localization)]
     message = f'<p role="alert">{escape(problem)}</p>' if wrong else ""
     page = f"""<!doctype html><html><head><meta charset="utf-8"><title>{escape(title)}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head><body>
@@ -57,3 +61,13 @@ def login_form(
         "frame-ancestors 'none'",
     }
     return HTMLResponse(page, 401, headers=headers)
+
+
+def logged_out(scope: Scope, localization: str | None = None) -> str:
+    """What a page that was left open tells a visitor who has logged out elsewhere."""
+    return GONE[_language(scope, localization)]
+
+
+def _language(scope: Scope, localization: str | None) -> str:
+    accepted = localization or Headers(scope=scope).get("accept-language", "")
+    return "zh" if accepted.lower().startswith("zh") else "en"

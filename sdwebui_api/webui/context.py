@@ -127,7 +127,17 @@ class PageBuilder:
 
 def user_of(request: gr.Request | None) -> str | None:
     """The visitor's name; None where nobody logs in."""
+    user: str | None = _state(request).get("user")
+    return user
+
+
+def has_session(request: gr.Request | None) -> bool:
+    """Whether the visitor has logged in by the page's form, and can log out therefore."""
+    return bool(_state(request).get("logged_in"))
+
+
+def _state(request: gr.Request | None) -> dict[str, Any]:
+    """What the doorkeeper noted of the visitor."""
     if request is None or request.request is None:
-        return None
-    state: dict[str, Any] = request.request.scope.get("state") or {}
-    return state.get("user")
+        return {}
+    return request.request.scope.get("state") or {}

@@ -33,6 +33,8 @@ from sdwebui_api.webui.ui_config import UiConfig, defaults_file
 log = logging.getLogger(__name__)
 
 TITLE = "Stable Diffusion"
+TOASTS = {"Error": t("Error"), "Info": t("Info"), "Warning": t("Warning"), "Success": t("Success")}
+"""Above gradio's messages; its own page shows the English ones, whatever title they were given."""
 API_PREFIXES = ("/sdapi/", "/internal/", "/controlnet/", "/health/", "/api/predict/", "/metrics", "/sd_extra_networks/")
 CLEAN_EVERY, KEPT_FOR = 3600, 86400
 """Seconds: gradio's copies of pictures and uploads."""
@@ -120,6 +122,7 @@ def build_page(page: PageBuilder) -> gr.Blocks:
             for extra in page.services.scripts.page_tabs(page.flags):
                 _build_extra(page, extra)
         sending.wire_results(page)
+        page.hints |= {f"toast {title}": spoken for title, spoken in TOASTS.items()}
         page.finish()
         opening.wire(page)
         page_options.build(page)

@@ -15,6 +15,7 @@ from sdwebui_api.api.services import Services
 from sdwebui_api.errors import Busy, SdWebUIError
 from sdwebui_api.webui.localization import t
 from sdwebui_api.webui.page_jobs import PageJob, PageJobs, Sight
+from sdwebui_api.webui.server_messages import said
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class PageSeries(PageJob):
         shown = [*self.pictures, *ended.pictures]
         self.pictures = shown if most < 0 else shown[:most]
         notes = [*ended.warnings, *([ended.error] if ended.error else [])]
-        self.warnings += [f"{name}: {note}" for note in notes]
+        self.warnings += [f"{name}: {said(note)}" for note in notes]
 
 
 async def start_series(
@@ -107,7 +108,7 @@ async def _next(
                 return None
         except SdWebUIError as error:
             series.number += 1
-            series.warnings.append(f"{name}: {error.message}")
+            series.warnings.append(f"{name}: {said(error.message)}")
             return None
         else:
             series.job, series.name = begun.job, name

@@ -21,7 +21,7 @@ from sdwebui_api.api.services import Services
 from sdwebui_api.catalog.vaes import AUTOMATIC, NONE
 from sdwebui_api.errors import SdWebUIError
 from sdwebui_api.webui import opening
-from sdwebui_api.webui.context import PageBuilder
+from sdwebui_api.webui.context import PageBuilder, has_session, user_of
 from sdwebui_api.webui.languages import localizations_folder
 from sdwebui_api.webui.localization import t
 from sdwebui_api.webui.localization.texts import load_texts
@@ -34,6 +34,8 @@ LARGEST_SKIP = 12
 ALONE = ["sd_model_checkpoint"]
 """A1111's default of `quicksettings_list`."""
 QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
+HEARD: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+"""For what may be refused: gradio shows nothing of a refusal that comes from outside of its queue."""
 
 
 def build(page: PageBuilder) -> None:
@@ -57,12 +59,13 @@ def build(page: PageBuilder) -> None:
                       scale=2, min_width=140)
         )  # fmt: skip
         more = gr.HTML("", elem_id="quicksettings_more", padding=False, visible=False)
+        way_out = gr.HTML("", elem_id="log_out", padding=False, visible=False)
     shown: dict[str, Component] = {"sd_model_checkpoint": checkpoint, "sd_vae": vae, "CLIP_stop_at_last_layers": skip}
     for name, component in shown.items():
         _store(page, name, component)
     _store_more(page)
     page.current.append(lambda now: {shown[name]: value for name, value in current(now).items()})
-    _wire_choice(page, shown, refresh, more)
+    _wire_choice(page, shown, refresh, more, way_out)
     page.when_complete(lambda: _wire_refresh(page, refresh))
 
 
@@ -73,9 +76,11 @@ def wanted(services: Services, shown: Sequence[str]) -> list[str]:
     return list(shown) if named == ALONE else named
 
 
-def _wire_choice(page: PageBuilder, shown: dict[str, Component], refresh: gr.Button, more: gr.HTML) -> None:
+def _wire_choice(
+    page: PageBuilder, shown: dict[str, Component], refresh: gr.Button, more: gr.HTML, way_out: gr.HTML
+) -> None:
     """Which settings are there, whenever the page is opened and whenever settings were applied."""
-    outputs: list[Block] = [*shown.values(), refresh, more]
+    outputs: list[Block] = [*shown.values(), refresh, more, way_out]
 
     def look(request: gr.Request) -> list[Any]:
         services = page.services_for(request)
@@ -85,6 +90,7 @@ def _wire_choice(page: PageBuilder, shown: dict[str, Component], refresh: gr.But
         return [
             *visible, gr.update(visible="sd_model_checkpoint" in names),
             gr.update(value=_more_html(services, others), visible=bool(others)),
+            gr.update(value=_way_out(user_of(request)), visible=has_session(request)),
         ]  # fmt: skip
 
     def wire() -> None:
@@ -119,6 +125,11 @@ def _more_html(services: Services, names: Sequence[str]) -> str:
     return "".join(rows)
 
 
+def _way_out(user: str | None) -> str:
+    name = html.escape(user or "")
+    return f'<a href="logout" title="{t("Log out")}"><b>{name}</b> <span>{t("Log out")}</span></a>'
+
+
 def _store_more(page: PageBuilder) -> None:
     """`assets/quick_settings.js` writes what was changed here, as JSON."""
     changed = gr.Textbox(visible="hidden", elem_id="quicksettings_changed")
@@ -132,7 +143,7 @@ def _store_more(page: PageBuilder) -> None:
         except SdWebUIError as error:
             raise refusal(error.message) from None
 
-    changed.change(store, changed, None, **QUIET)
+    changed.change(store, changed, None, **HEARD)
 
 
 def checkpoint_names(services: Services) -> list[tuple[str, str]]:
@@ -167,7 +178,7 @@ def _store(page: PageBuilder, name: str, component: Component) -> None:
 
     # A slider tells of every step while it is dragged, but "release" only of the last one.
     settled = component.release if isinstance(component, gr.Slider) else component.input  # type: ignore[attr-defined]
-    settled(store, component, None, show_progress="hidden", queue=False, api_visibility="private")
+    settled(store, component, None, **HEARD)
 
 
 def _wire_refresh(page: PageBuilder, refresh: gr.Button) -> None:

@@ -1,4 +1,4 @@
-"""How the page says no."""
+"""How the page says no. Not in handlers with `queue=False`: gradio shows nothing of their errors."""
 
 from __future__ import annotations
 
@@ -6,9 +6,18 @@ import html
 
 import gradio as gr
 
+from sdwebui_api.errors import SdWebUIError
 from sdwebui_api.webui.localization import t
+from sdwebui_api.webui.localization.marks import is_marked
+from sdwebui_api.webui.server_messages import said
 
 
 def refusal(message: str) -> gr.Error:
-    """Shown by the page; it would take markup in `message` for its own."""
-    return gr.Error(html.escape(message), title=t("Not possible"), print_exception=False)
+    """Shown by the page; it would take markup in `message` for its own. A message of the server's is translated."""
+    return gr.Error(html.escape(said(message)), title=t("Not possible"), print_exception=False)
+
+
+def named(error: SdWebUIError) -> str:
+    """The message, with the field it is about where it does not say so itself."""
+    name, message = getattr(error, "field", None), said(error.message)
+    return f"{name}: {message}" if name and name not in message and not is_marked(error.message) else message

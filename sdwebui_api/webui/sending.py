@@ -9,7 +9,6 @@ from typing import Any
 import gradio as gr
 from gradio.blocks import Block
 from gradio.components import Component
-from PIL import Image
 
 from sdwebui_api.api.generation_call import Kind
 from sdwebui_api.api.services import Services
@@ -18,9 +17,10 @@ from sdwebui_api.webui import infotext
 from sdwebui_api.webui.context import PageBuilder
 from sdwebui_api.webui.generation.results import Results
 from sdwebui_api.webui.localization import t
+from sdwebui_api.webui.picture_input import size_of
 from sdwebui_api.webui.refusals import refusal
 
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 EDITOR_READY = """async () => {
     const wait = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
     for (let tries = 0; tries < 50 && !document.querySelector('#%s canvas'); tries++) await wait(100);
@@ -153,8 +153,7 @@ def _filled(page: PageBuilder, services: Services, target: Target, sent: Sent) -
 
 def _size_of(picture: str) -> Mapping[str, int]:
     """img2img starts at the picture's own size, in steps of 8."""
-    with Image.open(picture) as image:
-        wide, high = image.size
+    wide, high = size_of(picture)
     return {"Size-1": max(8, wide // 8 * 8), "Size-2": max(8, high // 8 * 8)}
 
 

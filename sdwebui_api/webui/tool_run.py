@@ -18,7 +18,8 @@ from sdwebui_api.webui.context import PageBuilder, user_of
 from sdwebui_api.webui.generation.gallery import progress_html
 from sdwebui_api.webui.localization import t
 from sdwebui_api.webui.page_jobs import PageJob
-from sdwebui_api.webui.refusals import refusal
+from sdwebui_api.webui.refusals import named, refusal
+from sdwebui_api.webui.server_messages import said
 
 Schema = TypeVar("Schema", bound=BaseModel)
 Updates = dict[Component, Any]
@@ -78,7 +79,7 @@ class ToolRun:
         try:
             job = await self.start(services, user, *values)
         except SdWebUIError as error:
-            raise refusal(_named(error)) from None
+            raise refusal(named(error)) from None
         async for updates in self._follow(services, job):
             yield updates
 
@@ -104,7 +105,7 @@ class ToolRun:
         if job.job.state == "cancelled":
             yield {**done, self.progress: f'<div class="note">{t("Cancelled")}</div>'}
         elif job.error:
-            yield {**done, self.progress: f'<div class="error-line">{html.escape(job.error)}</div>'}
+            yield {**done, self.progress: f'<div class="error-line">{html.escape(said(job.error))}</div>'}
             if watched:
                 raise refusal(job.error)
         else:
@@ -130,9 +131,3 @@ def checked(schema: type[Schema], body: dict[str, Any]) -> Schema:
         problem = error.errors()[0]
         name = ".".join(map(str, problem["loc"]))
         raise BadRequest(problem["msg"], field=name) from None
-
-
-def _named(error: SdWebUIError) -> str:
-    """The message, with the field it is about where it does not say so itself."""
-    name = getattr(error, "field", None)
-    return f"{name}: {error.message}" if name and name not in error.message else error.message

@@ -54,6 +54,15 @@ class TestMarks:
         answer = json.loads(resolve_json(json.dumps({"value": text}), lambda english: english))
         assert answer == {"value": "<b>It is &lt;i&gt;</b>"}
 
+    @pytest.mark.parametrize(
+        "text", [r"\ue900", r"\\ue901 \ue900x\ue901", "\ue900Steps\ue902[\ue901", "\ue900a\ue9021\ue901"]
+    )
+    @pytest.mark.parametrize("ascii", [True, False])
+    def test_what_users_write_never_breaks_the_answer(self, text: str, ascii: bool) -> None:
+        written = json.dumps({"value": text, "label": t("Steps")}, ensure_ascii=ascii)
+        answer = json.loads(resolve_json(written, speak))
+        assert answer["label"] == "步数" and (answer["value"] == text or "\ue902" in text)
+
 
 async def _answer(body: Any, language: str = "zh_CN") -> httpx.Response:
     """What the layer makes of `body`, an answer of a route."""

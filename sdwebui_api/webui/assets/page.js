@@ -85,6 +85,22 @@
     else if (!/^(TEXTAREA|INPUT)$/.test(document.activeElement?.tagName)) focus.call(this, { preventScroll: true });
   };
 
+  // Gradio writes "Error" above its messages in every language.
+  function entitle(toasts) {
+    for (const { firstChild: text } of toasts.querySelectorAll('.toast-title')) {
+      const spoken = document.querySelector(`#page_hints [data-for="toast ${text?.data?.trim()}"]`)?.textContent;
+      if (spoken && spoken !== text.data.trim()) text.data = `${spoken} `;
+    }
+  }
+
+  const waiting = setInterval(() => {
+    const toasts = document.querySelector('.toast-wrap');
+    if (!toasts) return;
+    clearInterval(waiting);
+    new MutationObserver(() => entitle(toasts)).observe(toasts, { childList: true, subtree: true, characterData: true });
+    entitle(toasts);
+  }, 300);
+
   document.addEventListener('mouseover', (event) => {
     const button = event.target.closest?.('button.tool');
     if (button && !button.title) button.title = document.querySelector(`#page_hints [data-for="${button.id}"]`)?.textContent || '';

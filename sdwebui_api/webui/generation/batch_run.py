@@ -10,7 +10,6 @@ from typing import Any
 
 import gradio as gr
 from gradio.components import Component
-from PIL import Image
 
 from sdwebui_api.api.services import Services
 from sdwebui_api.config.paths import Paths
@@ -21,7 +20,8 @@ from sdwebui_api.webui.generation.run import Run, Updates
 from sdwebui_api.webui.generation.start_picture import BATCH, StartPicture, file_text
 from sdwebui_api.webui.localization import t
 from sdwebui_api.webui.page_series import start_series
-from sdwebui_api.webui.refusals import refusal
+from sdwebui_api.webui.picture_input import size_of
+from sdwebui_api.webui.refusals import named, refusal
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".gif", ".tif", ".tiff")
 MOST_FILES = 1000
@@ -52,7 +52,7 @@ class BatchRun(Run):
             most = services.options.snapshot().img2img_batch_show_results_limit
             series = await start_series(page.jobs, services, "img2img", parts, user, most)
         except SdWebUIError as error:
-            raise refusal(error.message) from None
+            raise refusal(named(error)) from None
         async for updates in self._follow(series, request):
             yield updates
 
@@ -64,10 +64,15 @@ def batch_files(services: Services, uploaded: list[str] | None, folder: str | No
     if not folder or not folder.strip() or services.flags.hide_ui_dir_config:
         raise BadRequest(t("There are no pictures yet: upload some, or name a folder"))
     root = Paths.from_flags(services.flags).data_dir.resolve()
-    place = (root / folder.strip()).resolve()
-    if not place.is_relative_to(root) or not place.is_dir():
+    try:
+        place = (root / folder.strip()).resolve()
+        there = place.is_relative_to(root) and place.is_dir()
+        files = list(place.iterdir()) if there else []
+    except (OSError, ValueError):  # what can be no name, or may not be read
+        there = False
+    if not there:
         raise BadRequest(t("There is no such folder in the data directory"))
-    found = sorted(file for file in place.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+    found = sorted(file for file in files if file.suffix.lower() in SUFFIXES and file.is_file())
     if not found:
         raise BadRequest(t("There are no pictures in this folder"))
     if len(found) > MOST_FILES:
@@ -81,12 +86,8 @@ def _body_of(body: Body, file: Path) -> Body:
     """Raises BadRequest when the file is no picture, or has gone."""
     own = {**body}
     factor = own.pop("scale_by", None)
-    try:
-        own["init_images"] = [file_text(str(file))]
-        with Image.open(file) as image:
-            sides = image.size
-    except OSError:
-        raise BadRequest(t("{name} is no picture", name=file.name)) from None
+    sides = size_of(file)
+    own["init_images"] = [file_text(str(file))]
     if factor:
         own |= {
             name: max(8, round(side * factor / 8) * 8) for name, side in zip(("width", "height"), sides, strict=True)

@@ -16,7 +16,8 @@ from sdwebui_api.webui.context import user_of
 from sdwebui_api.webui.generation.form import Body, Form
 from sdwebui_api.webui.generation.start_picture import file_text
 from sdwebui_api.webui.localization import t
-from sdwebui_api.webui.refusals import refusal
+from sdwebui_api.webui.picture_input import PictureInput, read_picture
+from sdwebui_api.webui.refusals import named, refusal
 
 NO_MODEL = "None"
 UNUSED = -1
@@ -58,7 +59,7 @@ class _Unit:
             low_vram = self._check("low_vram", t("Low VRAM"))
         with gr.Row(elem_classes=["compact"]):
             self.image = self.form.add(
-                gr.Image(
+                PictureInput(
                     label=t("Control picture"), type="filepath", sources=["upload", "clipboard"], height=260,
                     elem_id=self.id("image"), min_width=200,
                 )
@@ -69,7 +70,7 @@ class _Unit:
             )  # fmt: skip
         with gr.Accordion(t("Mask of the control picture"), open=False, elem_id=self.id("mask_fold")):
             self.mask = self.form.add(
-                gr.Image(
+                PictureInput(
                     label=t("White is where the preprocessor looks, or what is repainted"), type="filepath",
                     sources=["upload", "clipboard"], height=200, elem_id=self.id("mask"), min_width=200,
                 )
@@ -191,16 +192,12 @@ class _Unit:
             job = services.runner.submit(detect, kind="detect", user=user_of(request), summary=preprocessor.name)
             return await job.result()
         except SdWebUIError as error:
-            raise refusal(error.message) from None
+            raise refusal(named(error)) from None
 
 
 def _picture_and_mask(path: str, mask: str | None) -> tuple[Image.Image, Image.Image | None]:
-    with Image.open(path) as opened:
-        image = opened.convert("RGB")
-    if not mask:
-        return image, None
-    with Image.open(mask) as opened:
-        return image, opened.convert("L").resize(image.size)
+    image = read_picture(path).convert("RGB")
+    return image, read_picture(mask).convert("L").resize(image.size) if mask else None
 
 
 def _modules(services: Services) -> list[tuple[str, str]]:

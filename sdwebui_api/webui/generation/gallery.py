@@ -24,6 +24,7 @@ from sdwebui_api.webui.generation.results import Results
 from sdwebui_api.webui.localization import t
 from sdwebui_api.webui.page_jobs import PageJob, Sight
 from sdwebui_api.webui.refusals import refusal
+from sdwebui_api.webui.server_messages import said
 
 Pictures = Sequence[tuple[str, str | None]]
 """A gallery's value as handlers get it: (file, caption)."""
@@ -144,11 +145,11 @@ def infotext_html(text: str) -> str:
 def summary_html(job: PageJob) -> str:
     """Below the pictures of a job: parameters of the first one, warnings, time."""
     parts = [infotext_html(job.pictures[0].infotext)] if job.pictures else []
-    parts += [f'<div class="warning-line">{html.escape(warning)}</div>' for warning in job.warnings]
+    parts += [f'<div class="warning-line">{html.escape(said(warning))}</div>' for warning in job.warnings]
     if job.job.state == "cancelled":
         parts.append(f'<div class="note">{t("Cancelled before it began")}</div>')
     elif job.error:
-        parts.append(f'<div class="error-line">{html.escape(job.error)}</div>')
+        parts.append(f'<div class="error-line">{html.escape(said(job.error))}</div>')
     parts.append(f'<div class="note">{t("Time taken: {seconds} s", seconds=f"{job.seconds:.1f}")}</div>')
     return "".join(parts)
 
@@ -166,7 +167,7 @@ def progress_html(sight: Sight) -> str:
 
 def _words(sight: Sight, percent: int) -> str:
     if sight.state == "queued":
-        return t("Waiting: {count} jobs are before this one", count=sight.ahead) if sight.ahead else t("Waiting…")
+        return t("Waiting: {count} ahead", count=sight.ahead) if sight.ahead else t("Waiting: the next one is yours")
     words = [f"{percent}%"]
     if sight.steps:
         words.append(t("step {step} of {steps}", step=sight.step, steps=sight.steps))

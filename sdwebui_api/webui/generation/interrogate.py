@@ -16,6 +16,7 @@ from sdwebui_api.webui.generation.form import Form
 from sdwebui_api.webui.generation.prompt import PromptArea
 from sdwebui_api.webui.generation.start_picture import StartPicture, chosen_picture
 from sdwebui_api.webui.localization import t
+from sdwebui_api.webui.picture_input import read_picture
 from sdwebui_api.webui.refusals import refusal
 
 MODELS = (
@@ -55,8 +56,7 @@ def _work(services: Services, model: str, found: str | Image.Image) -> Any:
 
     def work(job: Job) -> str:
         if isinstance(found, str):
-            with Image.open(found) as opened:
-                return services.interrogator.describe(opened.convert("RGB"), model, options, job)
+            return services.interrogator.describe(read_picture(found).convert("RGB"), model, options, job)
         return services.interrogator.describe(found.convert("RGB"), model, options, job)
 
     return work

@@ -27,7 +27,7 @@ from sdwebui_api.webui.refusals import refusal
 
 log = logging.getLogger(__name__)
 
-QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
 @dataclass

@@ -28,7 +28,7 @@ LABELS = {
     "hypernetworks": t("Hypernetworks"),
     "checkpoints": t("Checkpoints"),
 }
-QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
 def build(form: Form, results: Results) -> None:

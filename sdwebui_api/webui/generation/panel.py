@@ -30,8 +30,12 @@ def sampler_names(services: Services) -> list[str]:
     return [row["name"] for row in services.sampler_rows if row["name"] not in hidden]
 
 
-def schedule_names(services: Services) -> list[str]:
-    return [row["label"] for row in services.schedule_rows]
+def schedule_names(services: Services) -> list[tuple[str, str]]:
+    """(shown, name)"""
+    return [
+        (t("Automatic") if row["label"] == "Automatic" else row["label"], row["label"])
+        for row in services.schedule_rows
+    ]
 
 
 def sampling(form: Form) -> None:
@@ -245,6 +249,6 @@ def refiner(form: Form) -> None:
     form.contribute([on, checkpoint, switch], write)
 
 
-def same_or(choices: Sequence[str], same: str) -> list[tuple[str, str]]:
+def same_or(choices: Sequence[str | tuple[str, str]], same: str) -> list[tuple[str, str]]:
     """`choices` after one that means "as in the first pass"; its value is A1111's English word."""
-    return [(t(same), same), *((choice, choice) for choice in choices)]
+    return [(t(same), same), *((one, one) if isinstance(one, str) else one for one in choices)]

@@ -17,7 +17,7 @@ from sdwebui_api.webui.generation.form import Form
 from sdwebui_api.webui.generation.prompt import PromptArea
 from sdwebui_api.webui.generation.results import Results
 from sdwebui_api.webui.page_jobs import PageJob
-from sdwebui_api.webui.refusals import refusal
+from sdwebui_api.webui.refusals import named, refusal
 
 Updates = dict[Component, Any]
 
@@ -57,7 +57,7 @@ class Run:
             body = await services.off_loop(self.form.body, values)
             job = await page.jobs.start(services, self.form.kind, body, user)
         except SdWebUIError as error:
-            raise refusal(error.message) from None
+            raise refusal(named(error)) from None
         async for updates in self._follow(job, request):
             yield updates
 

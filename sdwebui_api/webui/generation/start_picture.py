@@ -16,6 +16,7 @@ from PIL import Image, ImageChops
 from sdwebui_api.errors import BadRequest
 from sdwebui_api.webui.generation.form import Body, Form
 from sdwebui_api.webui.localization import t
+from sdwebui_api.webui.picture_input import PictureInput, size_of
 
 MASKED = ("inpaint", "inpaint_sketch", "inpaint_upload")
 """The modes that repaint a part."""
@@ -79,7 +80,7 @@ def _tab(label: str, id: str, mode: gr.Textbox) -> gr.Tab:
 
 
 def _image(id: str, label: str | None = None, height: int = EDITOR_HEIGHT) -> gr.Image:
-    return gr.Image(
+    return PictureInput(
         label=label or t("Initial picture"), type="filepath", image_mode=None, sources=["upload", "clipboard"],
         elem_id=id, height=height, show_label=label is not None,
         buttons=["fullscreen"],
@@ -207,9 +208,8 @@ def chosen_picture(mode: str, *pictures: Any) -> str | Image.Image | None:
 
 
 def picture_size(mode: str, *pictures: Any) -> tuple[int, int] | None:
-    """Of the picture of `mode`, in pixels; `pictures` as `StartPicture.pictures`."""
+    """Of the picture of `mode`, in pixels; `pictures` as `StartPicture.pictures`. Raises BadRequest."""
     found = chosen_picture(mode, *pictures)
     if not isinstance(found, str):
         return found.size if found is not None else None
-    with Image.open(found) as image:
-        return image.size
+    return size_of(found)

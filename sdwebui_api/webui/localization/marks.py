@@ -14,7 +14,8 @@ _OPEN, _CLOSE, _VALUES = "\ue900", "\ue901", "\ue902"
 _PLAIN = re.compile(f"{_OPEN}([^{_OPEN}{_CLOSE}]*){_CLOSE}")
 MARKS = (_OPEN.encode(), rb"\ue900")
 """What a marked text begins with: as UTF-8, as JSON in ASCII."""
-_ESCAPED_MARKS = {r"\ue900": _OPEN, r"\ue901": _CLOSE, r"\ue902": _VALUES}
+_ESCAPED_MARK = re.compile(r"(?<!\\)((?:\\\\)*)\\ue90([012])")
+"""In JSON; behind another backslash it is what somebody wrote."""
 
 Translate = Callable[[str], str]
 """English text → the reader's."""
@@ -40,8 +41,7 @@ def resolve(text: str, translate: Translate) -> str:
 
 def resolve_json(text: str, translate: Translate) -> str:
     """The same for a text that is JSON, or HTML with JSON in a script: marked parts lie inside of its strings."""
-    for escaped, mark in _ESCAPED_MARKS.items():
-        text = text.replace(escaped, mark)
+    text = _ESCAPED_MARK.sub(lambda found: found[1] + (_OPEN, _CLOSE, _VALUES)[int(found[2])], text)
 
     def replace(found: re.Match[str]) -> str:
         try:
@@ -65,8 +65,16 @@ def _spoken(content: str, translate: Translate) -> str:
     if plain != content:
         return html.escape(_spoken(plain, translate))
     text, _, written = content.partition(_VALUES)
-    values: Mapping[str, Any] = json.loads(written) if written else {}
     spoken = translate(text)
-    for name, value in values.items():
+    for name, value in _values(written).items():
         spoken = spoken.replace(f"{{{name}}}", str(value))
     return spoken
+
+
+def _values(written: str) -> Mapping[str, Any]:
+    """None where users' own text happens to hold the marks."""
+    try:
+        found = json.loads(written) if written else {}
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -15,6 +15,7 @@ from sdwebui_api.scripting.build import installed_extensions
 from sdwebui_api.webui.context import PageBuilder
 from sdwebui_api.webui.extension_list import ExtensionRow, extensions_html, rows_of
 from sdwebui_api.webui.localization import t
+from sdwebui_api.webui.server_messages import said
 
 LEVELS = ("none", "extra", "all")
 UNTICKED = """(level) => [level, JSON.stringify(
@@ -51,7 +52,7 @@ def build(page: PageBuilder) -> None:
         try:
             return await apply_extensions(page.services_for(request), json.loads(written or "[]"), level)
         except SdWebUIError as error:
-            return t("Not saved: {problem}", problem=error.message), ""
+            return f"{t('Not saved:')} {said(error.message)}", ""
 
     tab = Context.block
     assert isinstance(tab, gr.Tab)  # what this is called in

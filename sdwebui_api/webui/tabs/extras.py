@@ -22,6 +22,8 @@ from sdwebui_api.webui.context import PageBuilder
 from sdwebui_api.webui.generation.panel import SHOW
 from sdwebui_api.webui.localization import t
 from sdwebui_api.webui.page_jobs import PageJob, Picture
+from sdwebui_api.webui.picture_input import PictureInput
+from sdwebui_api.webui.server_messages import said
 from sdwebui_api.webui.tool_run import ToolRun, Updates, checked
 
 log = logging.getLogger(__name__)
@@ -111,7 +113,7 @@ def _sources(page: PageBuilder) -> tuple[gr.Textbox, gr.Image, gr.File]:
     with gr.Tabs(elem_id="mode_extras", selected=SINGLE):
         with gr.Tab(t("Single picture"), id=SINGLE, elem_id="extras_single_tab") as one:
             picture = page.add(
-                gr.Image(
+                PictureInput(
                     label=t("Picture"), type="filepath", image_mode=None, sources=["upload", "clipboard"], height=420,
                     elem_id="extras_image",
                 )
@@ -205,6 +207,6 @@ def _faces(page: PageBuilder) -> Fields:
 def _info_html(job: PageJob) -> str:
     lines = list(dict.fromkeys(one.infotext for one in job.pictures if one.infotext))
     done = "<br>".join(map(html.escape, lines))
-    warnings = "".join(f'<div class="warning-line">{html.escape(one)}</div>' for one in job.warnings)
+    warnings = "".join(f'<div class="warning-line">{html.escape(said(one))}</div>' for one in job.warnings)
     time = t("Time taken: {seconds} s", seconds=f"{job.seconds:.1f}")
     return f'<div class="infotext-text">{done}</div>{warnings}<div class="note">{time}</div>'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
+from sdwebui_api.errors import BadRequest
 from sdwebui_api.webui import remembered
 from sdwebui_api.webui.context import PageBuilder
 from sdwebui_api.webui.generation import (
@@ -22,6 +23,7 @@ from sdwebui_api.webui.generation.form import Body, Form
 from sdwebui_api.webui.generation.results import Results
 from sdwebui_api.webui.generation.start_picture import MASKED, StartPicture
 from sdwebui_api.webui.localization import t
+from sdwebui_api.webui.refusals import refusal
 
 
 def build(page: PageBuilder) -> None:
@@ -98,7 +100,10 @@ def _size(form: Form, start: StartPicture) -> None:
         take = form.page.tool("📐", "img2img_detect_image_size_btn", t("Width and height of the picture"))
 
     def own_size(mode: str, *pictures: object) -> tuple[object, object]:
-        found = start_picture.picture_size(mode, *pictures)
+        try:
+            found = start_picture.picture_size(mode, *pictures)
+        except BadRequest as error:
+            raise refusal(error.message) from None
         return (found and (_side(found[0], 1), _side(found[1], 1))) or (gr.skip(), gr.skip())
 
     inputs = [start.mode, *start.pictures]

@@ -178,7 +178,7 @@ def _wire_reading(page: PageBuilder, read: gr.Button, models: Fields, target: Co
             raise refusal(error.message) from None
         return json.dumps(found, indent=4, ensure_ascii=False)
 
-    read.click(show, list(models.values()), target, show_progress="hidden", api_visibility="private", queue=False)
+    read.click(show, list(models.values()), target, show_progress="hidden", api_visibility="private")
 
 
 def _metadata_of(services: Services, titles: dict[str, str | None]) -> dict[str, str]:

@@ -15,14 +15,15 @@ from sdwebui_api.errors import SdWebUIError
 from sdwebui_api.webui import sending
 from sdwebui_api.webui.context import PageBuilder
 from sdwebui_api.webui.localization import t
-from sdwebui_api.webui.refusals import refusal
+from sdwebui_api.webui.picture_input import PictureInput
+from sdwebui_api.webui.server_messages import said
 
 
 def build(page: PageBuilder) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=320):
             picture = page.add(
-                gr.Image(
+                PictureInput(
                     label=t("Picture"), type="filepath", image_mode=None, sources=["upload", "clipboard"], height=480,
                     elem_id="pnginfo_image",
                 )
@@ -43,11 +44,11 @@ def _wire(page: PageBuilder, picture: gr.Image, infotext: gr.Textbox, shown: gr.
         try:
             found = await services.off_loop(_read, services, path)
         except SdWebUIError as error:
-            raise refusal(error.message) from None
+            return "", f'<div class="error-line">{html.escape(said(error.message))}</div>'
         return found["info"], info_html(found["info"], found["items"])
 
     picture.change(
-        look, picture, [infotext, shown], show_progress="hidden", api_visibility="private", queue=False,
+        look, picture, [infotext, shown], show_progress="hidden", api_visibility="private",
         trigger_mode="always_last",
     )  # fmt: skip
 

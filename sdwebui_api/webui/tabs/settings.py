@@ -18,6 +18,7 @@ from sdwebui_api.webui.context import PageBuilder
 from sdwebui_api.webui.languages import localizations_folder
 from sdwebui_api.webui.localization import t
 from sdwebui_api.webui.localization.texts import load_texts
+from sdwebui_api.webui.server_messages import said
 from sdwebui_api.webui.settings.choices import choices_of
 from sdwebui_api.webui.settings.form import Form
 
@@ -47,7 +48,7 @@ def build(page: PageBuilder) -> None:
         try:
             await apply_options(page.services_for(request), values)
         except SdWebUIError as error:
-            return gr.skip(), t("Not saved: {problem}", problem=error.message)
+            return gr.skip(), f"{t('Not saved:')} {said(error.message)}"
         names = ", ".join(sorted(values))
         return show(request), t("{count} settings saved: {names}", count=len(values), names=names)
 
