@@ -13,6 +13,7 @@ from sdwebui_api.queueing.consuming import ConsumerLoop
 from sdwebui_api.queueing.inprocess import Answer
 from sdwebui_api.queueing.model import Item
 from sdwebui_api.queueing.store import QueueStore
+from tests.support.fronts import PATIENCE
 
 
 class Stage:
@@ -53,10 +54,10 @@ async def at_work(*loops: ConsumerLoop) -> AsyncIterator[None]:
     finally:
         for loop in loops:
             loop.stop()
-        await asyncio.wait_for(asyncio.gather(*tasks), 30)
+        await asyncio.wait_for(asyncio.gather(*tasks), PATIENCE)
 
 
-async def until(what: Callable[[], Any], seconds: float = 20.0) -> Any:
+async def until(what: Callable[[], Any], seconds: float = PATIENCE) -> Any:
     """What `what()` (which may be a coroutine function) answers once it is true."""
     end = time.monotonic() + seconds
     while True:
@@ -69,7 +70,7 @@ async def until(what: Callable[[], Any], seconds: float = 20.0) -> Any:
         await asyncio.sleep(0.01)
 
 
-async def result_of(store: QueueStore, request_id: str, queue: str, seconds: float = 20.0) -> Item:
+async def result_of(store: QueueStore, request_id: str, queue: str, seconds: float = PATIENCE) -> Item:
     """The only item of `queue` with this request id."""
     found = await until(lambda: store.get(queue, length=10, request_id=request_id), seconds)
     assert len(found) == 1

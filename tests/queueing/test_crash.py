@@ -77,7 +77,7 @@ def assert_sound(report: Report) -> None:
     assert report.results == report.puts + report.strangers >= report.kills
 
 
-def look_after(running: Rig, victims: Sequence[str], moments: int, report: Report, patience: float = 60.0) -> None:
+def look_after(running: Rig, victims: Sequence[str], moments: int, report: Report, patience: float = 240.0) -> None:
     """Puts, kills, waits until everything is answered, counts."""
     begun = time.monotonic()
     looker = Looker(running.url, running.folder)

@@ -6,12 +6,12 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.fronts import Front, run_front
+from tests.support.fronts import PATIENCE, Front, run_front
 
 
 def samples(front: Front) -> dict[tuple[str, ...], float]:
     """(name, label values in the order of the labels' names) → value."""
-    answer = httpx.get(f"{front.url}/metrics")
+    answer = httpx.get(f"{front.url}/metrics", timeout=60)
     assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     return {
         (sample.name, *(sample.labels[name] for name in sorted(sample.labels))): sample.value
@@ -26,7 +26,9 @@ def test_depth_and_age_of_the_queues(front):
     assert before["sdwebui_queue_items", "input", "sd_async", "waiting"] == 0
     assert before["sdwebui_queue_oldest_seconds", "input", "sd_async"] == 0
     for _ in range(3):
-        httpx.post(f"{front.url}/api/predict/sd_async/sdapi/v1/txt2img?task_id=a", content=b"{}").raise_for_status()
+        httpx.post(
+            f"{front.url}/api/predict/sd_async/sdapi/v1/txt2img?task_id=a", content=b"{}", timeout=60
+        ).raise_for_status()
     after = samples(front)
     items = [after["sdwebui_queue_items", "input", "sd_async", state] for state in ("waiting", "delivered")]
     assert items == [3, 0]
@@ -39,8 +41,8 @@ def test_depth_and_age_of_the_queues(front):
 
 @pytest.mark.parametrize("path", ["/nothing-here-1", "/nothing-here-2"])
 def test_paths_of_clients_make_no_labels(plain_front, path):
-    httpx.get(plain_front.url + path)
-    text = httpx.get(f"{plain_front.url}/metrics").text
+    httpx.get(plain_front.url + path, timeout=60)
+    text = httpx.get(f"{plain_front.url}/metrics", timeout=60).text
     assert path not in text and 'route="other"' in text
 
 
@@ -48,7 +50,7 @@ def test_a_consumer_and_what_it_holds(front):
     front.put()
     front.put()
     with front.watch(uid="w", _index_=0, _window_=1) as watcher:
-        watcher.recv(10)
+        watcher.recv(PATIENCE)
         found = samples(front)
         assert found["sdwebui_queue_consumers", "input", "sd_async"] == 1
         assert found["sdwebui_queue_items", "input", "sd_async", "delivered"] == 1

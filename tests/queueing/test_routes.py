@@ -12,8 +12,9 @@ from itertools import product
 
 import pytest
 
+from sdwebui_api.queueing.reading import BELL_SECONDS
 from tests.queueing.frame_reader import read_attributes, read_list
-from tests.support.fronts import PROTOBUF, Front, http, run_front, wait_until
+from tests.support.fronts import PATIENCE, PROTOBUF, Front, http, run_front, wait_until
 from tests.support.redis_server import RedisServer
 
 REQUEST_ID = "X-Eas-Queueservice-Request-Id"
@@ -175,16 +176,16 @@ class TestGet:
         assert sorted(map(int, taken)) == list(range(60))
 
     def test_it_waits_for_what_comes_and_answers_at_once_then(self, front: Front):
-        threading.Timer(0.5, front.put, ("late",), {"to": front.sink}).start()
         begun = time.monotonic()
-        assert data_of(rows(front.sink, _timeout_="10s")) == ["late"]
-        assert 0.4 < time.monotonic() - begun < 5
+        threading.Timer(0.5, front.put, ("late",), {"to": front.sink}).start()
+        assert data_of(rows(front.sink, _timeout_="60s")) == ["late"]
+        assert 0.5 <= time.monotonic() - begun < BELL_SECONDS
 
     @pytest.mark.parametrize(("timeout", "least", "most"), [("1s", 0.6, 1.0), ("200ms", 0.1, 0.2), ("0s", 0, 0.15)])
     def test_it_answers_a_little_before_the_timeout(self, plain_front: Front, timeout, least, most):
         rows(plain_front.sink)  # connection and imports are warm
-        waits = []
-        for _ in range(3):
+        waits: list[float] = []
+        while not waits or (min(waits) >= most + 0.1 and len(waits) < 20):  # a machine that stalls gets more tries
             begun = time.monotonic()
             assert rows(plain_front.sink, _timeout_=timeout) == []
             waits.append(time.monotonic() - begun)
@@ -201,8 +202,8 @@ class TestGet:
         front.put("1", to=front.sink)
         threading.Timer(0.4, front.put, ("2",), {"to": front.sink}).start()
         begun = time.monotonic()
-        assert data_of(rows(front.sink, _length_=2, _timeout_="20s")) == ["1", "2"]
-        assert time.monotonic() - begun < 5
+        assert data_of(rows(front.sink, _length_=2, _timeout_="60s")) == ["1", "2"]
+        assert time.monotonic() - begun < BELL_SECONDS
 
     def test_nothing_is_removed_for_a_client_that_hung_up(self, front: Front):
         host, port = front.url.removeprefix("http://").split(":")
@@ -277,7 +278,7 @@ class TestAttributesAndSearch:
     def test_consumers_are_listed(self, front: Front):
         front.put()
         with front.watch(uid="w1", gid="g", _window_=5, color="red") as other, front.watch(uid="w2", gid="g") as one:
-            one.recv(timeout=5)
+            one.recv(timeout=PATIENCE)
             found = http.get(front.input, params={"_attrs_": "true"}).json()
             lines = [value for name, value in found.items() if name.startswith("consumers.list.")]
             assert found["consumers.stats.total"] == "2" and len(lines) == 2
@@ -297,7 +298,7 @@ class TestAttributesAndSearch:
 
         assert search(3) == {"ConsumerId": "", "IsPending": False, "WaitCount": 2}
         with front.watch(uid="worker-0", gid="sd_async", _window_=1) as worker:
-            worker.recv(timeout=5)
+            worker.recv(timeout=PATIENCE)
             assert search(1) == {"ConsumerId": "sd_async.worker-0", "IsPending": True, "WaitCount": 0}
             assert search(3) == {"ConsumerId": "", "IsPending": False, "WaitCount": 1}
             http.put(front.input, params={"_indexes_": "1"}, headers={GID: "sd_async"})
@@ -316,16 +317,16 @@ class TestReject:
         front.put("1", requestId="r")
         for uid in ("a", "b", "c"):
             with front.watch(uid=uid) as watcher:
-                watcher.recv(timeout=5)
+                watcher.recv(timeout=PATIENCE)
                 self.reject(front, 1, "Shutdown")
-                watcher.recv(timeout=5)  # nobody else is there: it comes back
+                watcher.recv(timeout=PATIENCE)  # nobody else is there: it comes back
         assert rows(front.sink) == []
 
     @pytest.mark.parametrize("code", ["InternalError", None])
     def test_an_item_tried_too_often_fails_for_its_sender(self, front: Front, code):
         front.put('{"prompt": "x"}', requestId="r", task_id="t")
         with front.watch() as watcher:
-            watcher.recv(timeout=5)
+            watcher.recv(timeout=PATIENCE)
             self.reject(front, 1, code)
         (result,) = rows(front.sink)
         assert result["tags"] == {"requestId": "r", "task_id": "t", "lastCode": "500"}
@@ -340,7 +341,7 @@ class TestReject:
         front.put("1", to=front.sink)
         with front.watch(front.sink) as watcher:
             for _ in range(3):
-                watcher.recv(timeout=5)
+                watcher.recv(timeout=PATIENCE)
                 http.put(front.sink, params={"_indexes_": 1, "_negative_": "true"})
         assert data_of(rows(front.sink, _index_=1)) == ["1"]
 
@@ -447,10 +448,10 @@ class TestOutage:
             for method in ("POST", "GET", "PUT", "DELETE"):
                 answer = http.request(method, f"{front.input}?_indexes_=1")
                 assert answer.status_code == 503 and "retry-after" not in answer.headers and answer.json()["detail"]
-            assert time.monotonic() - begun < 20
+            assert time.monotonic() - begun < 60
             assert http.get(f"{front.url}/health/live").status_code == 200
             redis_server.start()
-            wait_until(lambda: http.get(front.input).status_code == 200, 10)
+            wait_until(lambda: http.get(front.input).status_code == 200)
             assert front.put("kept", requestId="r") == 1
 
     def test_it_starts_before_its_store(self, tmp_path):
@@ -459,7 +460,7 @@ class TestOutage:
             assert http.get(f"{front.url}/health/ready").status_code == 503
             assert http.post(front.input, content=b"x").status_code == 503
             with redis_server:
-                wait_until(lambda: http.get(f"{front.url}/health/ready").status_code == 200, 15)
+                wait_until(lambda: http.get(f"{front.url}/health/ready").status_code == 200)
                 assert front.put() == 1
 
     def test_a_folder_that_cannot_be_written(self, tmp_path):
@@ -477,7 +478,7 @@ class TestTasksById:
         assert (waiting["state"], waiting["position"], waiting["index"]) == ("queued", 2, 3)
         assert waiting["tags"] == {"requestId": "r2", "task_id": "t2"} and waiting["result"] is None
         with front.watch(gid="sd_async", _window_=1) as worker:
-            worker.recv(timeout=5)
+            worker.recv(timeout=PATIENCE)
             assert http.get(f"{jobs}/r0").json()["state"] == "running"
             assert http.get(f"{jobs}/r2").json()["position"] == 1
         assert http.get(f"{jobs}/unknown").status_code == 404

@@ -14,14 +14,18 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection
 
+from sdwebui_api.config.flags import parse_flags
+from sdwebui_api.queueing.watch import BELL_SECONDS
+from sdwebui_api.serving import GRACE_SECONDS
 from tests.queueing.frame_reader import Frame, read_frame
-from tests.support.fronts import Front, http, run_front, wait_until
+from tests.support.fronts import PATIENCE, Front, http, run_front, wait_until
 from tests.support.redis_server import RedisServer
 
 GID = "X-EAS-QueueService-Redis-Gid"
+LEASE = parse_flags([], environ={}).queue_lease
 
 
-def take(watcher: ClientConnection, count: int, timeout: float = 5) -> list[Frame]:
+def take(watcher: ClientConnection, count: int, timeout: float = PATIENCE) -> list[Frame]:
     frames = []
     for _ in range(count):
         message = watcher.recv(timeout=timeout)
@@ -30,7 +34,7 @@ def take(watcher: ClientConnection, count: int, timeout: float = 5) -> list[Fram
     return frames
 
 
-def indexes(watcher: ClientConnection, count: int, timeout: float = 5) -> list[int]:
+def indexes(watcher: ClientConnection, count: int, timeout: float = PATIENCE) -> list[int]:
     return [frame.index for frame in take(watcher, count, timeout)]
 
 
@@ -84,14 +88,14 @@ class TestDelivery:
             begun = time.monotonic()
             front.put("late")
             assert take(watcher, 1)[0].data == b"late"
-            assert time.monotonic() - begun < 1
+            assert time.monotonic() - begun < BELL_SECONDS / 2, "woken, not found by looking again"
 
     def test_auto_commit_ignores_the_window_and_empties_the_queue(self, front: Front):
         for number in range(100):
             front.put(str(number))
         with front.watch(_window_=2, _auto_commit_="true") as watcher:
             assert indexes(watcher, 100) == list(range(1, 101))
-            wait_until(lambda: front.length() == 0, 1)
+            wait_until(lambda: front.length() == 0)
 
     def test_index_only(self, front: Front):
         front.put("data", task_id="t")
@@ -167,7 +171,7 @@ class TestLeavingAndComingBack:
             abort(watcher)
         with front.watch(uid="a", _auto_commit_="true") as watcher:
             assert indexes(watcher, 3) == [1, 2, 3]
-            wait_until(lambda: front.length() == 0, 1)
+            wait_until(lambda: front.length() == 0)
 
     def test_a_newer_connection_takes_over(self, front: Front):
         for number in range(2):
@@ -180,7 +184,7 @@ class TestLeavingAndComingBack:
             front.put("late")
             assert indexes(new, 1) == [3]
             with pytest.raises(ConnectionClosed) as closed:
-                old.recv(timeout=10)
+                old.recv(timeout=PATIENCE)
             assert closed.value.rcvd is not None and closed.value.rcvd.code == 4009
             assert time.monotonic() - begun >= 1, "or two clients of one name would replace each other in a loop"
             commit(front, 1)
@@ -208,7 +212,7 @@ class TestSeveralFrontEnds:
                 for index in range(1, 41):
                     assert indexes(watcher, 1) == [index]
                     commit(there, index)
-                assert time.monotonic() - begun < 10
+                assert time.monotonic() - begun < 4 * BELL_SECONDS, "woken, not found by looking again"
             assert here.length() == 0
 
     def test_what_is_put_there_is_sent_here_within_moments(self, queue_url, tmp_path):
@@ -224,7 +228,7 @@ class TestSeveralFrontEnds:
                 (frame,) = take(watcher, 1)
                 waits.append(time.monotonic() - begun)
                 commit(here, frame.index)
-            assert sorted(waits)[5] < 0.3
+            assert min(waits) < 0.3
 
     def test_a_connection_there_replaces_the_one_here(self, queue_url, tmp_path):
         with run_front(queue_url, tmp_path / "a") as here, run_front(queue_url, tmp_path / "b") as there:
@@ -234,7 +238,7 @@ class TestSeveralFrontEnds:
             with there.watch(uid="a") as new:
                 assert indexes(new, 1) == [1]
                 with pytest.raises(ConnectionClosed):
-                    old.recv(timeout=10)
+                    old.recv(timeout=PATIENCE)
 
     def test_clients_that_come_and_go_at_random_see_everything(self, queue_url, tmp_path):
         """Three users of a group on two front ends: they abort at any moment and commit on either side."""
@@ -249,7 +253,7 @@ class TestSeveralFrontEnds:
                     watcher = dice.choice((a, b)).watch(uid=uid, _window_=dice.randint(1, 8))
                     with suppress(TimeoutError, ConnectionClosed):
                         while dice.random() > 0.1:
-                            (index,) = indexes(watcher, 1, 0.5)
+                            (index,) = indexes(watcher, 1, 1.0)
                             if dice.random() < 0.8:
                                 commit(dice.choice((a, b)), index)
                                 seen.add(index)
@@ -264,7 +268,7 @@ class TestSeveralFrontEnds:
             for thread in threads:
                 thread.start()
             for thread in threads:
-                thread.join(60)
+                thread.join(240)
                 assert not thread.is_alive(), f"seen {len(seen)} of {total}"
             assert seen == set(range(1, total + 1)) and a.length() == 0
 
@@ -278,7 +282,7 @@ class TestHandshake:
             f"Origin: http://{host}:{port}/api/predict/sd_async", "Sec-WebSocket-Protocol: x",
             "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits", "", "",
         ]  # fmt: skip
-        with socket.create_connection((host, int(port)), timeout=5) as raw:
+        with socket.create_connection((host, int(port)), timeout=PATIENCE) as raw:
             raw.sendall("\r\n".join(lines).encode())
             answer = raw.recv(4096).decode().split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in answer[1:])}
@@ -318,7 +322,7 @@ class TestHandshake:
             for index in indexes(watcher, 2):
                 commit(front, index)
             with pytest.raises(ConnectionClosed) as closed:
-                watcher.recv(timeout=15)
+                watcher.recv(timeout=PATIENCE)
             assert closed.value.rcvd is not None and closed.value.rcvd.code == 1000
         with pytest.raises(InvalidStatus) as refused:  # accepted and closed, the SDK would reconnect without a pause
             front.watch()
@@ -328,7 +332,7 @@ class TestHandshake:
 class TestLiveness:
     @contextmanager
     def quick(self, url: str, folder) -> Iterator[Front]:
-        with run_front(url, folder, ws_ping_interval=0.2, ws_ping_timeout=0.4) as front:
+        with run_front(url, folder, ws_ping_interval=0.2, ws_ping_timeout=2.0) as front:
             yield front
 
     def test_a_silent_client_is_dead_and_its_items_are_free(self, sqlite_url, tmp_path):
@@ -336,10 +340,8 @@ class TestLiveness:
             front.put("1")
             silent = _Raw(front)
             silent.read_until(b"\x08\x01")
-            begun = time.monotonic()
             with front.watch(uid="other") as other:
-                assert indexes(other, 1) == [1]
-            assert time.monotonic() - begun < 3
+                assert indexes(other, 1, LEASE / 2) == [1]
             silent.close()
 
     def test_a_client_that_only_sends_pings_of_its_own_lives(self, sqlite_url, tmp_path):
@@ -348,7 +350,7 @@ class TestLiveness:
             front.put("1"), front.put("2")
             client = _Raw(front, window=1)
             client.read_until(b"\x08\x01")
-            for _ in range(15):
+            for _ in range(30):  # longer than a silent one would live
                 time.sleep(0.1)
                 client.ping()
             commit(front, 1)
@@ -359,16 +361,16 @@ class TestLiveness:
         with front.watch() as watcher:
             for message in ("commit 1", b"\x00\xff", "x" * 100_000):
                 watcher.send(message)
-            assert watcher.ping(b"ping").wait(5)
+            assert watcher.ping(b"ping").wait(PATIENCE)
             front.put("1")
             assert indexes(watcher, 1) == [1]
 
     def test_a_slow_reader_keeps_its_lease(self, sqlite_url, tmp_path):
-        with run_front(sqlite_url, tmp_path, "--queue-lease", "0.6") as front:
+        with run_front(sqlite_url, tmp_path, "--queue-lease", "2.5") as front:
             front.put("1")
             with front.watch(uid="a") as slow, front.watch(uid="b") as other:
-                holder, waiter = (slow, other) if not nothing_comes(slow, 0.3) else (other, slow)
-                assert nothing_comes(waiter, 2)
+                holder, waiter = (slow, other) if not nothing_comes(slow, 3.0) else (other, slow)
+                assert nothing_comes(waiter, 5)
                 abort(holder)
                 assert indexes(waiter, 1) == [1]
 
@@ -382,12 +384,12 @@ class TestLiveness:
                 front.server.should_exit = True
                 for watcher in watchers:
                     with pytest.raises(ConnectionClosed) as closed:
-                        watcher.recv(timeout=5)
+                        watcher.recv(timeout=PATIENCE)
                     assert closed.value.rcvd is not None and closed.value.rcvd.code == 1012
                     with pytest.raises(OSError):
                         front.watch()
                 assert list(stream.iter_raw()) == []
-            assert time.monotonic() - begun < 3
+            assert time.monotonic() - begun < GRACE_SECONDS
 
     def test_a_watcher_outlives_a_restart_of_redis(self, tmp_path):
         with RedisServer(tmp_path / "redis") as server, run_front(server.url, tmp_path / "data") as front:
@@ -450,7 +452,7 @@ class _Raw:
 
     def __init__(self, front: Front, window: int = 5) -> None:
         host, port = front.url.removeprefix("http://").split(":")
-        self._socket = socket.create_connection((host, int(port)), timeout=5)
+        self._socket = socket.create_connection((host, int(port)), timeout=PATIENCE)
         self._socket.sendall(
             f"GET /api/predict/sd_async?_watch_=true&_window_={window} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
             "Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"

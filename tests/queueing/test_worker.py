@@ -208,11 +208,11 @@ async def test_a_lease_is_renewed_while_the_work_lasts(store):
     await store.put(QUEUE, item(b"{}", rid="r"))
     slow, idle = Stage(), Stage()
     slow.gate.clear()
-    first = worker(store, slow, lease=0.6)
+    first = worker(store, slow, lease=2.5)
     async with at_work(first):
         await until(lambda: slow.running == 1)
-        async with at_work(worker(store, idle, lease=0.6)):
-            await asyncio.sleep(2.0)
+        async with at_work(worker(store, idle, lease=2.5)):
+            await asyncio.sleep(5.0)
             slow.gate.set()
             result = await result_of(store, "r", SINK)
     assert idle.calls == [] and LAST_CODE not in result.tags
@@ -222,14 +222,14 @@ async def test_the_work_of_a_dead_worker_comes_back_when_its_lease_ends(store):
     await store.put(QUEUE, item(b"{}", rid="r"))
     await one(store, await joined(store, "dead-worker"), lease=0.5)
     async with at_work(worker(store, Stage(), max_delivery=2)):
-        await result_of(store, "r", SINK, 3.0)
+        await result_of(store, "r", SINK)
 
 
 async def test_what_a_user_deletes_is_not_computed_any_further(store):
     receipt = await store.put(QUEUE, item(b"{}", rid="r"))
     stage = Stage()
     stage.gate.clear()
-    async with at_work(worker(store, stage, lease=0.3)):
+    async with at_work(worker(store, stage, lease=1.5)):
         await until(lambda: stage.running)
         await store.delete(QUEUE, [receipt.index])
         await until(lambda: stage.cancelled == ["r"])
@@ -353,7 +353,7 @@ async def test_results_wait_for_a_store_that_is_gone(store):
     await put_many(store, 3)
     stage = Stage()
     faulty = Faulty(store, 2, "join", "take", "finish", "renew")
-    async with at_work(worker(faulty, stage, room=2, lease=0.9)):  # type: ignore[arg-type]
+    async with at_work(worker(faulty, stage, room=2, lease=3.0)):  # type: ignore[arg-type]
         await until(lambda: _has(store, SINK, 3))
     assert len(stage.calls) == 3
 

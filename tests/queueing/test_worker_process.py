@@ -94,15 +94,15 @@ class TestWorkerCommand:
 
     @staticmethod
     def _look_at_the_doors(address: str, log: Path) -> None:
-        assert httpx.get(f"{address}/health/live").status_code == 200
-        until(lambda: httpx.get(f"{address}/health/ready").status_code == 200, log)
-        assert httpx.get(f"{address}/metrics").status_code == 401
-        numbers = httpx.get(f"{address}/metrics", headers={"Authorization": "Bearer secret"}).text
+        assert httpx.get(f"{address}/health/live", timeout=60).status_code == 200
+        until(lambda: httpx.get(f"{address}/health/ready", timeout=60).status_code == 200, log)
+        assert httpx.get(f"{address}/metrics", timeout=60).status_code == 401
+        numbers = httpx.get(f"{address}/metrics", headers={"Authorization": "Bearer secret"}, timeout=60).text
         assert 'sdwebui_queue_consumers{queue="input",service="sd_async"} 1.0' in numbers
         assert "sdwebui_step_batch_size_count" in numbers
-        assert httpx.get(f"{address}/sdapi/v1/samplers").status_code == 404
-        assert httpx.post(f"{address}/sdapi/v1/txt2img", json=QUICK).status_code == 404
-        assert httpx.post(f"{address}/health/../sdapi/v1/txt2img", json=QUICK).status_code == 404
+        assert httpx.get(f"{address}/sdapi/v1/samplers", timeout=60).status_code == 404
+        assert httpx.post(f"{address}/sdapi/v1/txt2img", json=QUICK, timeout=60).status_code == 404
+        assert httpx.post(f"{address}/health/../sdapi/v1/txt2img", json=QUICK, timeout=60).status_code == 404
 
 
 class TestEmbeddedWorker:
@@ -118,28 +118,32 @@ class TestEmbeddedWorker:
         receiver = Receiver()
         try:
             asked = {**QUICK, "callback_url": receiver.url}
-            answer = httpx.post(f"{service}/sdapi/v1/txt2img", params={"requestId": "q", "task_id": "t"}, json=asked)
+            answer = httpx.post(
+                f"{service}/sdapi/v1/txt2img", params={"requestId": "q", "task_id": "t"}, json=asked, timeout=60
+            )
             assert answer.text == "1"
             assert httpx.post(f"{server.url}/sdapi/v1/txt2img", json=QUICK, timeout=60).json()["images"]
             until(lambda: receiver.calls, log)
         finally:
             receiver.close()
-        sink = httpx.get(f"{service}/sink", params={"requestId": "q", "_timeout_": "30s", "_auto_delete_": "false"})
+        sink = httpx.get(
+            f"{service}/sink", params={"requestId": "q", "_timeout_": "30s", "_auto_delete_": "false"}, timeout=60
+        )
         assert sink.content == receiver.calls[0][3]
         assert sink.json()["parameters"]["status"] == 0
-        assert httpx.get(f"{server.url}/sdapi/v1/jobs/q").json()["state"] == "done"
+        assert httpx.get(f"{server.url}/sdapi/v1/jobs/q", timeout=60).json()["state"] == "done"
         self._cancel_and_stop(server, service, tmp_path)
 
     def _cancel_and_stop(self, server: RunningServer, service: str, folder: Path) -> None:
         log = folder / "server.log"
         url = f"{server.url}/sdapi/v1/jobs"
         for name in ("first", "second"):
-            httpx.post(f"{service}/sdapi/v1/txt2img", params={"requestId": name}, json=LONG)
-        until(lambda: httpx.get(f"{url}/first").json()["sampling_step"] > 0, log)
-        assert httpx.get(f"{server.url}/sdapi/v1/progress").json()["progress"] > 0
-        assert httpx.get(f"{url}/second").json()["state"] == "queued"
-        httpx.delete(f"{url}/first")
-        until(lambda: httpx.get(f"{url}/second").json()["sampling_step"] > 0, log)
+            httpx.post(f"{service}/sdapi/v1/txt2img", params={"requestId": name}, json=LONG, timeout=60)
+        until(lambda: httpx.get(f"{url}/first", timeout=60).json()["sampling_step"] > 0, log)
+        assert httpx.get(f"{server.url}/sdapi/v1/progress", timeout=60).json()["progress"] > 0
+        assert httpx.get(f"{url}/second", timeout=60).json()["state"] == "queued"
+        httpx.delete(f"{url}/first", timeout=60)
+        until(lambda: httpx.get(f"{url}/second", timeout=60).json()["sampling_step"] > 0, log)
         os.kill(server.pid, signal.SIGTERM)
         until(lambda: not self._listens(server), log, 30)
         looker = Looker(f"sqlite:///{folder}/queue.sqlite3", folder)
@@ -153,6 +157,6 @@ class TestEmbeddedWorker:
     @staticmethod
     def _listens(server: RunningServer) -> bool:
         try:
-            return httpx.get(f"{server.url}/health/live").status_code == 200
+            return httpx.get(f"{server.url}/health/live", timeout=60).status_code == 200
         except httpx.HTTPError:
             return False

@@ -28,9 +28,11 @@ from tests.support.fakes import fake_services
 
 ROOT = Path(__file__).parents[2]
 PROTOBUF = "application/vnd.google.protobuf"
-START_SECONDS = 60
+START_SECONDS = 180
+PATIENCE = 60.0
+"""Seconds for what comes within milliseconds on an idle machine; CI's may stall."""
 
-http = httpx.Client(timeout=20)
+http = httpx.Client(timeout=120)
 """One for all tests: making one takes longer than most answers."""
 
 
@@ -71,11 +73,11 @@ class Front:
         url = str(httpx.URL(of or self.input, params={name: str(value) for name, value in params.items()}))
         return connect(
             url.replace("http://", "ws://"), additional_headers=headers, compression=None, ping_interval=None,
-            max_size=None, open_timeout=10, legacy=True,
+            max_size=None, open_timeout=PATIENCE, legacy=True,
         )  # fmt: skip
 
 
-def wait_until(condition: Any, seconds: float = 10.0, what: str = "the condition") -> None:
+def wait_until(condition: Any, seconds: float = PATIENCE, what: str = "the condition") -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"{what} did not come true within {seconds} s"
@@ -113,12 +115,12 @@ def _in_thread(app: Any, flags: Flags, queue: QueueService, config: Mapping[str,
     server = serving.Server(settings, opened.set, queue.closing.set)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    assert opened.wait(30), "the server did not start"
+    assert opened.wait(PATIENCE), "the server did not start"
     try:
         yield Front(f"http://127.0.0.1:{server.open_port}", queue, server)
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(PATIENCE)
         assert not thread.is_alive(), "the server did not stop"
 
 

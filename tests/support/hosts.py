@@ -92,7 +92,7 @@ def raw_host(answer: bytes) -> Iterator[int]:
             yield listener.getsockname()[1]
         finally:
             listener.shutdown(socket.SHUT_RDWR)
-            thread.join(5)
+            thread.join(60)
 
 
 class Names:
@@ -175,7 +175,7 @@ def _informational(handler: BaseHTTPRequestHandler) -> None:
 
 
 def _silent(handler: BaseHTTPRequestHandler) -> None:
-    time.sleep(5)
+    time.sleep(60)
 
 
 def _truncated(handler: BaseHTTPRequestHandler) -> None:

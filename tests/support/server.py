@@ -83,7 +83,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> str:
     while time.monotonic() < end:
         assert process.poll() is None, f"the server ended:\n{log.read_text()[-4000:]}"
         url = url or _announced(log)
-        if url and httpx.get(f"{url}/health/ready").status_code == 200:
+        if url and httpx.get(f"{url}/health/ready", timeout=60).status_code == 200:
             return url
         time.sleep(0.1)
     raise AssertionError(f"the server is not ready after {START_SECONDS} s:\n{log.read_text()[-4000:]}")
@@ -108,7 +108,7 @@ def run_in_thread(services: Services, add_page: Callable[[FastAPI, Services], No
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while not server.started:
         assert thread.is_alive() and time.monotonic() < end, "the server did not start"
         time.sleep(0.01)

@@ -41,7 +41,7 @@ def kill(pid: int) -> None:
     """SIGKILL, also of one that was killed already; returns when the process is gone."""
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while alive(pid):
         assert time.monotonic() < end, f"process {pid} does not die"
         time.sleep(0.001)
@@ -59,10 +59,10 @@ class Looker:
 
     def run(self, act: Callable[..., Any], *args: Any, **more: Any) -> Any:
         """Repeats while the store is away."""
-        end = time.monotonic() + 20
+        end = time.monotonic() + 120
         while True:
             try:
-                return asyncio.run_coroutine_threadsafe(act(*args, **more), self._loop).result(20)
+                return asyncio.run_coroutine_threadsafe(act(*args, **more), self._loop).result(120)
             except StoreUnavailable:
                 assert time.monotonic() < end
                 time.sleep(0.05)
@@ -128,7 +128,7 @@ class Client(threading.Thread):
         if number % 3:
             query["requestId"] = f"request-{number}"
         body = {"prompt": str(number), "steps": 1, "width": 64, "height": 64}
-        end = time.monotonic() + 60
+        end = time.monotonic() + 180
         while True:
             assert time.monotonic() < end, f"put {number} is not acknowledged"
             try:
@@ -150,7 +150,7 @@ class Client(threading.Thread):
 
     def stop(self) -> None:
         self._ended.set()
-        self.join(90)
+        self.join(240)
         assert not self.is_alive() and self.error is None, self.error
 
 
@@ -158,9 +158,18 @@ class Rig:
     """Front end and worker over one store, killed and started again."""
 
     def __init__(
-        self, zygote: Zygote, folder: Path, redis: RedisServer | None, *, role: str, tries: int, seconds: float
+        self,
+        zygote: Zygote,
+        folder: Path,
+        redis: RedisServer | None,
+        *,
+        role: str,
+        tries: int,
+        seconds: float,
+        lease: float,
     ) -> None:
-        """`role`: the function of `roles` that a worker runs; `tries`: `--max-delivery`; `seconds`: the longest job."""
+        """`role`: the function of `roles` that a worker runs; `tries`: `--max-delivery`; `seconds`: the longest job;
+        `lease`: `--queue-lease`."""
         self.folder = folder
         self.redis = redis
         self.url = redis.url if redis else f"sqlite:///{folder / 'queue.sqlite3'}"
@@ -169,6 +178,7 @@ class Rig:
         self._zygote = zygote
         self._role = role
         self._tries = str(tries)
+        self._lease = str(lease)
         self._seconds = seconds
         self.pids: dict[str, int] = {}
 
@@ -178,7 +188,7 @@ class Rig:
 
     @property
     def flags(self) -> list[str]:
-        return ["--queue-url", self.url, "--queue-lease", "1.5", "--max-delivery", self._tries]
+        return ["--queue-url", self.url, "--queue-lease", self._lease, "--max-delivery", self._tries]
 
     def start(self, name: str) -> None:
         """`frontend`, `worker` or `worker-…`"""
@@ -196,10 +206,10 @@ class Rig:
             self.pids[name] = self._zygote.fork(f"tests.queueing.crash.roles:{self._role}", log, **arguments)
 
     def until_up(self) -> None:
-        end = time.monotonic() + 30
+        end = time.monotonic() + 120
         while True:
             try:
-                if httpx.get(f"{self.address}/health/live").status_code == 200:
+                if httpx.get(f"{self.address}/health/live", timeout=20).status_code == 200:
                     return
             except httpx.HTTPError:
                 assert time.monotonic() < end, self.logs()
@@ -224,7 +234,7 @@ class Rig:
         """SIGTERM; returns when the process has ended by itself."""
         pid = self.pids.pop(name)
         os.kill(pid, signal.SIGTERM)
-        end = time.monotonic() + 30
+        end = time.monotonic() + 120
         while alive(pid):
             assert time.monotonic() < end, f"{name} does not end:\n{self.logs()}"
             time.sleep(0.01)
@@ -247,11 +257,12 @@ def rig(
     tries: int = 3,
     workers: int = 1,
     seconds: float = 0.02,
+    lease: float = 1.5,
 ) -> Iterator[Rig]:
     """Running, with a front end that answers. The workers are called `worker`, `worker-2`, …"""
     with ExitStack() as stack:
         redis = stack.enter_context(RedisServer(folder / "redis")) if store == "redis" else None
-        made = Rig(zygote, folder, redis, role=role, tries=tries, seconds=seconds)
+        made = Rig(zygote, folder, redis, role=role, tries=tries, seconds=seconds, lease=lease)
         stack.callback(made.close)
         made.start("frontend")
         for number in range(workers):

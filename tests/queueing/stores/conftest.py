@@ -29,7 +29,7 @@ def sqlite_backend(folder: Path) -> Iterator[MakeStore]:
 @contextmanager
 def redis_backend(folder: Path) -> Iterator[MakeStore]:
     server = shared_redis()
-    server.ask("FLUSHALL")
+    assert server.ask("FLUSHALL") == b"+OK"
     yield lambda **options: RedisStore(server.url, **options)
 
 

@@ -247,7 +247,7 @@ async def test_stats_of_the_items(store):
     await one(store, await joined(store))
     stats = await store.stats(QUEUE)
     assert (stats.length, stats.waiting, stats.first_index, stats.last_index) == (2, 1, 1, 3)
-    assert 0.1 <= stats.oldest_seconds < 5
+    assert 0.1 <= stats.oldest_seconds < 60
 
 
 async def test_an_item_held_in_two_groups_is_one_that_does_not_wait(store):
@@ -343,5 +343,6 @@ async def test_reading_stays_cheap_with_a_long_backlog(store):
         return time.perf_counter() - begun
 
     await seconds("short")
-    short, long = await seconds("short"), await seconds("long")
+    rounds = [(await seconds("short"), await seconds("long")) for _ in range(5)]
+    short, long = (min(found) for found in zip(*rounds, strict=True))  # the least that the machine's other work added
     assert long < 5 * short + 0.1

@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from sdwebui_api.queueing.model import Delivery
 from sdwebui_api.queueing.store import StoreUnavailable
-from sdwebui_api.queueing.stores.lite.schema import Link
+from sdwebui_api.queueing.stores.lite.schema import PATIENCE, Link
 from sdwebui_api.queueing.stores.lite.writer import Transaction, Writer
 from sdwebui_api.queueing.stores.sqlite import SqliteStore
 from tests.queueing.stores.support import LONG, QUEUE, SINK, item, joined, length, one, put_many
@@ -103,10 +104,12 @@ def putting(path: Path) -> subprocess.Popen[str]:
 
 
 async def test_nothing_acknowledged_is_lost_by_kill_9(path):
-    """Three rounds of two processes that put as fast as they can, killed at a random moment."""
+    """Rounds of two processes that put as fast as they can, killed at a random moment."""
     path.parent.mkdir()
     acknowledged: dict[int, bytes] = {}
-    for _ in range(3):
+    for number in range(30):
+        if number >= 3 and len(acknowledged) > 20:
+            break
         processes = [putting(path) for _ in range(2)]
         for process in processes:
             assert process.stdout is not None and process.stdout.readline(), "it began"
@@ -131,11 +134,24 @@ async def test_processes_that_write_at_once_all_get_on(path):
     processes = [putting(path) for _ in range(3)]
     for process in processes:
         assert process.stdout is not None and process.stdout.readline()
-    await asyncio.sleep(1.5)
+    counts = [0] * len(processes)
+
+    def count(number: int) -> None:
+        for _ in processes[number].stdout or ():
+            counts[number] += 1
+
+    with ThreadPoolExecutor(len(processes)) as pool:
+        reading = pool.map(count, range(len(processes)))
+        for _ in range(20):  # on a busy machine one of them may have to wait for its share of the time
+            await asyncio.sleep(1.5)
+            if min(counts) > max(counts) / 20:
+                break
+        for process in processes:
+            process.kill()
+        list(reading)
     for process in processes:
-        process.kill()
-    rates = [len(process.communicate()[0].splitlines()) for process in processes]
-    assert min(rates) > max(rates) / 20, rates
+        process.communicate()
+    assert min(counts) > max(counts) / 20, counts
 
 
 # -- the writing thread ------------------------------------------------------------------------------
@@ -165,7 +181,7 @@ def rows(tx: Transaction) -> list[int]:
 async def test_calls_that_wait_share_a_transaction(transactions):
     writer, written = transactions
     await asyncio.gather(*(writer.do(insert(n)) for n in range(200)))
-    assert len(written) <= 20
+    assert len(written) < 100
     assert await writer.do(rows) == list(range(200))
 
 
@@ -279,7 +295,7 @@ async def test_a_process_that_blocks_for_a_while_is_waited_for(store, path):
     await asyncio.sleep(0.3)
     assert not put.done()
     blocker.execute("ROLLBACK")
-    assert (await asyncio.wait_for(put, 2)).index == 2
+    assert (await asyncio.wait_for(put, 30)).index == 2
     blocker.close()
 
 
@@ -291,7 +307,7 @@ async def test_a_process_that_blocks_for_ever_is_not(path):
     begun = time.monotonic()
     with pytest.raises(StoreUnavailable, match="locked"):
         await store.put(QUEUE, item())
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < PATIENCE, "its own patience, not what a store has unless told"
     blocker.close()
     assert (await store.put(QUEUE, item())).index == 1
     await store.close()

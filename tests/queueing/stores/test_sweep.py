@@ -12,6 +12,8 @@ from tests.queueing.stores.support import CALLBACKS, LONG, QUEUE, REAR, SINK, it
 pytestmark = pytest.mark.anyio
 KEEP = 3600.0
 AGE = 0.3
+OLD = 2.0
+"""An age that nothing reaches within a call or two, even on a machine that stalls."""
 
 
 async def finished(store, rid: str = "r", **more) -> None:
@@ -31,9 +33,9 @@ async def test_the_young_are_kept(store):
 
 async def test_old_results_records_and_request_ids_are_forgotten(store):
     await finished(store, dead=item(rid="r"), callback=item(rid="r"))
-    await asyncio.sleep(AGE + 0.1)
+    await asyncio.sleep(OLD + 0.1)
     await put_many(store, 1, SINK)
-    await store.sweep(retention=AGE, lease=KEEP)
+    await store.sweep(retention=OLD, lease=KEEP)
     assert await store.task(QUEUE, "r") is None
     assert indexes_of(await store.get(SINK, length=9)) == [2]
     assert await length(store, REAR) == 0
@@ -88,9 +90,9 @@ async def test_many_are_swept_at_once(store):
 async def test_a_silent_consumer_counts_as_gone(store_factory):
     store = await store_factory(remember=KEEP)
     silent, renewed = await joined(store, "silent"), await joined(store, "renewed")
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(OLD + 0.1)
     await store.renew(QUEUE, renewed, [], lease=LONG)
-    await store.sweep(retention=KEEP, lease=0.25)
+    await store.sweep(retention=KEEP, lease=OLD)
     found = {stats.user: stats.status for stats in (await store.stats(QUEUE)).consumers}
     assert found == {"silent": "Complete", "renewed": "Running"}
     await store.renew(QUEUE, silent, [], lease=LONG)
@@ -99,12 +101,12 @@ async def test_a_silent_consumer_counts_as_gone(store_factory):
 
 
 async def test_consumers_who_left_are_forgotten_after_a_while(store_factory):
-    store = await store_factory(remember=0.3)
+    store = await store_factory(remember=OLD)
     gone, silent, renewed = [await joined(store, name, name) for name in ("gone", "silent", "renewed")]
     await store.leave(QUEUE, gone)
     await store.sweep(retention=KEEP, lease=0.2)
     assert sorted((await store.stats(QUEUE)).groups) == ["gone", "renewed", "silent"]
-    await asyncio.sleep(0.6)
+    await asyncio.sleep(OLD + 0.5)
     await store.renew(QUEUE, renewed, [], lease=LONG)
     await store.sweep(retention=KEEP, lease=0.2)
     stats = await store.stats(QUEUE)
