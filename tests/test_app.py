@@ -25,12 +25,12 @@ def served(tmp_path):
     server = Server(config, services.runner, opened.set)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    assert opened.wait(10)
+    assert opened.wait(60)
     url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     yield server, services, url, thread
     services.generator.gate.set()
     server.should_exit = True
-    thread.join(10)
+    thread.join(60)
 
 
 def test_sigterm_finishes_the_running_job_and_closes(served):
@@ -38,7 +38,7 @@ def test_sigterm_finishes_the_running_job_and_closes(served):
     services.generator.gate.clear()
     answers: list[int] = []
     request = threading.Thread(
-        target=lambda: answers.append(httpx.post(f"{url}/sdapi/v1/txt2img", json=BODY, timeout=20).status_code)
+        target=lambda: answers.append(httpx.post(f"{url}/sdapi/v1/txt2img", json=BODY, timeout=60).status_code)
     )
     request.start()
     while services.runner.running == 0:
@@ -46,16 +46,16 @@ def test_sigterm_finishes_the_running_job_and_closes(served):
     server.handle_exit(signal.SIGTERM, None)
     while not services.runner.draining:
         time.sleep(0.01)
-    assert httpx.post(f"{url}/sdapi/v1/txt2img", json=BODY).status_code == 503
-    assert httpx.get(f"{url}/health/live").status_code == 200
+    assert httpx.post(f"{url}/sdapi/v1/txt2img", json=BODY, timeout=60).status_code == 503
+    assert httpx.get(f"{url}/health/live", timeout=60).status_code == 200
     services.generator.gate.set()
-    request.join(10)
-    thread.join(10)
+    request.join(60)
+    thread.join(60)
     assert answers == [200] and not thread.is_alive() and not server.restart
 
 
 def test_restart_is_asked_for_the_same_way(served):
     server, _, _, thread = served
     server.stop(restart=True)
-    thread.join(10)
+    thread.join(60)
     assert server.restart and not thread.is_alive()

@@ -142,7 +142,8 @@ def test_waiting_tasks_of_others_are_not_listed(services):
     services.flags = type(services.flags)(**{**vars(services.flags), "api_auth": "ann:x,bob:y"})
     client = TestClient(create_app(services))
     services.generator.gate.clear()
-    jobs = [services.runner.submit(lambda job: services.generator.gate.wait(5), kind="x", user="ann") for _ in range(2)]
+    gate = services.generator.gate
+    jobs = [services.runner.submit(lambda job: gate.wait(60), kind="x", user="ann") for _ in range(2)]
     try:
         assert client.get("/internal/pending-tasks", auth=("bob", "y")).json() == {"size": 0, "tasks": []}
         assert client.get("/internal/pending-tasks", auth=("ann", "x")).json()["tasks"] == [jobs[1].id]

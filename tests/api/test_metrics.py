@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
@@ -17,7 +19,7 @@ from tests.support.fakes import fake_services
 BODY = {"steps": 2, "width": 8, "height": 8}
 
 
-def samples(client: TestClient) -> dict[tuple[str, ...], float]:
+def samples(client: httpx.Client) -> dict[tuple[str, ...], float]:
     """(name, label values in the order of the labels' names) → value."""
     answer = client.get("/metrics")
     assert answer.status_code == 200
@@ -26,6 +28,15 @@ def samples(client: TestClient) -> dict[tuple[str, ...], float]:
         for family in text_string_to_metric_families(answer.text)
         for sample in family.samples
     }
+
+
+def samples_with(client: httpx.Client, *key: str, count: int) -> dict[tuple[str, ...], float]:
+    """Once `key` has reached `count`: what a job leaves is counted after its request has been answered."""
+    end = time.monotonic() + 60
+    while (found := samples(client)).get(key) != count:
+        assert time.monotonic() < end, found.get(key)
+        time.sleep(0.01)
+    return found
 
 
 @pytest.fixture
@@ -45,8 +56,7 @@ def spending(services: Any) -> Iterator[Any]:
 def test_jobs_pictures_and_stages(spending, client):
     assert client.post("/sdapi/v1/txt2img", json={**BODY, "batch_size": 2, "n_iter": 2}).status_code == 200
     assert client.post("/sdapi/v1/txt2img", json=BODY).status_code == 200
-    found = samples(client)
-    assert found["sdwebui_jobs_ended_total", "txt2img", "done"] == 2
+    found = samples_with(client, "sdwebui_jobs_ended_total", "txt2img", "done", count=2)
     assert found["sdwebui_images_total", "txt2img"] == 5
     assert found["sdwebui_stage_seconds_count", "sample"] == found["sdwebui_stage_seconds_count", "answer"] == 2
     assert 0.04 <= found["sdwebui_stage_seconds_sum", "sample"] <= found["sdwebui_job_seconds_sum", "txt2img"]
@@ -60,8 +70,7 @@ def test_failures_are_counted_apart(services, client):
     services.generator.error = OutOfMemory("no memory")
     assert client.post("/sdapi/v1/txt2img", json=BODY).status_code == 507
     assert client.post("/sdapi/v1/txt2img", json={"steps": "x"}).status_code == 422
-    found = samples(client)
-    assert found["sdwebui_jobs_ended_total", "txt2img", "failed"] == 1
+    found = samples_with(client, "sdwebui_jobs_ended_total", "txt2img", "failed", count=1)
     assert found["sdwebui_http_requests_total", "http", "POST", "/sdapi/v1/txt2img", "507"] == 1
     assert found["sdwebui_http_requests_total", "http", "POST", "/sdapi/v1/txt2img", "422"] == 1
     assert ("sdwebui_images_total", "txt2img") not in found
@@ -70,7 +79,7 @@ def test_failures_are_counted_apart(services, client):
 def test_jobs_that_wait_and_run(services, client):
     services.generator.gate.clear()
     for id in ("a", "b", "c"):
-        services.runner.submit(lambda job: services.generator.gate.wait(10), kind="test", id=id)
+        services.runner.submit(lambda job: services.generator.gate.wait(60), kind="test", id=id)
     while not any(job.state == "running" for job in services.runner.live_jobs()):
         threading.Event().wait(0.01)
     found = samples(client)
@@ -122,8 +131,6 @@ def test_two_servers_in_one_process_count_apart(tmp_path):
 
 @pytest.mark.slow
 def test_the_real_engine_measures_its_stages(tmp_path):
-    import httpx
-
     from tests.support.hosts import running_host
     from tests.support.server import run_golden_server
 
@@ -135,12 +142,8 @@ def test_the_real_engine_measures_its_stages(tmp_path):
         for path, sent in (("txt2img", body), ("txt2img", body), ("img2img", linked)):
             answer = httpx.post(f"{server.url}/sdapi/v1/{path}", json=sent, timeout=120)
             assert answer.status_code == 200, answer.text
-        text = httpx.get(f"{server.url}/metrics").text
-    values = {
-        (sample.name, *sample.labels.values()): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
+        with httpx.Client(base_url=server.url, timeout=60) as client:
+            values = samples_with(client, "sdwebui_stage_seconds_count", "finish", count=3)
     for stage in ("load", "text", "sample", "decode", "finish"):
         assert values["sdwebui_stage_seconds_count", stage] == 3, stage
     for stage in ("fetch", "encode"):

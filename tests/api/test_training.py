@@ -138,7 +138,7 @@ def test_a_second_training_is_refused_while_one_runs(client, services, faces):
     progress = client.get("/sdapi/v1/progress").json()
     assert progress["state"]["job"] == "train-embedding" and progress["state"]["sampling_steps"] == 50
     client.post("/sdapi/v1/interrupt")
-    thread.join(10)
+    thread.join(60)
     assert answers[0].status_code == 200
     services.trainer.gate.set()
     assert client.post("/sdapi/v1/train/embedding", json=embedding()).status_code == 200
@@ -147,5 +147,5 @@ def test_a_second_training_is_refused_while_one_runs(client, services, faces):
 def test_a_training_can_be_cancelled(client, services, faces):
     thread, answers = running(client, services, faces)
     assert client.delete("/sdapi/v1/jobs/long").status_code == 200
-    thread.join(10)
+    thread.join(60)
     assert answers[0].status_code == 499

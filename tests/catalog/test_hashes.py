@@ -52,7 +52,7 @@ def test_threads_compute_one_file_once(model, monkeypatch):
     computed, gate = [], threading.Event()
 
     def slow(path, skip_header):
-        gate.wait(5)
+        gate.wait(60)
         computed.append(path)
         return "digest"
 

@@ -43,7 +43,7 @@ def test_grid_and_pictures(server: RunningServer) -> None:
 def test_the_pictures_are_those_of_an_ordinary_answer(server: RunningServer) -> None:
     url = generate(server, {}, **CHECKPOINT)["parameters"]["image_url"]
     plain = httpx.post(f"{server.url}/sdapi/v1/txt2img", json={**SMALL, **CHECKPOINT}, timeout=120).json()
-    again = httpx.post(f"{server.url}/sdapi/v1/png-info", json={"image": plain["images"][0]}).json()
+    again = httpx.post(f"{server.url}/sdapi/v1/png-info", json={"image": plain["images"][0]}, timeout=60).json()
     assert text_of(url) == again["info"]
 
 

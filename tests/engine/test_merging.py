@@ -192,7 +192,7 @@ def test_what_cannot_be_done_names_the_field(changes, field, shelf, out):
     start = time.monotonic()
     with pytest.raises(BadRequest) as caught:
         merge_checkpoints(MergeRecipe(**{**parts, **changes}), out)
-    assert caught.value.field == field and time.monotonic() - start < 10
+    assert caught.value.field == field and time.monotonic() - start < 60
 
 
 def test_other_architectures_do_not_fit(shelf, out):

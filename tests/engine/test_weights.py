@@ -48,12 +48,12 @@ def test_many_who_ask_at_once_load_once() -> None:
         return Loaded(object(), 1)
 
     def ask() -> object:
-        barrier.wait(10)
+        barrier.wait(60)
         with cache.lease("a", slow, object) as part:
             return part
 
     with ThreadPoolExecutor(8) as pool:
-        parts = [future.result(timeout=30) for future in [pool.submit(ask) for _ in range(8)]]
+        parts = [future.result(timeout=120) for future in [pool.submit(ask) for _ in range(8)]]
     assert len(set(map(id, parts))) == 1 and calls == ["a"]
 
 
@@ -61,7 +61,7 @@ def test_different_keys_load_side_by_side() -> None:
     cache, both_inside = WeightsCache(100), threading.Barrier(2)
 
     def meet(reserve: Callable[[int], None]) -> Loaded:
-        both_inside.wait(10)
+        both_inside.wait(60)
         return Loaded("x", 1)
 
     def ask(key: str) -> None:
@@ -70,7 +70,7 @@ def test_different_keys_load_side_by_side() -> None:
 
     with ThreadPoolExecutor(2) as pool:
         for future in [pool.submit(ask, key) for key in "ab"]:
-            future.result(timeout=30)
+            future.result(timeout=120)
 
 
 def test_the_longest_unused_goes_first() -> None:
@@ -124,11 +124,11 @@ def test_a_failed_load_fails_all_who_wait_and_is_tried_again() -> None:
 
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(ask)
-        started.wait(10)
+        started.wait(60)
         second = pool.submit(ask)
         for future in (first, second):
             with pytest.raises(UnusableModel, match="broken"):
-                future.result(timeout=30)
+                future.result(timeout=120)
     use(cache, "a")
     assert [resident.size for resident in cache.loaded()] == [10]
 
@@ -155,7 +155,7 @@ def test_leases_under_pressure_keep_their_parts() -> None:
 
     with ThreadPoolExecutor(8) as pool:
         for future in [pool.submit(work, seed) for seed in range(8)]:
-            future.result(timeout=60)
+            future.result(timeout=240)
     assert all(resident.holders == 0 for resident in cache.loaded())
 
 
@@ -272,7 +272,7 @@ def test_threads_that_make_each_other_rest_always_hold_what_is_awake() -> None:
 
     with ThreadPoolExecutor(2) as pool:
         for future in [pool.submit(work, seed) for seed in range(2)]:
-            future.result(timeout=60)
+            future.result(timeout=240)
 
 
 def test_nobody_gets_a_part_that_is_still_on_its_way_back() -> None:
@@ -281,7 +281,7 @@ def test_nobody_gets_a_part_that_is_still_on_its_way_back() -> None:
 
     def wake() -> None:
         waking.set()
-        assert awake.wait(10)
+        assert awake.wait(60)
         bag.moves.append("wake")
 
     bag.wake = wake  # type: ignore[method-assign]
@@ -294,11 +294,11 @@ def test_nobody_gets_a_part_that_is_still_on_its_way_back() -> None:
         hold()
         use(cache, "b")
         first = pool.submit(hold)
-        assert waking.wait(10)
+        assert waking.wait(60)
         later = pool.submit(hold)
         assert not wait([later], timeout=0.05).done
         awake.set()
-        assert first.result(timeout=10)[-1] == later.result(timeout=10)[-1] == "wake"
+        assert first.result(timeout=120)[-1] == later.result(timeout=120)[-1] == "wake"
 
 
 def test_memory_that_others_took_counts_too() -> None:
@@ -328,7 +328,7 @@ def test_a_load_that_was_given_up_is_begun_anew_by_who_waits() -> None:
 
     def given_up(reserve: Callable[[int], None]) -> Loaded:
         started.set()
-        both.wait(10)
+        both.wait(60)
         raise Abandoned
 
     def prefetch() -> None:
@@ -337,12 +337,12 @@ def test_a_load_that_was_given_up_is_begun_anew_by_who_waits() -> None:
 
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(prefetch)
-        started.wait(10)
+        started.wait(60)
         second = pool.submit(use, cache, "a")
         while cache._slots["a"].holders < 2:
             time.sleep(0.001)
         both.set()
-        second.result(timeout=30)
+        second.result(timeout=120)
         with pytest.raises(Abandoned):
-            first.result(timeout=30)
+            first.result(timeout=120)
     assert names(cache) == {"a"}

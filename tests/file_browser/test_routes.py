@@ -110,7 +110,7 @@ class TestAttacks:
         with run_in_thread(services_with_browser(data, "--filebrowser", "--gradio-auth", "a:b")) as url:
             for method, route in (("GET", "list"), ("PUT", "upload"), ("DELETE", "entry")):
                 fields = {"path": "outputs/a.txt", "size": 1, "id": "x", "replace": True}
-                answer = httpx.request(method, f"{url}/file_browser/v1/{route}", params=fields)
+                answer = httpx.request(method, f"{url}/file_browser/v1/{route}", params=fields, timeout=60)
                 assert answer.status_code == 401
         assert (data / "outputs" / "a.txt").exists()
 
@@ -121,7 +121,7 @@ class TestAttacks:
 
     def test_without_the_flag_there_are_no_routes(self, data: Path) -> None:
         with run_in_thread(services_with_browser(data)) as url:
-            assert httpx.get(f"{url}/file_browser/v1/list").status_code == 404
+            assert httpx.get(f"{url}/file_browser/v1/list", timeout=60).status_code == 404
 
     def test_of_the_checkout_only_folders_of_content_are_open(self) -> None:
         tree = FileTree(Path(default_data_dir()))

@@ -73,8 +73,8 @@ def test_an_uploaded_model_can_be_chosen_after_the_refresh(page: Page, data: Pat
     expect(entry(page, "uploaded.safetensors")).to_be_visible()
     expect(page.locator("#file_browser .upload")).to_contain_text("done")
     assert (data / "models" / "Stable-diffusion" / "uploaded.safetensors").read_bytes() == content
-    httpx.post(f"{url}/sdapi/v1/refresh-checkpoints")
-    assert "uploaded" in [row["model_name"] for row in httpx.get(f"{url}/sdapi/v1/sd-models").json()]
+    httpx.post(f"{url}/sdapi/v1/refresh-checkpoints", timeout=60)
+    assert "uploaded" in [row["model_name"] for row in httpx.get(f"{url}/sdapi/v1/sd-models", timeout=60).json()]
 
 
 def test_a_broken_connection_is_no_end_of_an_upload(page: Page, data: Path) -> None:

@@ -140,7 +140,7 @@ def test_skipped_fields_and_hypernetworks() -> None:
 @pytest.mark.parametrize("piece", ["a", " ", "a: ", 'a: "', '\\"', "<lora:", "a b-", ",", "("])
 def test_hostile_texts_take_no_time(piece: str) -> None:
     text = piece * (190_000 // len(piece))
-    began = time.perf_counter()
+    began = time.thread_time()  # not the time that the machine gives to others
     parse_generation_parameters("p\n" + text, lora_aliases={"x": "y"})
     parse_generation_parameters(text * 20 + "\nSteps: 1, Seed: 2, Size: 8x8", lora_aliases={"x": "y"})
-    assert time.perf_counter() - began < 5
+    assert time.thread_time() - began < 5

@@ -27,7 +27,7 @@ class Book:
             self.begun.append(job.id)
             self._running.append(job.id)
             self.side_by_side.add(frozenset(self._running))
-        self.open.wait(5)
+        self.open.wait(60)
         time.sleep(0.01)
         with self._lock:
             self._running.remove(job.id)
@@ -46,7 +46,7 @@ def submit(runner: JobRunner, work: Book, *ids: str) -> list[Job]:
 def finish(book: Book, jobs: list[Job]) -> None:
     book.open.set()
     for job in jobs:
-        job.wait(5)
+        job.wait(60)
 
 
 def test_users_take_turns_however_many_jobs_one_has():

@@ -47,7 +47,8 @@ def test_eta_follows_the_elapsed_time():
     job.start_batch(None, 100)
     job.step(49)
     assert job.snapshot().progress == pytest.approx(0.5)
-    assert job.snapshot().eta_relative == pytest.approx(10, abs=0.5)
+    eta = job.snapshot().eta_relative
+    assert 10 <= eta <= time.time() - job.started  # as long again as it has taken
 
 
 def test_before_the_total_is_known():
@@ -107,18 +108,22 @@ def test_a_broken_preview_harms_nobody():
 
 
 def test_changes_end_with_the_job():
-    runner = JobRunner()
+    runner, seen = JobRunner(), []
 
     def work(job: Job) -> None:
         job.set_total(1)
         job.start_batch(None, 5)
         for step in range(1, 6):
             job.step(step)
-            time.sleep(0.01)
+            end = time.monotonic() + 60
+            while step not in seen and time.monotonic() < end:
+                time.sleep(0.001)
 
-    async def run() -> list[int]:
+    async def run() -> None:
         job = runner.submit(work, kind="txt2img")
-        return [now.sampling_step async for now in changes(job, min_interval=0.001) if now]
+        async for now in changes(job, min_interval=0.001):
+            if now:
+                seen.append(now.sampling_step)
 
-    steps = asyncio.run(run())
-    assert steps == sorted(steps) and steps[-1] == 5 and len(steps) > 2
+    asyncio.run(run())
+    assert seen == sorted(seen) and set(seen) >= {1, 2, 3, 4, 5}

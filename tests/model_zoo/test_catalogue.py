@@ -96,10 +96,10 @@ def test_a_users_downloads_go_into_folders_of_the_users_own(tmp_path: Path) -> N
 
 def test_credentials_guard_the_routes(tmp_path: Path) -> None:
     with run_in_thread(services_with_zoo(tmp_path, "--token", "secret")) as url:
-        assert httpx.get(f"{url}/model_zoo/v1/models").status_code == 401
-        assert httpx.put(f"{url}/model_zoo/v1/download?id=sd15").status_code == 401
+        assert httpx.get(f"{url}/model_zoo/v1/models", timeout=60).status_code == 401
+        assert httpx.put(f"{url}/model_zoo/v1/download?id=sd15", timeout=60).status_code == 401
         headers = {"Authorization": "Bearer secret"}
-        assert httpx.get(f"{url}/model_zoo/v1/models", headers=headers).status_code == 200
+        assert httpx.get(f"{url}/model_zoo/v1/models", headers=headers, timeout=60).status_code == 200
 
 
 def test_a_log_in_guards_them_too(tmp_path: Path, host: Host) -> None:

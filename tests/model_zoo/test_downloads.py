@@ -30,7 +30,7 @@ def test_a_download_arrives_whole_and_can_be_chosen(zoo: Zoo, files: Files) -> N
     assert zoo.settled()["state"] == "installed"
     assert (zoo.folder / "tiny.safetensors").read_bytes() == CONTENT
     assert sorted(path.name for path in zoo.folder.iterdir()) == ["tiny.safetensors"]
-    models = httpx.get(zoo.client.base_url.join("/sdapi/v1/sd-models")).json()
+    models = httpx.get(zoo.client.base_url.join("/sdapi/v1/sd-models"), timeout=60).json()
     assert "tiny" in [row["model_name"] for row in models]
     again = zoo.start()
     assert again.status_code == 409 and "already" in again.text

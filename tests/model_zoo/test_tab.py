@@ -18,7 +18,7 @@ def test_a_download_is_shown_and_survives_a_reload(tmp_path: Path, host: Host, f
     files.gate.clear()
     with (
         run_in_thread(services_with_zoo(tmp_path), mount_page) as url,
-        httpx.Client(base_url=f"{url}/model_zoo/v1/") as client,
+        httpx.Client(base_url=f"{url}/model_zoo/v1/", timeout=60) as client,
         chromium() as browser,
         visitor(browser) as context,
     ):

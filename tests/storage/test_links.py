@@ -197,7 +197,7 @@ def test_a_dead_address_leaves_time_for_the_next(host):
     backend = GuardedBackend(NetGuard(AllowList(["half.test"]), names), "image", HalfDead())
 
     async def connect() -> None:
-        stream = await backend.connect_tcp("half.test", host.port, 1.0)
+        stream = await backend.connect_tcp("half.test", host.port, 4.0)
         await stream.aclose()
 
     asyncio.run(connect())
@@ -321,8 +321,8 @@ def receiver() -> Iterator[Receiver]:
     receiver.server.server_close()
 
 
-def sender(secret: bytes | None = b"s3cret", allow: str = "127.0.0.1") -> CallbackSender:
-    return CallbackSender(NetGuard(AllowList([allow])), secret, timeout=1.0)
+def sender(secret: bytes | None = b"s3cret", allow: str = "127.0.0.1", timeout: float = 30.0) -> CallbackSender:
+    return CallbackSender(NetGuard(AllowList([allow])), secret, timeout=timeout)
 
 
 def test_callbacks_are_signed(receiver):
@@ -374,7 +374,7 @@ def test_a_receiver_that_never_answers():
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         with pytest.raises(httpx.HTTPError):
-            asyncio.run(sender().send(f"http://127.0.0.1:{silent.getsockname()[1]}/", b"{}", {}))
+            asyncio.run(sender(timeout=1.0).send(f"http://127.0.0.1:{silent.getsockname()[1]}/", b"{}", {}))
 
 
 @pytest.mark.parametrize("url", [5, None, "", "done", ["http://a.test/"], "oss://b/k"])

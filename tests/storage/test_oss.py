@@ -19,7 +19,9 @@ from sdwebui_api.storage.roots import SaveRoots, save_roots
 from sdwebui_api.storage.s3 import S3Bucket
 from tests.support.object_server import BUCKET, KEY_ID, SECRET, TOKEN, ObjectServer, object_server
 
-TIMEOUT = (0.5, 0.5)
+TIMEOUT = (30.0, 30.0)
+SHORT = (1.0, 1.0)
+"""Where the server lets one pass: less than its `slow`."""
 RETRIES = Retries(attempts=4, first=0.01, longest=0.05)
 DATA = bytes(range(256)) * 4
 OSS_ENVIRON = {"OSS_ACCESS_KEY_ID": KEY_ID, "OSS_ACCESS_KEY_SECRET": SECRET}
@@ -29,7 +31,7 @@ KINDS = ("oss v1", "oss v1 token", "oss v4", "oss v4 token", "s3")
 @pytest.fixture
 def server() -> Iterator[ObjectServer]:
     with object_server() as running:
-        running.slow = 1.0
+        running.slow = 2.0
         yield running
 
 
@@ -39,15 +41,15 @@ def s3_environ(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-def bucket_of(kind: str, server: ObjectServer) -> Any:
+def bucket_of(kind: str, server: ObjectServer, timeout: tuple[float, float] = TIMEOUT) -> Any:
     if kind == "s3":
-        return S3Bucket(server.url, BUCKET, timeout=TIMEOUT)
+        return S3Bucket(server.url, BUCKET, timeout=timeout)
     environ = dict(OSS_ENVIRON)
     if "v4" in kind:
         environ["OSS_REGION"] = "cn-test"
     if "token" in kind:
         environ["OSS_SESSION_TOKEN"] = server.token = TOKEN
-    return OssBucket(server.url, BUCKET, environ, timeout=TIMEOUT)
+    return OssBucket(server.url, BUCKET, environ, timeout=timeout)
 
 
 @pytest.fixture(params=KINDS)
@@ -78,23 +80,23 @@ def test_signed_addresses(root: ObjectRoot, server: ObjectServer) -> None:
     server.objects[KEY] = DATA
     signed = root.bucket.signed_url(KEY, 600)
     assert "," not in signed
-    assert httpx.get(signed).content == DATA
-    assert httpx.get(signed.replace("a%20b", "a%20c")).status_code == 403
+    assert httpx.get(signed, timeout=60).content == DATA
+    assert httpx.get(signed.replace("a%20b", "a%20c"), timeout=60).status_code == 403
     assert server.requests[0][2].endswith(" url")
 
 
 def test_public_addresses(root: ObjectRoot, server: ObjectServer) -> None:
     server.objects[KEY] = DATA
     address = root.bucket.public_url(KEY)
-    assert "?" not in address and httpx.get(address).status_code == 403
+    assert "?" not in address and httpx.get(address, timeout=60).status_code == 403
     server.public = True
-    assert httpx.get(address).content == DATA
+    assert httpx.get(address, timeout=60).content == DATA
 
 
 @pytest.mark.parametrize("fault", ["timeout", "503", "truncated", "reset", "lost answer", "damaged", "wrong answer"])
 @pytest.mark.parametrize("kind", ["oss v1", "s3"])
 def test_failing_uploads_are_repeated(kind: str, fault: Any, server: ObjectServer, s3_environ: None) -> None:
-    root = ObjectRoot(bucket_of(kind, server), "", RETRIES)
+    root = ObjectRoot(bucket_of(kind, server, SHORT if fault == "timeout" else TIMEOUT), "", RETRIES)
     server.faults += [fault, fault]
     root.put("x/a.png", DATA, "image/png")
     assert server.objects == {"x/a.png": DATA} and not server.faults
@@ -103,7 +105,7 @@ def test_failing_uploads_are_repeated(kind: str, fault: Any, server: ObjectServe
 @pytest.mark.parametrize("fault", ["timeout", "503", "truncated"])
 @pytest.mark.parametrize("kind", ["oss v1", "s3"])
 def test_failing_downloads_are_repeated(kind: str, fault: Any, server: ObjectServer, s3_environ: None) -> None:
-    root = ObjectRoot(bucket_of(kind, server), "", RETRIES)
+    root = ObjectRoot(bucket_of(kind, server, SHORT if fault == "timeout" else TIMEOUT), "", RETRIES)
     server.objects["a.png"] = DATA
     server.faults.append(fault)
     assert root.get(root.address("a.png"), "f", 10_000) == DATA
@@ -211,7 +213,7 @@ def test_forms_of_addresses(
 def test_a_signed_address_is_answered(tmp_path: Path, server: ObjectServer, environ: None) -> None:
     store = ResultStore(roots(server, tmp_path, "--oss-url-style", "signed", "--oss-url-expires", "60"))
     (address,) = write(store, "oss://pictures/results", "1.png")
-    assert httpx.get(address).content == DATA
+    assert httpx.get(address, timeout=60).content == DATA
 
 
 def test_many_files_at_once_keep_their_order(tmp_path: Path, server: ObjectServer, environ: None) -> None:

@@ -63,7 +63,7 @@ def test_two_browsers_as_two_cluster_users_see_only_their_own_things(browser: Br
         expect(ann.locator("#txt2img_html_info")).to_contain_text("Time taken")
         picture = ann.locator("#txt2img_gallery img").first.get_attribute("src")
         assert picture is not None and anns.request.get(picture).status == 200
-        assert bobs.request.get(picture).status == 404 and httpx.get(picture).status_code == 401
+        assert bobs.request.get(picture).status == 404 and httpx.get(picture, timeout=60).status_code == 401
 
         fill_number(ann, "setting_CLIP_stop_at_last_layers", 3)
         begin(ann, "a red apple", 150, batches=20)
