@@ -53,6 +53,21 @@ def use_large_pages(address: int, size: int) -> None:
         libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), mmap.MADV_HUGEPAGE)
 
 
+def provide_large_pages(size: int) -> None:
+    """The same for `size` bytes that others will ask malloc for, in pieces: what it gives first comes from these.
+
+    As far as malloc keeps them, which it does in a process that called `keep_large_blocks`.
+    """
+    libc = _glibc()
+    if libc is None or not 0 < size <= _LARGE // 2:
+        return
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, (ctypes.c_size_t,)
+    libc.free.argtypes = (ctypes.c_void_p,)
+    if (address := libc.malloc(size)) is not None:
+        use_large_pages(address, size)
+        libc.free(address)
+
+
 def _glibc() -> ctypes.CDLL | None:
     if sys.platform != "linux":
         return None

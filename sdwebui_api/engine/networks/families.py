@@ -8,6 +8,7 @@ reading of them A1111's (`extensions-builtin/Lora/network*.py`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -67,7 +68,8 @@ def low_rank(leaves: Leaves, weight: Tensor, dyn: int | None = None) -> LowRank 
     if not leaves.keys() <= _PLAIN or not _PLAIN - {"alpha"} <= leaves.keys():
         return None
     up, down = leaves["lora_up.weight"].flatten(1), leaves["lora_down.weight"].flatten(1)
-    if up.shape[1] != len(down) or (len(up), down.shape[1]) != (len(weight), weight[0].numel()):
+    # a packed weight has a shape, but no rows
+    if up.shape[1] != len(down) or (len(up), down.shape[1]) != (weight.shape[0], math.prod(weight.shape[1:])):
         return None
     scale = _scale(leaves, len(down))
     up, down = up[:, :dyn].to(weight.device, torch.float32) * scale, down[:dyn].to(weight.device, torch.float32)

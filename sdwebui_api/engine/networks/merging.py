@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from sdwebui_api.catalog.networks import LoraFile
+from sdwebui_api.engine.allocator import provide_large_pages
 from sdwebui_api.engine.blocks import Block, room_for
 from sdwebui_api.engine.float8 import STORAGE, clamped, full_weight
 from sdwebui_api.engine.networks.families import LowRank, layer_delta, low_rank
 from sdwebui_api.engine.networks.names import Part, part_of
 from sdwebui_api.engine.networks.reading import LoraLayers, read_layers
 from sdwebui_api.engine.packed import packed, packs
+from sdwebui_api.engine.packed_sums import packed_sum
 from sdwebui_api.errors import UnusableModel
 
 log = logging.getLogger(__name__)
@@ -88,16 +90,20 @@ def merge(twin: Any, plan: MergePlan, device: torch.device, storage: torch.devic
     Returns, in words, what did not fit. Run without autograd.
     """
     misfits: Counter[str] = Counter()
-    changed = (twin.get_submodule(name) for name in plan.changes)
+    changed = [twin.get_submodule(name) for name in plan.changes]
     room = Block(sum(room_for(layer.weight) for layer in changed if not packs(layer)), storage)
+    provide_large_pages(sum(layer.weight.nbytes for layer in changed if packs(layer)))
     workspace = torch.empty(CHUNK_ON_GPU if device.type == "cuda" else CHUNK, device=device)
-    for name, changes in plan.changes.items():
-        layer = twin.get_submodule(name)
+    for layer, changes in zip(changed, plan.changes.values(), strict=True):
         # New parameters, not new contents: the old ones belong to the checkpoint.
+        factors = _factors(layer.weight, changes, device)
+        if factors is not None and (total := _packed_sum(layer, factors)) is not None:
+            layer.weight = nn.Parameter(total, requires_grad=False)
+            continue
         original = full_weight(layer)
         weight = torch.empty_like(original) if packs(layer) else room.like(layer.weight)
         bias: Tensor | None = None
-        if (factors := _factors(original, changes, device)) is not None:
+        if factors is not None:
             _add_products(original, factors, weight, workspace)
         else:
             values, bias = _changed(layer, original, changes, misfits, device)
@@ -118,6 +124,15 @@ def _factors(original: Tensor, changes: Sequence[_Change], device: torch.device)
         moved = LowRank(factors.up.to(device), factors.down.to(device))
         found.append((change.source.multiplier, moved))
     return found
+
+
+def _packed_sum(layer: nn.Module, factors: Sequence[tuple[float, LowRank]]) -> Tensor | None:
+    """The layer's packed weight and the products, packed; None where that takes unpacking it."""
+    weight: Any = layer.weight
+    if not weight.is_mkldnn or weight.ndim != 2:
+        return None
+    [(_, product)] = _rounded(factors)
+    return packed_sum(weight.detach(), product.up, product.down)
 
 
 def _add_products(
