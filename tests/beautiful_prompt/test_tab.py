@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from sdwebui_api.api.services import Services
 from sdwebui_api.engine.devices import Device, DevicePlan
@@ -23,6 +23,7 @@ from tests.beautiful_prompt.conftest import EXTENSION
 from tests.beautiful_prompt.models import make_bloom
 from tests.support.fakes import fake_services
 from tests.support.server import run_in_thread
+from tests.webui.browser.chromium import PATIENCE, chromium
 
 BLOOM = "pai-bloom-1b1-text2prompt-sd"
 PLAN = DevicePlan(torch.device("cpu"))
@@ -31,12 +32,15 @@ PLAN = DevicePlan(torch.device("cpu"))
 class Slow:
     """The model at the pace of a large one, so that there is something to stop."""
 
+    pause = 0.01
+    """Seconds per token."""
+
     def __init__(self, model: Any) -> None:
         self._model = model
 
     def continue_text(self, *args: Any, on_tokens: Callable[[int], bool], **more: Any) -> Any:
         def slowly(count: int) -> bool:
-            time.sleep(0.01)
+            time.sleep(self.pause)
             return on_tokens(count)
 
         return self._model.continue_text(*args, on_tokens=slowly, **more)
@@ -68,16 +72,15 @@ def url(services: Services) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+    with chromium() as found:
         yield found
-        found.close()
 
 
 @pytest.fixture
 def page(url: str, browser: Browser) -> Iterator[Page]:
     """The tab, opened. No error may reach the console."""
     found = browser.new_page(locale="en-US", viewport={"width": 1440, "height": 900})
+    found.set_default_timeout(PATIENCE)
     errors: list[str] = []
     found.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     found.on("pageerror", lambda error: errors.append(str(error)))
@@ -121,12 +124,13 @@ def test_a_prompt_may_be_changed_on_its_way(page: Page) -> None:
 
 def test_a_language_model_answers(page: Page) -> None:
     ask(page, "a castle", BLOOM)
-    expect(result(page, 4)).to_be_visible(timeout=30_000)
+    expect(result(page, 4)).to_be_visible()
     expect(page.locator("#beautiful_prompt_note")).to_contain_text(f"By {BLOOM}; seeds")
     assert len({result(page, number).input_value() for number in range(1, 5)}) == 4
 
 
-def test_it_can_be_interrupted(page: Page, services: Services) -> None:
+def test_it_can_be_interrupted(page: Page, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Slow, "pause", 0.1)
     page.click("#beautiful_prompt_sampling button")
     page.locator("#beautiful_prompt_max_new_tokens input[type=number]").fill("512")
     page.locator("#beautiful_prompt_count input[type=number]").fill("10")
@@ -134,7 +138,7 @@ def test_it_can_be_interrupted(page: Page, services: Services) -> None:
     expect(page.locator("#beautiful_prompt_interrupt")).to_be_visible()
     expect(page.locator("#beautiful_prompt_progress .progress")).to_be_visible()
     page.click("#beautiful_prompt_interrupt")
-    expect(result(page, 10)).to_be_visible(timeout=30_000)
+    expect(result(page, 10)).to_be_visible()
     job = services.runner.last_started()
     assert job is not None
     assert job.interrupted
@@ -147,7 +151,8 @@ def test_nothing_to_expand_is_said(page: Page) -> None:
     expect(page.locator("#beautiful_prompt_generate")).to_be_visible()
 
 
-def test_who_leaves_ends_the_job(page: Page, services: Services) -> None:
+def test_who_leaves_ends_the_job(page: Page, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Slow, "pause", 0.1)
     page.click("#beautiful_prompt_sampling button")
     page.locator("#beautiful_prompt_max_new_tokens input[type=number]").fill("512")
     ask(page, "a castle", BLOOM)
@@ -156,4 +161,4 @@ def test_who_leaves_ends_the_job(page: Page, services: Services) -> None:
     assert job is not None
     page.close()
     with pytest.raises(Cancelled):
-        job.wait(20)
+        job.wait(120)

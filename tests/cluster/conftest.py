@@ -22,7 +22,7 @@ PICTURE = {"prompt": "a", "steps": 2, "width": 64, "height": 64}
 UPLOADED = b"ann's own picture"
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 30.0) -> Any:
+def wait_for(condition: Callable[[], object], seconds: float = 120.0) -> Any:
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, "not in time"

@@ -65,17 +65,17 @@ def test_it_starts_and_takes_requests_with_these_packages_alone(tmp_path):
             url = url_of(process)
             put = urllib.request.Request(f"{url}/api/predict/sd_async/sdapi/v1/txt2img?task_id=a", b"{}", method="POST")
             for request, expected in [(f"{url}/health/ready", b'{"status":"ok"}'), (put, b"1")]:
-                with urllib.request.urlopen(request, timeout=20) as answer:
+                with urllib.request.urlopen(request, timeout=60) as answer:
                     assert answer.read() == expected
             with pytest.raises(HTTPError) as refused:
                 urllib.request.urlopen(
-                    f"{url}/api/predict/sd_async?_callback_url_=http://127.0.0.1/", b"{}", timeout=20
+                    f"{url}/api/predict/sd_async?_callback_url_=http://127.0.0.1/", b"{}", timeout=60
                 )
             assert 400 <= refused.value.code < 500
             address = f"{url.replace('http', 'ws', 1)}/api/predict/sd_async?_watch_=true&_index_=0&_window_=1"
-            with connect(address, open_timeout=20) as watcher:
+            with connect(address, open_timeout=60) as watcher:
                 assert b"requestId" in watcher.recv(20, decode=False)
-            with urllib.request.urlopen(f"{url}/metrics", timeout=20) as answer:
+            with urllib.request.urlopen(f"{url}/metrics", timeout=60) as answer:
                 assert b"sdwebui_queue_items" in answer.read()
         finally:
             process.terminate()

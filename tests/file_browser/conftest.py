@@ -61,7 +61,7 @@ def serve(data: Path) -> Iterator[httpx.Client]:
     headers = {"Authorization": "Bearer secret"}
     with (
         run_in_thread(services) as url,
-        httpx.Client(base_url=f"{url}/file_browser/v1/", headers=headers, timeout=30) as client,
+        httpx.Client(base_url=f"{url}/file_browser/v1/", headers=headers, timeout=60) as client,
     ):
         yield client
 

@@ -10,11 +10,12 @@ import httpx
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from sdwebui_api.webui.page import mount_page
 from tests.file_browser.conftest import fill, services_with_browser
 from tests.support.server import run_in_thread
+from tests.webui.browser.chromium import PATIENCE, chromium, visitor
 
 
 @pytest.fixture(scope="module")
@@ -30,16 +31,15 @@ def url(data: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+    with chromium() as found:
         yield found
-        found.close()
 
 
 @pytest.fixture
 def page(url: str, browser: Browser) -> Iterator[Page]:
     """The tab, opened. No error may reach the console but what the server refused."""
     found = browser.new_page(locale="en-US", viewport={"width": 1440, "height": 900})
+    found.set_default_timeout(PATIENCE)
     errors: list[str] = []
     found.on("pageerror", lambda error: errors.append(str(error)))
     found.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
@@ -91,7 +91,7 @@ def test_a_broken_connection_is_no_end_of_an_upload(page: Page, data: Path) -> N
     into(page, "mine")
     content = bytes(range(256)) * 40_000
     give(page, "resumed.bin", content)
-    expect(entry(page, "resumed.bin")).to_be_visible(timeout=15_000)
+    expect(entry(page, "resumed.bin")).to_be_visible()
     assert len(broken) == 2
     assert (data / "mine" / "resumed.bin").read_bytes() == content
 
@@ -161,7 +161,7 @@ def test_a_refusal_is_shown(page: Page) -> None:
 
 
 def test_nothing_is_cut_off_on_a_telephone_in_chinese(url: str, browser: Browser) -> None:
-    with browser.new_context(locale="zh-CN", viewport={"width": 390, "height": 844}) as context:
+    with visitor(browser, 390, 844, "zh-CN") as context:
         page = context.new_page()
         page.goto(f"{url}/?")
         page.evaluate("document.querySelector('#tab_file_browser-button')?.click()")

@@ -117,7 +117,7 @@ class Zoo:
         return next(row for row in self.all()["models"] if row["id"] == id)
 
     def wait(self, ready: Callable[[dict[str, Any]], bool], id: str = "tiny") -> dict[str, Any]:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 180
         while not ready(row := self.row(id)):
             assert time.monotonic() < end, row
             time.sleep(0.02)
@@ -142,7 +142,7 @@ def services_with_zoo(data: Path, *flags: str) -> Services:
 def running_zoo(data: Path, host: Host, *flags: str) -> Iterator[Zoo]:
     with (
         run_in_thread(services_with_zoo(data, *flags)) as url,
-        httpx.Client(base_url=f"{url}/model_zoo/v1/", timeout=30) as client,
+        httpx.Client(base_url=f"{url}/model_zoo/v1/", timeout=60) as client,
     ):
         yield Zoo(client, data, host)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page
 
 import sdwebui_api
 from sdwebui_api.app import _option_store
@@ -28,6 +28,7 @@ from sdwebui_api.webui.settings.form import ELSEWHERE, Form, control
 from sdwebui_api.webui.settings.labels import LABELS
 from tests.support.fakes import fake_services
 from tests.support.server import run_in_thread
+from tests.webui.browser.chromium import chromium, visitor
 
 TABLE = {**OPTION_TABLE, **CONTROL_OPTIONS}
 PACKAGE = Path(sdwebui_api.__file__).parent
@@ -166,15 +167,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        yield browser
-        browser.close()
+    with chromium() as found:
+        yield found
 
 
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
-    with browser.new_context(locale="en-US", viewport={"width": 1440, "height": 900}) as context:
+    with visitor(browser) as context:
         yield context
 
 
@@ -250,7 +249,7 @@ class TestInTheBrowser:
         apply(page)
 
     def test_the_browser_chooses_the_language(self, server: tuple[str, Path], browser: Browser) -> None:
-        with browser.new_context(locale="zh-CN") as context:
+        with visitor(browser, locale="zh-CN") as context:
             page = open_settings(context, server[0])
             assert page.inner_text("#settings_submit") == "应用设置"
             assert "\ue900" not in page.content()

@@ -74,6 +74,6 @@ def wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> str:
 
 def is_ready(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/health/ready", timeout=10).status_code == 200
+        return httpx.get(f"{url}/health/ready", timeout=60).status_code == 200
     except httpx.TransportError:
         return False

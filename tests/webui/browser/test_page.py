@@ -20,7 +20,6 @@ from tests.webui.browser.chromium import PATIENCE, open_tab, tab_names, visit
 from tests.webui.browser.server import CHECKPOINT
 
 pytestmark = pytest.mark.slow
-expect.set_options(timeout=PATIENCE)
 
 
 def number(page: Page, id: str) -> str:
