@@ -16,7 +16,6 @@ from torch import Tensor, nn
 DTYPE = torch.bfloat16
 """The precision in which packing gains most; float32, which is there for exactness, keeps torch's own arithmetic."""
 
-
 class PackedLinear(nn.Linear):
     """Computes as nn.Linear does, with a packed weight or a plain one."""
 
@@ -78,10 +77,13 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
 def keep_packed(module: nn.Module) -> dict[str, nn.Module]:
     """Turn the linear layers and convolutions of `module` into ones that may hold packed weights.
 
-    Returns those layers by the names of their weights.
+    Convolutions of 1x1 stay plain: which order is best for them depends on the area, and a wrong one takes ten times
+    as long; for larger ones all areas share one. Returns the layers by the names of their weights.
     """
     found = {}
     for name, layer in module.named_modules():
+        if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1):
+            continue
         if (kind := _KINDS.get(type(layer))) is not None:
             layer.__class__ = kind
             found[f"{name}.weight"] = layer

@@ -24,7 +24,6 @@ LAYERS = {
     "linear without bias": (lambda: nn.Linear(40, 24, bias=False), (5, 40)),
     "convolution": (lambda: nn.Conv2d(8, 24, 3, padding=1), (2, 8, 9, 7)),
     "strided": (lambda: nn.Conv2d(8, 24, 3, stride=2, padding=1), (2, 8, 9, 7)),
-    "pointwise": (lambda: nn.Conv2d(40, 24, 1), (2, 40, 5, 5)),
     "few channels": (lambda: nn.Conv2d(9, 5, 3, padding=1), (1, 9, 6, 6)),
 }
 
@@ -94,7 +93,7 @@ def test_a_plain_weight_serves_too() -> None:
 
 
 def test_nothing_else_is_packed() -> None:
-    kept = nn.Sequential(nn.LayerNorm(8), nn.Embedding(3, 8), nn.MultiheadAttention(8, 2), nn.Conv1d(8, 8, 1))
+    kept = nn.Sequential(nn.LayerNorm(8), nn.Embedding(3, 8), nn.MultiheadAttention(8, 2), nn.Conv2d(8, 8, 1))
     assert not keep_packed(kept) and not any(map(packs, kept.modules()))
     assert not can_pack(CPU, torch.float32) and not can_pack(torch.device("cuda"), torch.bfloat16)
 
