@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shutil
+import time
 from pathlib import Path
 
 import httpx
@@ -46,6 +47,12 @@ def picture(page: Page, kind: str = "txt2img") -> bytes:
 
 def pixels(file: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(file)).convert("RGB")).astype(int)
+
+
+def redness(picture: np.ndarray) -> float:
+    """How much of it is red, 0 to 1."""
+    red, green, blue = picture.reshape(-1, 3).T
+    return float(((red > 140) & (red > green + 60) & (red > blue + 60)).mean())
 
 
 def draw_apple(page: Page) -> bytes:
@@ -100,9 +107,7 @@ def test_a_phone_reaches_every_tab_by_the_menu(page: Page) -> None:
 
 
 def test_a_red_apple_appears_in_the_gallery(page: Page) -> None:
-    colours = pixels(draw_apple(page)).reshape(-1, 3)
-    red = (colours[:, 0] > 140) & (colours[:, 0] > colours[:, 1] + 60) & (colours[:, 0] > colours[:, 2] + 60)
-    assert red.mean() > 0.1
+    assert redness(pixels(draw_apple(page))) > 0.1
     expect(page.locator("#txt2img_html_info")).to_contain_text("Seed: 7")
 
 
@@ -235,7 +240,12 @@ def test_only_the_drawn_part_is_repainted(page: Page) -> None:
     page.click("#txt2img_send_to_inpaint")
     canvas = page.locator("#img2maskimg canvas").first
     expect(canvas).to_be_visible()
-    page.wait_for_timeout(5000)  # the editor shows the picture after its canvas; nothing on the page tells when
+    # The editor shows the picture after its canvas, and nothing else on the page tells when.
+    end = time.monotonic() + PATIENCE / 1000
+    while redness(pixels(canvas.screenshot())) < 0.02:
+        assert time.monotonic() < end, "the picture is not shown"
+        page.wait_for_timeout(300)
+    page.wait_for_timeout(1000)
     box = canvas.bounding_box()
     assert box is not None
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
