@@ -16,6 +16,7 @@ from sdwebui_api.engine.families.base import Assembly
 from sdwebui_api.engine.float8 import keep_in_float8
 from sdwebui_api.engine.mapped import MappedReader
 from sdwebui_api.engine.packed import keep_packed, packed
+from sdwebui_api.engine.scaled import full, scale_of
 from sdwebui_api.errors import UnusableModel
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class _Place:
     channels_last: bool
     packing: nn.Module | None = None
     """The layer that wants it packed."""
+    scale: Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -79,6 +81,7 @@ def materialise(assembly: Assembly, weights: Weights, part: str, tell: Tell | No
             torch.float8_e4m3fn if name in in_float8 else weights.dtype,
             weights.channels_last and assembly.tensors[name].ndim == 4,
             packing.get(name),
+            scale_of(name, assembly.tensors),
         )
         for name in wanted
     ]
@@ -101,6 +104,9 @@ def _check(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], part: st
             raise UnusableModel(
                 f"tensor {name!r} of the {part} is {list(tensors[name].shape)} instead of {list(place.shape)}"
             )
+        if place.is_floating_point() and not tensors[name].is_floating_point():
+            kind = str(tensors[name].dtype).removeprefix("torch.")
+            raise UnusableModel(f"tensor {name!r} of the {part} is {kind}: quantised weights are not supported")
 
 
 def _fill(places: Iterable[_Place], weights: Weights, tell: Tell | None) -> dict[str, Tensor]:
@@ -117,7 +123,7 @@ def _fill(places: Iterable[_Place], weights: Weights, tell: Tell | None) -> dict
                 used += place.size
             else:
                 target = _view(room, place)
-            reader.copy(place.source, target)
+            reader.copy(full(place.source, place.scale), target)
             filled[place.name] = target if place.packing is None else packed(place.packing, target)
             done += place.size
             report(done)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdwebui_api.engine.packed import dense
+from sdwebui_api.engine.scaled import full, scale_of
 
 STORAGE = torch.float8_e4m3fn
 
@@ -65,9 +66,13 @@ def keep_in_float8(module: nn.Module, tensors: Mapping[str, Tensor], keep_half: 
             continue
         layer.__class__ = kind
         if keep_half:
-            layer.half_weight = HalfWeight(tensors[weight].to("cpu", torch.float16, copy=True))
+            layer.half_weight = HalfWeight(_half(weight, tensors))
         found.append(weight)
     return frozenset(found)
+
+
+def _half(name: str, tensors: Mapping[str, Tensor]) -> Tensor:
+    return full(tensors[name], scale_of(name, tensors)).to("cpu", torch.float16, copy=True)
 
 
 def size_of_halves(module: nn.Module) -> int:

@@ -188,6 +188,8 @@ def ema_to_ldm(flat: str) -> str | None:
         return f"{found[1]}.{found[2]}.{found[3]}"
     if found := re.fullmatch(rf"input_blocks00{_LEAF}", flat):
         return f"input_blocks.0.0.{found[1]}"
+    if found := re.fullmatch(rf"label_emb0(\d){_LEAF}", flat):
+        return f"label_emb.0.{found[1]}.{found[2]}"
     head = re.match(r"(input_blocks|output_blocks)(\d+)(\d)(?=\D)|(middle_block)(\d)(?=\D)", flat)
     if not head:
         return None

@@ -15,6 +15,7 @@ from sdwebui_api.engine.families import FAMILIES, recognise
 from sdwebui_api.engine.families.base import Family
 from sdwebui_api.engine.filling import Tell, Weights, materialise
 from sdwebui_api.engine.model_config import ModelConfig, read_config
+from sdwebui_api.engine.original_names import original_names
 from sdwebui_api.engine.reading import Tensors, read_tensors, shapes_of
 from sdwebui_api.engine.zero_snr import rescale_zero_terminal_snr
 from sdwebui_api.errors import UnusableModel
@@ -40,7 +41,7 @@ class OpenCheckpoint:
     def __init__(self, path: Path, config_path: Path | None, metadata: Mapping[str, str] | None = None) -> None:
         """Raises UnusableModel when the file is broken or of no known family."""
         self.path = path
-        self._tensors: Tensors = read_tensors(path)
+        self._tensors: Tensors = original_names(read_tensors(path))
         with _naming(path):
             self.family = recognise(shapes_of(self._tensors))
         self._config: ModelConfig = read_folder_config(path) if path.is_dir() else read_config(config_path, metadata)

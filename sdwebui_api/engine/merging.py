@@ -22,8 +22,10 @@ import torch
 from torch import Tensor
 
 from sdwebui_api.catalog.merging import MergeRecipe
+from sdwebui_api.engine.original_names import original_names
 from sdwebui_api.engine.reading import Tensors, read_tensors
-from sdwebui_api.errors import BadRequest
+from sdwebui_api.engine.scaled import is_scaled
+from sdwebui_api.errors import BadRequest, UnusableModel
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +94,9 @@ def _check_sources(recipe: MergeRecipe) -> None:
 
 def _read(path: Path) -> Tensors:
     """With the text encoder's names as today's files have them."""
-    found = read_tensors(path)
+    found = original_names(read_tensors(path))
+    if is_scaled(found):
+        raise UnusableModel(f"{path.name} keeps float8 weights beside their scales, which cannot be merged")
     return {
         f"{_TEXT}text_model.{name.removeprefix(_TEXT)}" if name.startswith(_OLD_TEXT) else name: tensor
         for name, tensor in found.items()

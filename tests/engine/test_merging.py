@@ -16,7 +16,7 @@ from sdwebui_api.catalog.hashes import HashCache
 from sdwebui_api.catalog.merging import MergeRecipe
 from sdwebui_api.catalog.vaes import VaeFile
 from sdwebui_api.engine.merging import merge_checkpoints
-from sdwebui_api.errors import BadRequest, Cancelled
+from sdwebui_api.errors import BadRequest, Cancelled, UnusableModel
 
 INPUT = "model.diffusion_model.input_blocks.0.0.weight"
 OUT = "model.diffusion_model.out.2.weight"
@@ -203,3 +203,11 @@ def test_other_architectures_do_not_fit(shelf, out):
         merge_checkpoints(
             MergeRecipe(shelf("a.safetensors", tensors(1)), shelf("c.safetensors", {"model.x": torch.zeros(1)})), out
         )
+
+
+def test_weights_beside_scales_are_not_merged(shelf, out):
+    layer = "model.diffusion_model.middle_block.1.proj_in"
+    scaled = tensors(1) | {f"{layer}.weight": torch.ones(4, 4), f"{layer}.scale_weight": torch.tensor(2.0)}
+    with pytest.raises(UnusableModel, match="beside their scales"):
+        merge_checkpoints(MergeRecipe(shelf("a.safetensors", scaled), shelf("b.safetensors", tensors(2))), out)
+    assert not out.exists()

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from sdwebui_api.engine.families.base import Assembly
 from sdwebui_api.engine.ldm_names import (
-    ema_to_ldm,
     modern_diffusers_vae,
     unet_to_diffusers,
     vae_to_diffusers,
 )
 from sdwebui_api.engine.libraries import IMPORTING
 from sdwebui_api.engine.model_config import ModelConfig
+from sdwebui_api.engine.original_names import UNET_PREFIX
 from sdwebui_api.engine.reading import Shapes, shapes_of
 from sdwebui_api.engine.structure import (
     TextStructure,
@@ -30,8 +30,6 @@ from sdwebui_api.engine.structure import (
 from sdwebui_api.engine.upsampling import use_ldm_upsampling
 from sdwebui_api.errors import UnusableModel
 
-UNET_PREFIX = "model.diffusion_model."
-EMA_PREFIX = "model_ema.diffusion_model"
 VAE_PREFIX = "first_stage_model."
 
 # Attention heads of the text models we know, by (width, layers); elsewhere a head has 64 channels, as in CLIP.
@@ -43,18 +41,12 @@ def without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tens
 
 
 def middle_projection(shapes: Shapes) -> tuple[int, ...]:
-    """The shape of the middle block's attention projection, of plain or EMA weights; () when there is none."""
-    ema = f"{EMA_PREFIX}middle_block1proj_inweight"
-    return shapes.get(f"{UNET_PREFIX}middle_block.1.proj_in.weight", shapes.get(ema, ()))
+    """The shape of the middle block's attention projection; () when there is none."""
+    return shapes.get(f"{UNET_PREFIX}middle_block.1.proj_in.weight", ())
 
 
 def select_unet(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The plain weights where a file has both, as A1111 (`use_ema: False`); the EMA weights where it has only those."""
-    plain = without_prefix(tensors, UNET_PREFIX)
-    if plain:
-        return plain
-    flat = without_prefix(tensors, EMA_PREFIX)
-    return {name: tensor for key, tensor in flat.items() if (name := ema_to_ldm(key)) is not None}
+    return without_prefix(tensors, UNET_PREFIX)
 
 
 def select_vae(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

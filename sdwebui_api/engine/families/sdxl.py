@@ -17,8 +17,10 @@ from sdwebui_api.engine.families.base import Assembly, Family, LabelFormat, Late
 from sdwebui_api.engine.families.open_clip import assemble_open_clip
 from sdwebui_api.engine.ldm_names import indices
 from sdwebui_api.engine.model_config import ModelConfig
+from sdwebui_api.engine.original_names import UNET_PREFIX
 from sdwebui_api.engine.reading import Shapes
 from sdwebui_api.engine.structure import UNetStructure
+from sdwebui_api.errors import UnusableModel
 
 _HEAD = 64
 """Channels per attention head in the UNet."""
@@ -30,15 +32,15 @@ _SIZES = ("height", "width", "crop_top", "crop_left")
 
 def _has_label(shapes: Shapes) -> bool:
     """A label embedding, and no text encoder where SD1, SD2 and unCLIP have theirs."""
-    return f"{ldm.UNET_PREFIX}label_emb.0.0.weight" in shapes and not any(
+    return f"{UNET_PREFIX}label_emb.0.0.weight" in shapes and not any(
         name.startswith("cond_stage_model.") for name in shapes
     )
 
 
 def _attends_at_the_bottom(shapes: Shapes) -> bool:
     """Whether the coarsest level has attention: the base's has, the refiner's (like SD1's) has not."""
-    last = max(indices(shapes, f"{ldm.UNET_PREFIX}input_blocks."), default=0)
-    return f"{ldm.UNET_PREFIX}input_blocks.{last}.1.norm.weight" in shapes
+    last = max(indices(shapes, f"{UNET_PREFIX}input_blocks."), default=0)
+    return f"{UNET_PREFIX}input_blocks.{last}.1.norm.weight" in shapes
 
 
 def _recognise_base(shapes: Shapes) -> bool:
@@ -64,6 +66,8 @@ def _select_text(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _assemble_text(tensors: Mapping[str, Tensor], config: ModelConfig) -> Assembly:
     clip = ldm.without_prefix(tensors, "0.transformer.")
+    if not clip:
+        raise _lacking("CLIP-L", f"{_EMBEDDERS}0.transformer.*")
     bare = {name.removeprefix("text_model."): tensor for name, tensor in clip.items()}
     return _together({CLIP_L: ldm.assemble_clip_text(bare, config), CLIP_G: _assemble_clip_g(tensors, 1)})
 
@@ -74,7 +78,13 @@ def _assemble_refiner_text(tensors: Mapping[str, Tensor], config: ModelConfig) -
 
 def _assemble_clip_g(tensors: Mapping[str, Tensor], number: int) -> Assembly:
     own = ldm.without_prefix(tensors, f"{number}.model.") or ldm.without_prefix(tensors, f"{number}.transformer.")
+    if not own:
+        raise _lacking("OpenCLIP-bigG", f"{_EMBEDDERS}{number}.model.*")
     return assemble_open_clip(own, projection=True)
+
+
+def _lacking(name: str, tensors: str) -> UnusableModel:
+    return UnusableModel(f"the text model {name} is missing ({tensors}); use the complete checkpoint")
 
 
 def _together(parts: Mapping[str, Assembly]) -> Assembly:

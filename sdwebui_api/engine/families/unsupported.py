@@ -13,6 +13,10 @@ def _has(part: str) -> Callable[[Shapes], bool]:
     return lambda shapes: any(part in name for name in shapes)
 
 
+def _begins(*prefixes: str) -> Callable[[Shapes], bool]:
+    return lambda shapes: any(name.startswith(prefixes) for name in shapes)
+
+
 def _input_channels(count: int) -> Callable[[Shapes], bool]:
     def test(shapes: Shapes) -> bool:
         shape = shapes.get(_UNET_INPUT, ())
@@ -35,10 +39,25 @@ _CHECKPOINTS: _Kinds = (
     (_has("double_blocks."), "a FLUX checkpoint, which is not supported yet"),
     (_has("time_stack."), "a video checkpoint, which is not supported"),
 )
+_UNET_ALONE = (
+    "a UNet alone, without text encoder and VAE; use the complete checkpoint, whose UNet's tensors begin with "
+    "model.diffusion_model."
+)
 _OTHERS: _Kinds = (
     (_has("lora_unet_"), "a LoRA: it belongs into the folder Lora"),
     (_has("lora_te_"), "a LoRA: it belongs into the folder Lora"),
     (_has("control_model."), "a ControlNet: it belongs into the folder ControlNet"),
+    (_begins("controlnet_"), "a ControlNet: it belongs into the folder ControlNet"),
+    (_begins("input_blocks.", "diffusion_model.input_blocks."), _UNET_ALONE),
+    (
+        _begins("down_blocks."),
+        "the UNet of a diffusers folder; the whole folder is a checkpoint, its UNet alone is none",
+    ),
+    (_begins("first_stage_model.", "decoder.", "encoder.down"), "a VAE: it belongs into the folder VAE"),
+    (
+        _begins("cond_stage_model.", "conditioner.", "text_model.", "transformer.resblocks."),
+        "a text encoder alone; use the complete checkpoint",
+    ),
 )
 
 

@@ -210,4 +210,6 @@ def _problems(plan: MergePlan, misfits: Counter[str]) -> list[str]:
         log.info("LoRA %s: %d layers are unknown to this checkpoint", name, count)
         if not plan.matched[name]:
             found.append(f"LoRA {name}: none of its {count} layers is known to this checkpoint")
+        elif count > plan.matched[name]:  # of another family, whose layers partly have the same names
+            found.append(f"LoRA {name}: {count} layers are unknown to this checkpoint")
     return found

@@ -294,3 +294,13 @@ def test_half_precision_with_networks_gives_nearly_the_same(
     for one, other in zip(found, outputs(engine, checkpoint, networks), strict=True):
         error = (one.float() - other).square().mean().sqrt() / other.square().mean().sqrt()
         assert error < 0.03
+
+
+def test_a_lora_of_another_family_is_told(engine: Engine, checkpoint: CheckpointFile, write_lora: WriteLora) -> None:
+    """Some of its layers have names that this family has too; those that fit count, as in A1111."""
+    unknown = [f"lora_unet_input_blocks_8_1_transformer_blocks_{n}_attn2_to_k" for n in range(3)]
+    tensors = rank_one(KEYS, 192, 128) | {k: v for name in unknown for k, v in rank_one(name, 640, 2048).items()}
+    networks = NetworkSet((AppliedLora(write_lora(tensors, "sdxl")),))
+    with engine.lease(checkpoint) as base, engine.lease(checkpoint, networks=networks) as model:
+        assert model.problems == ("LoRA sdxl: 3 layers are unknown to this checkpoint",)
+        assert not torch.equal(evaluate(model)[1], evaluate(base)[1])
