@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +42,12 @@ from sdwebui_api.staffing import staff_of
 
 if TYPE_CHECKING:
     from sdwebui_api.engine.engine import Engine
+    from sdwebui_api.generation.generator import Generator
+    from sdwebui_api.generation.training import Trainer
     from sdwebui_api.prompting.encoding import EncodingCache
     from sdwebui_api.queueing.service import QueueService
+    from sdwebui_api.scripting.host import ScriptHost
+    from sdwebui_api.storage.local import LocalStorage
     from sdwebui_api.storage.results import ResultStore
 
 log = logging.getLogger(__name__)
@@ -134,11 +139,8 @@ def build(flags: Flags) -> Services:
     from sdwebui_api.control.options import CONTROL_OPTIONS
     from sdwebui_api.control.service import ControlService
     from sdwebui_api.engine.engine import Engine
-    from sdwebui_api.generation.generator import Generator
     from sdwebui_api.generation.infotext_parse import parse_generation_parameters
     from sdwebui_api.generation.sampler_names import SamplingNames, sampler_rows, schedule_rows
-    from sdwebui_api.generation.training import Trainer
-    from sdwebui_api.generation.training_request import TrainingFiles
     from sdwebui_api.scripting.build import build_host
     from sdwebui_api.scripting.controlnet import ControlNetScript
     from sdwebui_api.storage.links import link_fetcher
@@ -160,44 +162,11 @@ def build(flags: Flags) -> Services:
     resolver = Resolver(catalog, SamplingNames(lenient=flags.lenient), HiresUpscalers(catalog.upscalers))
     storage = LocalStorage(paths.data_dir)
     results = ResultStore(save_roots(flags, paths.data_dir))
-    censor = Censor(engine, paths.nsfw_dir) if flags.enable_nsfw_censor else None
     # As many jobs side by side as may share a forward pass (two even when none do: loading and decoding overlap).
     runner = JobRunner(flags.max_queue, max(2, engine.batcher.largest_group), fair=flags.cluster)
-
-    def generator_on(lender: Any) -> Generator:
-        """`lender`: the engine, or what lends one model of it (previews of trainings)."""
-        return Generator(
-            lender, catalog, storage, upscalers, scripts, resolver, censor, interrogator, faces, engine.auxiliary
-        )
-
-    generator = generator_on(engine)
-    loads_at_start = not flags.skip_load_model_at_start
-    training_turn = threading.Lock()
-
-    def equip(view: Services, paths: Paths) -> None:
-        """What of one user's services runs networks."""
-        own_engine, own_storage = engine.with_embeddings([paths.embeddings_dir]), LocalStorage(paths.data_dir)
-
-        def own_generator(lender: Any) -> Generator:
-            made = Generator(
-                lender, view.catalog, own_storage, upscalers, scripts, view.resolver, censor, interrogator, view.faces,
-                engine.auxiliary,
-            )  # fmt: skip
-            made.encodings = generator.encodings
-            return made
-
-        view.generator = own_generator(own_engine)
-        view.engine = EngineForDoors(
-            own_engine, view.catalog, view.options, generator.encodings, loads_at_start=loads_at_start
-        )
-        view.trainer = Trainer(
-            own_engine,
-            TrainingFiles(paths.with_own_networks(), own_storage),
-            own_generator,
-            lambda: runner.draining,
-            turn=training_turn,
-        )
-
+    censor = Censor(engine, paths.nsfw_dir) if flags.enable_nsfw_censor else None
+    shared = _Shared(engine, upscalers, interrogator, scripts, censor, runner, not flags.skip_load_model_at_start)
+    generator = shared.generator(engine, catalog, storage, resolver, faces)
     services = Services(
         flags=flags,
         options=options,
@@ -209,7 +178,7 @@ def build(flags: Flags) -> Services:
         faces=faces,
         scripts=scripts,
         control=ControlService(catalog.control_models, annotators),
-        engine=EngineForDoors(engine, catalog, options, generator.encodings, loads_at_start=loads_at_start),
+        engine=shared.engine_for_doors(engine, catalog, options, generator),
         runner=runner,
         executor=ThreadPoolExecutor(DOOR_THREADS, "door"),
         preview_executor=ThreadPoolExecutor(1, "preview"),
@@ -217,16 +186,70 @@ def build(flags: Flags) -> Services:
         schedule_rows=schedule_rows(),
         merge_folder=paths.checkpoint_dirs[0],
         lend_network=engine.auxiliary,
-        trainer=Trainer(
-            engine, TrainingFiles(paths, storage), generator_on, lambda: runner.draining, turn=training_turn
+        trainer=shared.trainer(
+            engine, paths, storage, lambda lender: shared.generator(lender, catalog, storage, resolver, faces)
         ),
         links=link_fetcher(flags, results.fetchers()),
         results=results,
         queue=build_queue(flags, paths.data_dir) if queue_is_on(flags) else None,
     )
     if flags.cluster:
-        services.views = UserViews(services, equip)
+        services.views = UserViews(services, lambda view, own: shared.equip(view, own, generator))
     return services
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What draws and trains for all users, each with files and settings of their own."""
+
+    engine: Engine
+    upscalers: UpscalerLibrary
+    interrogator: Interrogator
+    scripts: ScriptHost
+    censor: Censor | None
+    runner: JobRunner
+    loads_at_start: bool
+    training_turn: threading.Lock = field(default_factory=threading.Lock)
+
+    def generator(
+        self, lender: Any, catalog: Catalog, storage: LocalStorage, resolver: Resolver, faces: FaceLibrary
+    ) -> Generator:
+        """`lender`: an engine, or what lends one model of it (previews of trainings)."""
+        from sdwebui_api.generation.generator import Generator
+
+        return Generator(
+            lender, catalog, storage, self.upscalers, self.scripts, resolver, self.censor, self.interrogator, faces,
+            self.engine.auxiliary,
+        )  # fmt: skip
+
+    def trainer(
+        self, engine: Engine, paths: Paths, storage: LocalStorage, generator_on: Callable[[Any], Generator]
+    ) -> Trainer:
+        from sdwebui_api.generation.training import Trainer
+        from sdwebui_api.generation.training_request import TrainingFiles
+
+        files = TrainingFiles(paths, storage)
+        return Trainer(engine, files, generator_on, lambda: self.runner.draining, turn=self.training_turn)
+
+    def engine_for_doors(
+        self, engine: Engine, catalog: Catalog, options: OptionStore, generator: Generator
+    ) -> EngineForDoors:
+        return EngineForDoors(engine, catalog, options, generator.encodings, loads_at_start=self.loads_at_start)
+
+    def equip(self, view: Services, paths: Paths, generator: Generator) -> None:
+        """What of one user's services runs networks. Encoded prompts are remembered for all, in `generator`."""
+        from sdwebui_api.storage.local import LocalStorage
+
+        engine, storage = self.engine.with_embeddings([paths.embeddings_dir]), LocalStorage(paths.data_dir)
+
+        def generator_on(lender: Any) -> Generator:
+            made = self.generator(lender, view.catalog, storage, view.resolver, view.faces)
+            made.encodings = generator.encodings
+            return made
+
+        view.generator = generator_on(engine)
+        view.engine = self.engine_for_doors(engine, view.catalog, view.options, generator)
+        view.trainer = self.trainer(engine, paths.with_own_networks(), storage, generator_on)
 
 
 def _option_store(flags: Flags, paths: Paths) -> OptionStore:
