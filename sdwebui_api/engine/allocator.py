@@ -8,7 +8,6 @@ a float32 one, and elementwise operations alone took five to seven times as long
 from __future__ import annotations
 
 import ctypes
-import mmap
 import os
 import sys
 from collections.abc import Mapping
@@ -40,32 +39,6 @@ def give_back() -> None:
     libc = _glibc()
     if libc is not None:
         libc.malloc_trim(0)
-
-
-def use_large_pages(address: int, size: int) -> None:
-    """Ask Linux to back these bytes by pages of 2 MiB as they are touched first: 512 times fewer page faults."""
-    libc = _glibc()
-    if libc is None:
-        return
-    first = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
-    if (length := address + size - first) > 0:
-        # A kernel without them refuses, and small pages do as well.
-        libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), mmap.MADV_HUGEPAGE)
-
-
-def provide_large_pages(size: int) -> None:
-    """The same for `size` bytes that others will ask malloc for, in pieces: what it gives first comes from these.
-
-    As far as malloc keeps them, which it does in a process that called `keep_large_blocks`.
-    """
-    libc = _glibc()
-    if libc is None or not 0 < size <= _LARGE // 2:
-        return
-    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, (ctypes.c_size_t,)
-    libc.free.argtypes = (ctypes.c_void_p,)
-    if (address := libc.malloc(size)) is not None:
-        use_large_pages(address, size)
-        libc.free(address)
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -8,8 +8,6 @@ import math
 import torch
 from torch import Tensor
 
-from sdwebui_api.engine.allocator import use_large_pages
-
 ALIGNMENT = 64
 """Bytes; the width of a vector register and of a cache line."""
 
@@ -21,8 +19,6 @@ class Block:
         """`pinned`: RAM that a GPU reads by itself, where there is a GPU."""
         pinned = pinned and device.type == "cpu" and torch.cuda.is_available()
         self._free = torch.empty(size, dtype=torch.uint8, device=device, pin_memory=pinned)
-        if device.type == "cpu" and not pinned:
-            use_large_pages(self._free.data_ptr(), size)
 
     def like(self, tensor: Tensor) -> Tensor:
         """Shaped, typed and laid out in memory like `tensor`, not filled."""

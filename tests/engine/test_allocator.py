@@ -5,14 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from sdwebui_api.engine.allocator import keep_large_blocks
-
-_ENABLED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-LARGE_PAGES = _ENABLED.exists() and "[never]" not in _ENABLED.read_text()
 
 FAULTS = """
 import resource, threading
@@ -58,20 +54,3 @@ def test_tensors_of_a_job_reuse_memory_until_it_is_given_back() -> None:
 def test_what_the_environment_says_of_malloc_stands() -> None:
     assert not keep_large_blocks({"MALLOC_TRIM_THRESHOLD_": "1000"})
     assert not keep_large_blocks({"GLIBC_TUNABLES": "glibc.malloc.arena_max=2"})
-
-
-@pytest.mark.skipif(not LARGE_PAGES, reason="Linux with transparent huge pages")
-def test_large_blocks_cost_few_page_faults() -> None:
-    code = """
-import resource, torch
-from sdwebui_api.engine.blocks import Block
-faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-block = Block(64 * 2**20, torch.device("cpu"))
-piece = torch.empty(60 * 2**20, dtype=torch.uint8)
-before = faults()
-block.like(piece).zero_()
-print(faults() - before)
-"""
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    # 15360 small pages; memory in pieces may leave the kernel without a few of the large ones.
-    assert int(output) < 8000

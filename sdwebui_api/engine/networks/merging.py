@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from sdwebui_api.catalog.networks import LoraFile
-from sdwebui_api.engine.allocator import provide_large_pages
 from sdwebui_api.engine.blocks import Block, room_for
 from sdwebui_api.engine.float8 import STORAGE, clamped, full_weight
 from sdwebui_api.engine.networks.families import LowRank, layer_delta, low_rank
@@ -92,7 +91,6 @@ def merge(twin: Any, plan: MergePlan, device: torch.device, storage: torch.devic
     misfits: Counter[str] = Counter()
     changed = [twin.get_submodule(name) for name in plan.changes]
     room = Block(sum(room_for(layer.weight) for layer in changed if not packs(layer)), storage)
-    provide_large_pages(sum(layer.weight.nbytes for layer in changed if packs(layer)))
     workspace = torch.empty(CHUNK_ON_GPU if device.type == "cuda" else CHUNK, device=device)
     for layer, changes in zip(changed, plan.changes.values(), strict=True):
         # New parameters, not new contents: the old ones belong to the checkpoint.
