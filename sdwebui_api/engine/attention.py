@@ -77,13 +77,28 @@ def attend_by_products(query: Tensor, key: Tensor, value: Tensor, heads: int) ->
     query, key, value = (_by_head(tensor, heads) for tensor in (query, key, value))
     rows, length, width = query.shape
     output = torch.empty_like(query)
-    step = max(SLICE_BYTES // (rows * key.shape[1] * query.element_size()), 1)
-    nothing = query.new_empty(1)
+    step = min(max(SLICE_BYTES // (rows * key.shape[1] * query.element_size()), 1), length)
+    # One place for the scores of all slices; none where their derivatives are wanted, which need what they were.
+    room = None if _differentiated(query, key, value) else query.new_empty(rows * step * key.shape[1])
     for start in range(0, length, step):
         part = query[:, start : start + step]
-        scores = torch.baddbmm(nothing, part, key.transpose(1, 2), beta=0, alpha=width**-0.5)
-        output[:, start : start + step] = torch.bmm(scores.softmax(dim=-1), value)
+        output[:, start : start + step] = torch.bmm(_probabilities(part, key, width**-0.5, room), value)
     return output.reshape(batch, heads, length, width).transpose(1, 2).reshape(batch, length, heads * width)
+
+
+def _differentiated(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def _probabilities(query: Tensor, key: Tensor, scale: float, room: Tensor | None) -> Tensor:
+    """Softmax of query [N, L, C] times key [N, S, C], scaled: [N, L, S], computed in `room` where there is one."""
+    shape = (query.shape[0], query.shape[1], key.shape[1])
+    nothing, keys = query.new_empty(1), key.transpose(1, 2)
+    if room is None:
+        return torch.baddbmm(nothing, query, keys, beta=0, alpha=scale).softmax(dim=-1)
+    scores = room[: shape[0] * shape[1] * shape[2]].view(shape)
+    torch.baddbmm(nothing, query, keys, beta=0, alpha=scale, out=scores)
+    return torch.softmax(scores, dim=-1, out=scores)
 
 
 def _by_head(tensor: Tensor, heads: int) -> Tensor:

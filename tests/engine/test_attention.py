@@ -34,6 +34,14 @@ def test_products_equal_the_fused_kernel_in_slices_too(monkeypatch: pytest.Monke
     assert torch.allclose(attend_by_products(query, key, value, 4), expected, atol=1e-5)
 
 
+def test_products_have_the_derivatives_of_the_fused_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "SLICE_BYTES", 8 * 30 * 4 * 7)
+    learned = [tensor.requires_grad_() for tensor in _inputs()]
+    wanted = torch.autograd.grad(_fused(*learned).square().sum(), learned)
+    found = torch.autograd.grad(attend_by_products(*learned, 4).square().sum(), learned)
+    assert all(torch.allclose(one, other, atol=1e-4) for one, other in zip(found, wanted, strict=True))
+
+
 def test_upcasting_reaches_products() -> None:
     query, key, value = (tensor.bfloat16() for tensor in _inputs())
     expected = _fused(query.float(), key.float(), value.float()).bfloat16()
