@@ -23,7 +23,7 @@ from sdwebui_api.webui.refusals import refusal
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 EDITOR_READY = """async () => {
     const wait = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
-    for (let tries = 0; tries < 50 && !document.querySelector('#%s canvas'); tries++) await wait(100);
+    for (let tries = 0; tries < 50 && !document.querySelector('#%s canvas')?.clientWidth; tries++) await wait(100);
     await wait(%d);
 }"""
 LATER = 800
@@ -105,28 +105,32 @@ def _wire(page: PageBuilder, button: gr.Button, target: Target, inputs: Sequence
     assert page.tabs is not None
     modes = _block(page, target.modes) if target.mode else None
     mode = page.components.get(target.chosen) if target.mode else None
+    editor = target.picture is not None and isinstance(page.components[target.picture], gr.ImageEditor)
+    inner: list[Any] = [one for one in (modes, mode) if one is not None]
+
+    def within() -> dict[Any, Any]:
+        """The tab within the tab."""
+        return {one: gr.Tabs(selected=target.mode) if one is modes else target.mode for one in inner}
 
     async def send(request: gr.Request, *values: Any) -> dict[Any, Any]:
         sent = read(*values)
         if sent is None:
             raise refusal(t("There is no picture yet"))
         services = page.services_for(request)
-        updates: dict[Any, Any] = {page.tabs: gr.Tabs(selected=target.tab)}
-        if modes is not None:
-            updates[modes] = gr.Tabs(selected=target.mode)
-        if mode is not None:
-            updates[mode] = target.mode
+        updates: dict[Any, Any] = {page.tabs: gr.Tabs(selected=target.tab), **({} if editor else within())}
         try:
             return updates | await services.off_loop(_filled, page, services, target, sent)
         except SdWebUIError as error:
             raise refusal(error.message) from None
 
     filled = infotext.targets(page, target.parameters) if target.parameters else []
-    outputs = [page.tabs, *filled, *(one for one in (modes, mode) if one is not None)]
+    outputs = [page.tabs, *filled, *inner]
     sending = button.click(send, list(inputs), list(dict.fromkeys(outputs)), **QUIET)
     if target.picture:
-        if isinstance(page.components[target.picture], gr.ImageEditor):
-            # It takes no picture before its canvas is there, which is made when its tab is opened first.
+        if editor:
+            # Its canvas is made when its tab is opened first, without any size in a tab that is not seen yet. Nor does
+            # it take a picture before the canvas is there.
+            sending = sending.success(within, None, inner, **QUIET)
             js = EDITOR_READY % (target.picture, LATER)
             sending = sending.success(None, None, None, js=js, show_progress="hidden")
         sending.success(lambda *values: _picture(read(*values)), list(inputs), page.components[target.picture], **QUIET)

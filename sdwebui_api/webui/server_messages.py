@@ -53,6 +53,7 @@ TEMPLATES = (
     "The series could not go on; the log tells more",
     "settings are frozen on this server",
     "{value} is not accepted; expected {expected}",
+    "pictures are only saved below {folders} of the data directory",
     "this method needs a second checkpoint",
     "this method needs a third checkpoint",
     "a checkpoint is needed",

@@ -29,7 +29,7 @@
     const options = window.sdwebuiOptions();
     const height = String(options.gallery_height || '').trim();
     document.documentElement.style.setProperty('--gallery-height', /^\d+$/.test(height) ? `${height}px` : height || '512px');
-    const bar = document.querySelector('.progress-text');
+    const bar = document.querySelector('[role="progressbar"] > .progress-text'); // gradio has others of that class
     if (Boolean(bar) !== working) {
       working = Boolean(bar);
       awake(working);

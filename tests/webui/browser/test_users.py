@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from tests.support.server import RunningServer
-from tests.webui.browser.chromium import PATIENCE, open_tab, visit, visitor
+from sdwebui_api.webui.page import mount_page
+from tests.support.fakes import fake_services
+from tests.support.server import RunningServer, run_in_thread
+from tests.webui.browser.chromium import open_tab, visit, visitor
 from tests.webui.browser.server import run_page_server
 
 pytestmark = pytest.mark.slow
-expect.set_options(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +29,35 @@ def cluster(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def by_header(context: BrowserContext, url: str) -> Page:
     context.set_extra_http_headers({"X-User": "ann"})
     return visit(context, url)
+
+
+def test_who_logged_in_logs_out(browser: Browser, cluster: RunningServer) -> None:
+    with visitor(browser, locale="zh-CN") as anns, visitor(browser) as bobs:
+        ann, bob = by_header(anns, cluster.url), by_form(bobs, cluster.url)
+        other = visit(bobs, cluster.url)
+        link = bob.locator("#log_out a")
+        expect(link).to_have_text(re.compile(r"bob\s*Log out"))
+        expect(ann.locator("#log_out a")).to_have_count(0)  # a proxy's header is no session of ours
+        link.click()
+        expect(bob.locator("[name=password]")).to_be_visible()
+        assert bobs.request.get(f"{cluster.url}/config").status == 401
+        other.click("#txt2img_generate")
+        expect(other.locator(".toast-body").last).to_contain_text("not logged in any more")
+
+
+def test_the_log_in_of_gradio_auth_has_a_way_out(browser: Browser, tmp_path: Path) -> None:
+    services = fake_services(tmp_path, "--gradio-auth", "<b>ann:1")
+    with run_in_thread(services, mount_page) as address, visitor(browser, locale="zh-CN") as context:
+        page = context.new_page()
+        page.goto(address)
+        page.fill("[name=username]", "<b>ann")
+        page.fill("[name=password]", "1")
+        page.click("button")
+        expect(page.locator("#log_out a")).to_have_text(re.compile(r"<b>ann\s*退出登录"))
+        page.click("#log_out a")
+        expect(page.locator("[name=password]")).to_be_visible()
+        assert context.request.get(f"{address}/config").status == 401
+    services.runner.drain(5)
 
 
 def by_form(context: BrowserContext, url: str) -> Page:
