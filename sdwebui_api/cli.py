@@ -83,7 +83,8 @@ COMMANDS: Mapping[str, Callable[[Flags], int]] = {
 
 def _configure_logging() -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for name in ("httpx", "httpcore"):  # they write every address, with the secrets of those that are signed
+    # They write every address, with the secrets of those that are signed.
+    for name in ("httpx", "httpcore", "httpx2", "httpcore2"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import socket
 import subprocess
 import sys
@@ -11,6 +12,20 @@ import pytest
 from sdwebui_api import cli
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+HTTP_CLIENTS = ("httpx", "httpcore", "httpx2", "httpcore2")
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was():
+    """`main` sets the whole process's logging."""
+    root, clients = logging.getLogger(), [logging.getLogger(name) for name in HTTP_CLIENTS]
+    handlers, levels = list(root.handlers), {logger: logger.level for logger in (root, *clients)}
+    yield
+    root.handlers[:] = handlers
+    for logger, level in levels.items():
+        logger.setLevel(level)
 
 
 @pytest.fixture
@@ -28,6 +43,11 @@ def test_flags_reach_the_app(served, capsys):
     assert cli.main(["--port", "0", "--nowebui", "--token", "t"]) == 0
     assert served[0].token == "t"
     assert capsys.readouterr().out == ""
+
+
+def test_addresses_with_secrets_are_not_logged(served):
+    assert cli.main(["--port", "0", "--nowebui"]) == 0
+    assert not [name for name in HTTP_CLIENTS if logging.getLogger(name).isEnabledFor(logging.INFO)]
 
 
 def test_a_taken_port_is_one_clear_line(served, capsys):

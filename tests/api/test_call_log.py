@@ -91,7 +91,8 @@ def test_a_line_stays_a_line(path, make_client, caplog):
 
 def test_reserved_parameters_stay_out(make_client, caplog):
     make_client("--api-log").get("/sdapi/v1/samplers?_callback_url_=https://x/?key=secret&task_id=a&task_id=b")
-    assert "secret" not in caplog.text and rows(caplog)[0]["query"] == {"task_id": "b"}
+    ours = [record.getMessage() for record in caplog.records if record.name.startswith("sdwebui_api")]
+    assert "secret" not in "\n".join(ours) and rows(caplog)[0]["query"] == {"task_id": "b"}
 
 
 def test_polled_paths_are_in_the_api_log_too(make_client, caplog):
