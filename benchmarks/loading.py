@@ -169,9 +169,11 @@ def switch(models: Path) -> dict[str, float]:
     from sdwebui_api.catalog.networks import LoraCatalog
     from sdwebui_api.config.flags import parse_flags
     from sdwebui_api.config.paths import Paths
+    from sdwebui_api.engine.allocator import keep_large_blocks
     from sdwebui_api.engine.engine import Engine
     from sdwebui_api.engine.networks.selection import NO_NETWORKS, AppliedLora, NetworkSet
 
+    keep_large_blocks()  # as the server does
     words = ["--use-cpu", "all", "--sd-dynamic-cache", "--min-ram-reserved", "1"]
     flags = parse_flags([*words, "--models-dir", str(models), "--embeddings-dir", str(models / "embeddings")], {})
     paths = Paths.from_flags(flags)

@@ -54,17 +54,17 @@ def _in_known_order(out: int, width: int) -> bool:
     """Whether linear weights of this shape are packed in the order that is known here. A fact of the processor."""
     if out % ROWS or width % COLUMNS:
         return False
-    marks = torch.zeros(out, width, dtype=torch.int16)
-    rows, columns = _powers(out), _powers(width)
+    weight = torch.zeros(out, width, dtype=torch.int16)
+    rows, columns = _powers(out)[:, None], _powers(width)
     # Bits of small normal numbers, each another one: in a blocked order they give every digit of a place away.
-    numbers = torch.arange(len(rows) * len(columns), dtype=torch.int16).view(len(rows), len(columns)) + 0x100
-    marks[rows[:, None], columns] = numbers
-    weight = marks.view(torch.bfloat16)
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight)
+    marks = torch.arange(len(rows) * len(columns), dtype=torch.int16).view(len(rows), len(columns)) + 0x100
+    weight[rows, columns] = marks
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.view(torch.bfloat16))
     if torch.ops.mkldnn._nbytes(packed) != weight.nbytes:
         return False
-    blocks = weight.view(out // ROWS, ROWS, width // COLUMNS, COLUMNS // PAIR, PAIR)
-    return torch.equal(_memory(packed), blocks.permute(0, 2, 3, 1, 4).flatten())
+    block = rows // ROWS * (width // COLUMNS) + columns // COLUMNS
+    place = columns % COLUMNS // PAIR * (ROWS * PAIR) + rows % ROWS * PAIR + columns % PAIR
+    return torch.equal(_memory(packed).view(torch.int16)[block * (ROWS * COLUMNS) + place], marks)
 
 
 def _powers(size: int) -> Tensor:
