@@ -23,7 +23,7 @@ from sdwebui_api.jobs.job import Job
 from tests.support.fakes import FakeGenerator, fake_services
 
 EXAMPLES = 2000
-SECONDS = 480
+SECONDS = 1500
 HEAVY = {"/sdapi/v1/txt2img": 4, "/sdapi/v1/img2img": 4, "/sdapi/v1/options": 3}
 """Routes with many fields get more of the examples."""
 PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAFElEQVR4nGNsaGhgwAaYsIoOWgkAMBcBkGHHl6YAAAAASUVORK5CYII="

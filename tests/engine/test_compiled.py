@@ -44,7 +44,7 @@ def predict(unet: UNet, asked: Evaluation) -> torch.Tensor:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 900
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -61,7 +61,7 @@ def test_the_network_serves_until_its_translation_is_ready(monkeypatch: pytest.M
     may_go_on = threading.Event()
 
     def twin(module: UNet2DConditionModel, _device: torch.device) -> object:
-        may_go_on.wait(60)
+        may_go_on.wait(300)
         return lambda sample, **_: (sample + 1,)
 
     monkeypatch.setattr(compiled, "compiled_twin", twin)
