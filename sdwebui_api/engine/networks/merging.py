@@ -23,7 +23,7 @@ from sdwebui_api.errors import UnusableModel
 
 log = logging.getLogger(__name__)
 
-CHUNK, CHUNK_ON_GPU = 2**20, 2**24
+CHUNK, CHUNK_ON_GPU = 2**19, 2**24
 """Numbers that are computed with at a time: what a processor's cache holds, and what keeps a GPU busy."""
 
 
