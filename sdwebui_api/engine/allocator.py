@@ -8,6 +8,7 @@ a float32 one, and elementwise operations alone took five to seven times as long
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import sys
 from collections.abc import Mapping
@@ -39,6 +40,16 @@ def give_back() -> None:
     libc = _glibc()
     if libc is not None:
         libc.malloc_trim(0)
+
+
+def forget_pages(start: int, end: int) -> None:
+    """Let go of what is in memory of a mapped file at the addresses [start, end); a later look reads it again.
+
+    Whatever was written there is lost.
+    """
+    libc = _glibc()
+    if libc is not None:
+        libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -17,6 +17,7 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
+from sdwebui_api.engine.allocator import forget_pages
 from sdwebui_api.errors import UnusableModel
 
 CHUNK = 2**20
@@ -44,6 +45,7 @@ class MappedReader:
         self._regions = sorted(_mapped_regions(), key=lambda region: region.start)
         self._starts = [region.start for region in self._regions]
         self._files: dict[str, int | None] = {}
+        self._used: set[_Region] = set()
         self._stages: list[_Stage] = []
         self._turn = 0
         self._rooms: dict[torch.dtype, Tensor] = {}
@@ -59,6 +61,9 @@ class MappedReader:
                 os.close(file)
         for stage in self._stages:
             stage.wait()
+        for region in self._used:
+            # Opening a file maps more than was looked at: pages come in groups, 0.3 GB of those of an SD1.5 file.
+            forget_pages(region.start, region.end)
 
     def copy(self, source: Tensor, target: Tensor) -> None:
         """`target` [...] = `source` [...], converted to its precision, layout and device.
@@ -117,6 +122,8 @@ class MappedReader:
         if region.path not in self._files:
             self._files[region.path] = _open(region)
         file = self._files[region.path]
+        if file is not None:
+            self._used.add(region)
         return None if file is None else (file, source.data_ptr() - region.start + region.offset)
 
     def _stage(self, size: int) -> _Stage:

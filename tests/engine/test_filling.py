@@ -100,3 +100,29 @@ def test_a_file_that_was_cut_is_an_error_and_not_the_end(tmp_path: Path) -> None
         file.truncate(1000)
     with pytest.raises(UnusableModel, match="shorter"), MappedReader(CPU) as reader:
         reader.copy(source, torch.empty(2**20))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_loaded_file_is_not_counted_as_memory(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file(tensors, str(path))
+    held = read_tensors(path)
+    assert all(bool(tensor.isfinite().all()) for tensor in held.values())
+    assert resident(path) > 0
+    with MappedReader(CPU) as reader:
+        for tensor in held.values():
+            reader.copy(tensor, torch.empty_like(tensor))
+    assert resident(path) == 0
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in held.items())
+
+
+def resident(path: Path) -> int:
+    """Kilobytes of the file that count as this process's."""
+    found, mine = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        words = line.split()
+        if "-" in words[0] and ":" not in words[0]:
+            mine = words[-1] == str(path)
+        elif mine and words[0] == "Rss:":
+            found += int(words[1])
+    return found
