@@ -16,6 +16,7 @@ from torch import Tensor, nn
 DTYPE = torch.bfloat16
 """The precision in which packing gains most; float32, which is there for exactness, keeps torch's own arithmetic."""
 
+
 class PackedLinear(nn.Linear):
     """Computes as nn.Linear does, with a packed weight or a plain one."""
 
