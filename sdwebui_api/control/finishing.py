@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sdwebui_api.control.passes import Finish
 from sdwebui_api.control.unit import ControlUnit
-from sdwebui_api.sampling.guidance import Row
+from sdwebui_api.sampling.rows import Row
 
 if TYPE_CHECKING:
     from sdwebui_api.control.preprocessor import Picture

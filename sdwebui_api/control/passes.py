@@ -17,7 +17,8 @@ from sdwebui_api.engine.networks.ip_adapter import IPAdapter
 from sdwebui_api.engine.networks.reference import Reference
 from sdwebui_api.engine.networks.style_adapter import StyleAdapter
 from sdwebui_api.errors import BadRequest
-from sdwebui_api.sampling.guidance import Evaluation, Row
+from sdwebui_api.sampling.guidance import Evaluation
+from sdwebui_api.sampling.rows import Row
 
 Finish = Callable[[Tensor, Tensor, Tensor, Sequence[Row]], Tensor]
 """(x, timesteps, the UNet's output, rows) -> the output that counts."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sdwebui_api.errors import BadRequest
 from sdwebui_api.sampling.model import GuidedModel
+from sdwebui_api.sampling.rows import Row, Rows, fit_by_last_vector, merged, pad_by_prompt
 
 Parts = Sequence[Sequence[tuple[int, float]]]
 """Per image, the (row, weight) of every AND part."""
@@ -49,14 +50,6 @@ class ControlSource(Protocol):
 
     def at(self, now: Evaluation, rows: Sequence[Row]) -> Any:
         """What the evaluator gets as `control` for these rows of the model's input; None: nothing."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of the model's input: which picture of the batch it belongs to, and whether to its prompt."""
-
-    image: int
-    prompt: bool
 
 
 @dataclass(frozen=True)
@@ -333,12 +326,12 @@ class GuidedDenoiser:
             return cond, uncond
         if self._settings.pad_cond_uncond_v0:
             self._padded["Pad conds v0"] = True
-            return cond, _fit_by_last_vector(uncond, cond.shape[1])
+            return cond, fit_by_last_vector(uncond, cond.shape[1])
         if self._settings.pad_cond_uncond and self._conditioning.empty_prompt is not None:
             self._padded["Pad conds"] = True
             length = max(cond.shape[1], uncond.shape[1])
             empty = self._conditioning.empty_prompt
-            return _pad_by_prompt(cond, empty, length), _pad_by_prompt(uncond, empty, length)
+            return pad_by_prompt(cond, empty, length), pad_by_prompt(uncond, empty, length)
         return cond, uncond
 
     # -- evaluation ------------------------------------------------------------------------------------------------
@@ -367,11 +360,11 @@ class GuidedDenoiser:
         labels = self._conditioning.labels
         label, label_negative = (None, None) if labels is None else labels.at(self._step)
         rows = [
-            _Rows(x[images], levels[images], cond, concat[images] if concat is not None else None, prompts, label),
-            _Rows(x, levels, uncond, concat, negatives, label_negative),
+            Rows(x[images], levels[images], cond, concat[images] if concat is not None else None, prompts, label),
+            Rows(x, levels, uncond, concat, negatives, label_negative),
         ]
         if editing and concat is not None:
-            rows.append(_Rows(x, levels, uncond, torch.zeros_like(concat), negatives, label_negative))
+            rows.append(Rows(x, levels, uncond, torch.zeros_like(concat), negatives, label_negative))
         if self._hooks is not None:
             rows = self._changed(rows, self._hooks)
         cond, uncond = self._pad(rows[0].context, rows[1].context)
@@ -381,7 +374,7 @@ class GuidedDenoiser:
             outputs = torch.cat([outputs, outputs[[image[0][0] for image in parts]]])
         return self._hooks.cfg_denoised(Denoised(outputs, self._now())).x if self._hooks is not None else outputs
 
-    def _changed(self, rows: list[_Rows], hooks: EvaluationHooks) -> list[_Rows]:
+    def _changed(self, rows: list[Rows], hooks: EvaluationHooks) -> list[Rows]:
         """The model's inputs after the scripts had their say, in the same groups."""
         concat = None if rows[0].concat is None else torch.cat([row.concat for row in rows if row.concat is not None])
         inputs = EvaluationInputs(
@@ -399,19 +392,19 @@ class GuidedDenoiser:
         numbers, vectors = [row.numbers for row in rows], [row.vector for row in rows]
         changed = inputs.x.split(sizes), inputs.levels.split(sizes), contexts, concats
         pieces = zip(*changed, numbers, vectors, strict=True)
-        return [_Rows(*piece) for piece in pieces]
+        return [Rows(*piece) for piece in pieces]
 
     def _now(self) -> Evaluation:
         return Evaluation(self._step, self._total_steps, self._steps)
 
-    def _run(self, rows: list[_Rows], batch_size: int) -> Tensor:
+    def _run(self, rows: list[Rows], batch_size: int) -> Tensor:
         if self._settings.batch_cond_uncond:
-            runs = _merged(rows)
+            runs = merged(rows)
         else:
             runs = [piece for run in rows for piece in run.split(batch_size)]
         return torch.cat([self._predict(run) for run in runs])
 
-    def _predict(self, run: _Rows) -> Tensor:
+    def _predict(self, run: Rows) -> Tensor:
         control = self._conditioning.control
         adding = None if control is None else control.at(self._now(), run.numbers)
         return self._model.predict(run.x, run.levels, run.context, run.concat, adding, run.vector)
@@ -451,65 +444,3 @@ class GuidedDenoiser:
         except SamplingStopped as stop:
             # Takes effect at the next evaluation: a stop during the last one still gives the finished picture.
             self._stop = stop
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Model inputs that share a token count."""
-
-    x: Tensor
-    levels: Tensor
-    context: Tensor
-    concat: Tensor | None
-    numbers: tuple[Row, ...]
-    vector: Tensor | None = None
-
-    def split(self, size: int) -> list[_Rows]:
-        return [
-            _Rows(
-                self.x[a : a + size],
-                self.levels[a : a + size],
-                self.context[a : a + size],
-                None if self.concat is None else self.concat[a : a + size],
-                self.numbers[a : a + size],
-                None if self.vector is None else self.vector[a : a + size],
-            )
-            for a in range(0, len(self.x), size)
-        ]
-
-
-def _merged(rows: list[_Rows]) -> list[_Rows]:
-    """One run for neighbours of equal token count."""
-    runs = rows[:1]
-    for row in rows[1:]:
-        if row.context.shape[1] != runs[-1].context.shape[1]:
-            runs.append(row)
-            continue
-        last = runs[-1]
-        runs[-1] = _Rows(
-            torch.cat([last.x, row.x]),
-            torch.cat([last.levels, row.levels]),
-            torch.cat([last.context, row.context]),
-            _both(last.concat, row.concat),
-            (*last.numbers, *row.numbers),
-            _both(last.vector, row.vector),
-        )
-    return runs
-
-
-def _both(first: Tensor | None, second: Tensor | None) -> Tensor | None:
-    return None if first is None or second is None else torch.cat([first, second])
-
-
-def _fit_by_last_vector(uncond: Tensor, length: int) -> Tensor:
-    """The padding of DDIM before A1111 1.6: repeat the last vector, or cut."""
-    missing = length - uncond.shape[1]
-    if missing <= 0:
-        return uncond[:, :length]
-    return torch.cat([uncond, uncond[:, -1:].repeat(1, missing, 1)], dim=1)
-
-
-def _pad_by_prompt(context: Tensor, empty: Tensor, length: int) -> Tensor:
-    """Append encodings of the empty prompt up to `length` tokens."""
-    repeats = (length - context.shape[1]) // empty.shape[1]
-    return torch.cat([context, empty.to(context).repeat(context.shape[0], repeats, 1)], dim=1)
