@@ -295,13 +295,18 @@ class GuidedDenoiser:
         return editing
 
     def _skips_uncond(self, level: float, editing: bool) -> bool:
-        """Whether this evaluation goes without the negative prompt (skip_early_cond, NGMS)."""
+        """Whether this evaluation goes without the negative prompt (skip_early_cond, NGMS).
+
+        Never for an edit model's two scales, which need all three predictions; A1111 fails there with skip_early_cond.
+        """
         settings = self._settings
+        if editing:
+            return False
         if settings.skip_early_cond and self._step / self._total_steps <= settings.skip_early_cond:
             self.infotext["Skip Early CFG"] = settings.skip_early_cond
             return True
         turn = self._step % 2 == 1 or settings.s_min_uncond_all
-        if not turn or editing or settings.s_min_uncond <= 0 or level >= settings.s_min_uncond:
+        if not turn or settings.s_min_uncond <= 0 or level >= settings.s_min_uncond:
             return False
         self.infotext["NGMS"] = settings.s_min_uncond
         if settings.s_min_uncond_all:

@@ -151,6 +151,9 @@ def test_edit_model_has_two_scales() -> None:
     assert concat is not None and (concat[:4] == 1).all() and (concat[4:] == 0).all()
     base = alone(-1.0)
     assert torch.allclose(guided, base + 3.0 * (alone(1.0) - base), atol=1e-5)
+    for skips in ({"skip_early_cond": 1.0}, {"s_min_uncond": 3.0, "s_min_uncond_all": True}):
+        skipping = denoiser(GaussianModel(in_channels=8), steers, cfg_scale=3.0, image_cfg_scale=1.5, **skips)
+        assert torch.equal(skipping(X, SIGMA), guided) and skipping.finish() == {}
     several = replace(steers, cond=Constant([[(1.0, 1.0), (2.0, 1.0)], [(1.0, 1.0)]]))
     with pytest.raises(BadRequest, match="AND"):
         denoiser(evaluator, several, image_cfg_scale=1.5)(X, SIGMA)
