@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Annotated, Any, ClassVar
 
 from fastapi import APIRouter, Request
@@ -195,4 +197,19 @@ def read_png_info(services: Services, picture: Picture) -> dict[str, Any]:
     options = services.options.snapshot()
     parameters = read_infotext(services, infotext or "", options)
     parameters = with_names_of_this_server(parameters, options, services.catalog)
-    return {"info": infotext or "", "items": items, "parameters": parameters}
+    told = {key: plain for key, value in items.items() if (plain := _plain(value)) is not None}
+    return {"info": infotext or "", "items": told, "parameters": parameters}
+
+
+def _plain(value: Any) -> Any:
+    """What Pillow notes about a file, as JSON can say it; None for what it cannot (a palette's transparency, say)."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return None
+    if isinstance(value, list | tuple | set):
+        return [_plain(part) for part in value]
+    if isinstance(value, str | int):
+        return value
+    return float(value) if isinstance(value, Real) and math.isfinite(value) else None

@@ -169,3 +169,21 @@ def test_a_broken_avif_is_the_clients_mistake(client):
         broken = bytes(data[:position]) + b"\xff" + bytes(data[position + 1 :])
         answer = post(client, "/sdapi/v1/png-info", {"image": base64.b64encode(broken).decode()})
         assert answer.status_code < 500
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "WEBP", "JPEG"])
+def test_what_a_file_notes_in_bytes_is_told_where_it_is_text(client, kind):
+    """A palette's transparency is bytes that are no text: in every second small PNG."""
+    buffer = io.BytesIO()
+    image = Image.new("RGB", (8, 8), "red")
+    notes = {
+        "GIF": {"comment": b"\xff\xfe"},
+        "WEBP": {"xmp": b"\xff\xfe"},
+        "JPEG": {"comment": b"\xff", "xmp": b"<x/>"},
+    }
+    more = notes.get(kind, {"transparency": bytes([255, 128])})
+    (image.convert("P") if kind in ("PNG", "GIF") else image).save(buffer, kind, **more)
+    answer = post(client, "/sdapi/v1/png-info", {"image": base64.b64encode(buffer.getvalue()).decode()})
+    assert answer.status_code == 200
+    told = {"GIF": {"version": "GIF89a"}, "JPEG": {"xmp": "<x/>"}}
+    assert answer.json()["items"] == told.get(kind, {})
