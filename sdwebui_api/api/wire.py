@@ -50,11 +50,11 @@ def _empty_list_to_object(value: Any) -> Any:
 
 
 def _sound_inside(value: Any) -> Any:
-    """Refuses NaN, infinities and broken Unicode however deep they sit: the answer echoes the whole value."""
+    """Refuses NaN, infinities and broken Unicode however deep they sit: scripts compute with it, answers echo it."""
     left = [value]
     while left:
         item = left.pop()
-        if isinstance(item, float) and not math.isfinite(item):
+        if isinstance(item, int | float) and not _is_finite(item):
             raise PydanticCustomError("finite_number", "Input should hold finite numbers only")
         if isinstance(item, str):
             _check_unicode(item)
@@ -63,6 +63,14 @@ def _sound_inside(value: Any) -> Any:
         elif isinstance(item, list):
             left += item
     return value
+
+
+def _is_finite(number: float) -> bool:
+    """Whole numbers that no float can hold count as infinite: whoever reads them expects a number to compute with."""
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        return False
 
 
 Int = Annotated[int, BeforeValidator(_cut_fraction)]

@@ -182,6 +182,7 @@ def test_shares_of_the_canvas(client):
         ([{**POSE, "people": [{"pose_keypoints_2d": [1, 2]}]}], "pose_data.0.people.0.pose_keypoints_2d"),
         ([{**POSE, "people": [{"pose_keypoints_2d": ["1", 2, 3]}]}], "pose_data.0.people.0.pose_keypoints_2d"),
         ([{**POSE, "people": [{"face_keypoints_2d": [1e9, 2, 3]}]}], "pose_data.0.people.0.face_keypoints_2d"),
+        ([{**POSE, "people": [{"face_keypoints_2d": [10**400, 2, 3]}]}], "pose_data.0.people.0.face_keypoints_2d"),
         ([{**POSE, "animals": 5}], "pose_data.0.animals"),
         ([{**POSE, "animals": [[1, 2]]}], "pose_data.0.animals.0"),
         ([{**POSE, "animals": [{}, 7]}], "pose_data.0.animals.1"),

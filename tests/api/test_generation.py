@@ -93,6 +93,8 @@ def test_refiner_section_is_the_refiner_fields(client, services):
         (T2I, '{"seed": 1e400}', 422, ["body", "seed"]),
         (T2I, '{"seed": 123456789012345678901234567890}', 422, ["body", "seed"]),
         (T2I, '{"override_settings": {"eta_ddim": NaN}}', 422, ["body", "override_settings"]),
+        (T2I, f'{{"script_args": [1{"0" * 400}]}}', 422, ["body", "script_args"]),
+        (T2I, f'{{"alwayson_scripts": {{"x": {{"args": [-1{"0" * 400}]}}}}}}', 422, ["body", "alwayson_scripts"]),
         (T2I, '{"prompt": "\\ud800"}', 422, ["body", "prompt"]),
         (T2I, '{"prompt": "' + "x" * 100_001 + '"}', 422, ["body", "prompt"]),
         (T2I, '{"steps": 1001}', 422, ["body", "steps"]),
