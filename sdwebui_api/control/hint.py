@@ -15,8 +15,9 @@ from PIL import Image
 from sdwebui_api.control.preprocessors.sizes import as_rgb
 from sdwebui_api.control.thinning import keep_ridges, thin
 from sdwebui_api.control.unit import ResizeMode
+from sdwebui_api.errors import PayloadTooLarge
 from sdwebui_api.imaging import masks
-from sdwebui_api.imaging.resize import resize_image
+from sdwebui_api.imaging.resize import MAX_UNCUT_PIXELS, resize_image
 
 if TYPE_CHECKING:
     from sdwebui_api.control.preprocessor import Picture
@@ -30,11 +31,11 @@ _FEW_COLOURS = 200
 
 
 def pixel_perfect_resolution(image: Picture, size: Size, mode: ResizeMode) -> int:
-    """The length that the map's shorter side has after it was fitted to `size`."""
+    """The length that the map's shorter side has after it was fitted to `size`; at least 1."""
     height, width = image.shape[:2]
     scales = size[1] / height, size[0] / width
     scale = min(scales) if mode == ResizeMode.FILL else max(scales)
-    return int(np.round(scale * min(height, width)))
+    return max(int(np.round(scale * min(height, width))), 1)
 
 
 def has_content(mask: Picture | None) -> bool:
@@ -43,7 +44,10 @@ def has_content(mask: Picture | None) -> bool:
 
 
 def fit_map(image: Picture, size: Size, mode: ResizeMode) -> Picture:
-    """`image` uint8 `[H, W, 3]` (4: with a mask) at `size`, stretched, cropped or bordered as `mode` says."""
+    """`image` uint8 `[H, W, 3]` (4: with a mask) at `size`, stretched, cropped or bordered as `mode` says.
+
+    Raises PayloadTooLarge where cropping would have to cut nearly everything off.
+    """
     width, height = size
     old_height, old_width = image.shape[:2]
     scales = height / old_height, width / old_width
@@ -51,8 +55,10 @@ def fit_map(image: Picture, size: Size, mode: ResizeMode) -> Picture:
         return _scaled(image, size)
     if mode == ResizeMode.FILL:
         return _bordered(image, size, min(scales))
-    scale = max(scales)
-    scaled = _scaled(image, (int(np.round(old_width * scale)), int(np.round(old_height * scale))))
+    uncut = _times((old_width, old_height), max(scales))
+    if uncut[0] * uncut[1] > MAX_UNCUT_PIXELS:
+        raise PayloadTooLarge(f"{old_width}x{old_height} is too long and thin to be cropped to {width}x{height}")
+    scaled = _scaled(image, uncut)
     top, left = max(0, (scaled.shape[0] - height) // 2), max(0, (scaled.shape[1] - width) // 2)
     return np.ascontiguousarray(scaled[top : top + height, left : left + width])
 
@@ -65,11 +71,15 @@ def _bordered(image: Picture, size: Size, scale: float) -> Picture:
     if len(colour) == 4:
         colour[3] = 255
     canvas = np.tile(colour, (height, width, 1))
-    scaled = _scaled(image, (int(np.round(image.shape[1] * scale)), int(np.round(image.shape[0] * scale))))
+    scaled = _scaled(image, _times(image.shape[1::-1], scale))
     new_height, new_width = scaled.shape[:2]
     top, left = max(0, (height - new_height) // 2), max(0, (width - new_width) // 2)
     canvas[top : top + new_height, left : left + new_width] = scaled
     return np.ascontiguousarray(canvas)
+
+
+def _times(size: tuple[int, ...], scale: float) -> Size:
+    return max(int(np.round(size[0] * scale)), 1), max(int(np.round(size[1] * scale)), 1)
 
 
 def _scaled(image: Picture, size: Size) -> Picture:

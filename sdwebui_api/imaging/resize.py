@@ -6,8 +6,11 @@ from enum import IntEnum
 
 from PIL import Image, ImageColor
 
-from sdwebui_api.errors import BadRequest
+from sdwebui_api.errors import BadRequest, PayloadTooLarge
 from sdwebui_api.imaging.upscale import LANCZOS, Upscaler
+
+MAX_UNCUT_PIXELS = 2**27
+"""What a picture may become before its overhang is cut: 1x8000 would fill 512x512 by way of 8 GB."""
 
 
 class ResizeMode(IntEnum):
@@ -26,7 +29,8 @@ def resize_image(
 
     Mode 0 ignores the aspect ratio, 1 keeps it and cuts the overhang, 2 keeps it and fills the bars by
     stretching the picture's border. Modes 1 and 2 return RGB whatever comes in, as A1111 does.
-    `upscaler` (None: Lanczos) serves when the picture grows; masks (mode L) always use Lanczos.
+    `upscaler` (None: Lanczos) serves when the picture grows; masks (mode L) always use Lanczos. Raises PayloadTooLarge
+    where mode 1 would have to cut nearly everything off.
     """
     if mode == ResizeMode.JUST_RESIZE:
         return _scaled(image, width, height, upscaler)
@@ -63,6 +67,9 @@ def _cropped(image: Image.Image, width: int, height: int, upscaler: Upscaler | N
     wider = width / height > image.width / image.height
     inner_width = width if wider else image.width * height // image.height
     inner_height = image.height * width // image.width if wider else height
+    if inner_width * inner_height > MAX_UNCUT_PIXELS:
+        size, target = f"{image.width}x{image.height}", f"{width}x{height}"
+        raise PayloadTooLarge(f"a picture of {size} is too long and thin to be cropped to {target}")
     inner = _scaled(image, inner_width, inner_height, upscaler)
     return _centred(inner, width, height)
 

@@ -13,6 +13,7 @@ from sdwebui_api.control.hint import (
 )
 from sdwebui_api.control.thinning import thin
 from sdwebui_api.control.unit import ResizeMode
+from sdwebui_api.errors import PayloadTooLarge
 from sdwebui_api.generation.request import InpaintMask
 
 
@@ -25,6 +26,15 @@ def noise(height: int, width: int, channels: int = 3) -> np.ndarray:
 @pytest.mark.parametrize("channels", [3, 4])
 def test_maps_have_the_size_that_was_asked_for(mode: ResizeMode, size: tuple[int, int], channels: int) -> None:
     assert fit_map(noise(48, 64, channels), size, mode).shape == (size[1], size[0], channels)
+
+
+def test_strips_of_a_pixel_are_fitted_as_far_as_memory_allows() -> None:
+    """Each was a 500: a side of 0 pixels, and gigabytes of which next to nothing was kept."""
+    strip = noise(2000, 1)
+    assert fit_map(strip, (64, 64), ResizeMode.FILL).shape == (64, 64, 3)
+    assert pixel_perfect_resolution(strip, (64, 64), ResizeMode.FILL) == 1
+    with pytest.raises(PayloadTooLarge, match="1x2000"):
+        fit_map(strip, (512, 512), ResizeMode.CROP)
 
 
 def test_a_map_of_the_right_size_stays() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdwebui_api.errors import BadRequest, NotFound
+from sdwebui_api.errors import BadRequest, NotFound, PayloadTooLarge
 from sdwebui_api.imaging.resize import flatten, resize_image
 from sdwebui_api.imaging.upscale import WEIGHT_FREE_UPSCALERS, Upscaler, find_upscaler
 
@@ -34,6 +34,12 @@ def test_crop_keeps_the_middle_and_fill_repeats_the_border() -> None:
     tall = np.asarray(resize_image(2, stripes(), 192, 200))
     np.testing.assert_array_equal(tall[36:164], np.asarray(stripes()))
     np.testing.assert_array_equal(tall[0], tall[36])
+
+
+def test_a_strip_is_not_cropped_by_way_of_gigabytes() -> None:
+    with pytest.raises(PayloadTooLarge, match="1x2000"):
+        resize_image(1, Image.new("RGB", (1, 2000)), 512, 512)
+    assert resize_image(1, Image.new("RGB", (10, 2000)), 512, 512).size == (512, 512)
 
 
 def test_masks_stay_masks_only_in_mode_0() -> None:
