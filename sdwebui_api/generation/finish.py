@@ -135,7 +135,7 @@ class Finisher:
 
 
 def _of(values: tuple[Any, ...], position: int) -> Any:
-    """One value per picture; a single one serves them all."""
-    if not values:
-        return None
-    return values[0] if len(values) == 1 else values[position]
+    """One value per picture; a single one serves them all. None for a picture beyond them, which a script added."""
+    if len(values) == 1:
+        return values[0]
+    return values[position] if position < len(values) else None

@@ -11,11 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from torch import Tensor
 
+from sdwebui_api.api.generation_schema import Img2ImgBody
+from sdwebui_api.config.options import Options
 from sdwebui_api.errors import Diverged
+from sdwebui_api.generation.script_context import PipelineCall
 from sdwebui_api.jobs.job import Job
+from sdwebui_api.scripting.hooks import Batch, Hooks, Running
 from sdwebui_api.storage import local
-from tests.generation.conftest import Studio
+from tests.generation.conftest import SMALL, Studio
 
 HIRES: dict[str, Any] = {"enable_hr": True, "denoising_strength": 0.6, "hr_scale": 1.5}
 
@@ -253,3 +258,28 @@ def test_numbers_that_overflow_are_the_requests_mistake(studio: Studio) -> None:
     with pytest.raises(Diverged) as caught:
         studio.txt2img(sampler_name="Heun", s_churn=1e9, s_noise=1e300)
     assert caught.value.status == 422
+
+
+# -- scripts -------------------------------------------------------------------------------------------------------
+
+
+class _Adds(Hooks):
+    """One more picture in every batch."""
+
+    def postprocess_batch(self, pictures: list[Tensor], batch: Batch, run: Running) -> list[Tensor]:
+        return [*pictures, pictures[0]]
+
+
+def test_a_picture_that_a_script_adds_has_no_start_image(studio: Studio) -> None:
+    """With one start image for each picture there is none for it: neither laid over nor matched in colour, as in
+    A1111; it failed the request."""
+    fields = {
+        "init_images": [encoded(gradient()), encoded(gradient().rotate(90))], "batch_size": 2,
+        "mask": encoded(Image.new("L", (64, 64), 255)), "inpaint_full_res": False, "denoising_strength": 0.5,
+        "override_settings": {"randn_source": "CPU", "img2img_color_correction": True},
+    }  # fmt: skip
+    body = Img2ImgBody.model_validate(SMALL | fields)
+    request = studio.services.resolver("img2img", body.model_dump(), body.model_fields_set, Options())
+    generator: Any = studio.services.generator
+    result = generator.pipeline(request, Job("test", "img2img"), PipelineCall(hooks=(_Adds(),)))
+    assert len(result.images) == 3
