@@ -64,7 +64,7 @@ class TextToImage:
                 start.conditioning,
                 noise,
                 start=start.noise,
-                refiner=run.refiner(settings, batch, timing, concat),
+                refiner=run.refiner(start.settings, batch, timing, concat),
                 on_step=run.report_to_job(run.model),
                 hooks=run.hooks.per_evaluation,
             )
@@ -119,7 +119,7 @@ class _HiresWorkflow:
                 latent if start.latent is None else start.latent,
                 start.noise,
                 noise,
-                refiner=run.refiner(settings, hires_batch, timing, concat, size),
+                refiner=run.refiner(start.settings, hires_batch, timing, concat, size),
                 on_step=run.report_to_job(model),
                 hooks=run.hooks.per_evaluation,
             )
