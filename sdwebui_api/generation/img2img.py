@@ -10,7 +10,6 @@ from sdwebui_api.engine.model import DiffusionModel
 from sdwebui_api.generation.latents import (
     encode_images,
     images_to_tensor,
-    is_edit_model,
     latent_shape,
     picture_conditioning,
     posterior_noise,
@@ -25,7 +24,7 @@ from sdwebui_api.imaging.resize import ResizeMode
 from sdwebui_api.imaging.upscale import find_upscaler
 from sdwebui_api.prompting.conditioning import PromptTiming
 from sdwebui_api.sampling.noise import seeded_noise
-from sdwebui_api.sampling.session import InpaintBlend, SamplingSettings, sample_from_latent
+from sdwebui_api.sampling.session import InpaintBlend, sample_from_latent
 from sdwebui_api.scripting.hooks import Sampled, SamplingStart
 
 
@@ -63,7 +62,7 @@ class ImageToImage:
         repaint = self._repaint_mask(init_latent)
         if repaint is not None:
             init_latent = self._fill(init_latent, repaint)
-        settings = self._settings()
+        settings = run.first_pass_settings()
         timing = PromptTiming(settings.total_steps, use_old=request.options.use_old_scheduling)
 
         def concat(model: DiffusionModel) -> Tensor | None:
@@ -76,7 +75,7 @@ class ImageToImage:
         init_latent = init_latent if start.latent is None else start.latent
         keep = None if repaint is None else 1.0 - repaint
         # The wire counts the steps that are run, which the denoising strength cuts short.
-        run.job.start_batch(title, settings.img2img_steps()[1] + 1)
+        run.job.start_batch(title, start.settings.img2img_steps()[1] + 1)
         with run.sampling(run.model):
             outcome = sample_from_latent(
                 start.settings,
@@ -86,7 +85,7 @@ class ImageToImage:
                 start.noise,
                 noise,
                 blend=InpaintBlend(keep, init_latent, run.hooks.blending) if keep is not None else None,
-                refiner=run.refiner(settings, batch, timing, concat),
+                refiner=run.refiner(start.settings, batch, timing, concat),
                 on_step=run.report_to_job(run.model),
                 hooks=run.hooks.per_evaluation,
             )
@@ -95,9 +94,6 @@ class ImageToImage:
         if keep is not None:
             latent = run.hooks.blended(latent, init_latent, keep)
         return run.finish(run.model, Sampled(latent, batch, init_latent if keep is not None else None, keep))
-
-    def _settings(self) -> SamplingSettings:
-        return self._run.first_pass_settings()
 
     def _pictures(self, batch: Batch) -> Tensor:
         """[B, 3, H, W] in [-1, 1]: one start image for all, or one each."""
@@ -160,8 +156,3 @@ class ImageToImage:
         if multiplier != 1.0:
             self._run.infotext["Noise multiplier"] = multiplier
         return noise * multiplier
-
-    @property
-    def image_cfg_scale(self) -> float | None:
-        """The scale that counts: only edit models have one."""
-        return self._init.image_cfg_scale if is_edit_model(self._run.model) else None
