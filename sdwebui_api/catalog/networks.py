@@ -127,7 +127,9 @@ class LoraCatalog:
 
     def with_hash(self, shorthash: str) -> LoraFile | None:
         """The file with this short hash, among those whose hash is known."""
-        return next((file for file in self.all() if shorthash and file.known_shorthash == shorthash), None)
+        if not shorthash:  # asked for every tag of a stranger's text, and each answer looks at every file
+            return None
+        return next((file for file in self.all() if file.known_shorthash == shorthash), None)
 
     def preferred_name(self, file: LoraFile, option: str) -> str:
         """What a prompt should call it. `option`: `lora_preferred_name` ("Filename", "Alias from file")."""

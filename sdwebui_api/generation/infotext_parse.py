@@ -5,12 +5,12 @@ Answers equal those of A1111 1.10.1's `modules/infotext_utils.py` and `infotext_
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from sdwebui_api.errors import BadRequest
+from sdwebui_api.generation.hires import old_first_pass_size
 from sdwebui_api.imaging.metadata import unquote
 from sdwebui_api.prompting.attention import parse_attention
 from sdwebui_api.prompting.styles import StyleTexts
@@ -55,14 +55,13 @@ def parse_generation_parameters(
     skip_fields: Collection[str] = (),
     auto_backcompat: bool = True,
     old_hires_size: bool = False,
-    lora_aliases: Mapping[str, str] | None = None,
 ) -> Params:
     """The entries of an infotext, sizes split (`Size-1`), with A1111's defaults for what is missing.
 
     `styles` are recognised in the prompts and taken out, as the option `infotext_styles` says ("Ignore",
     "Apply", "Apply if any", "Discard"). `skip_fields`: option `infotext_skip_pasting`; `auto_backcompat`: option
-    of that name; `old_hires_size`: option `use_old_hires_fix_width_height`. `lora_aliases` maps the short hashes
-    of `Lora hashes` to the names that `<lora:…>` tags should use here.
+    of that name; `old_hires_size`: option `use_old_hires_fix_width_height`. LoRAs are called as the text calls them
+    (`networks.with_names_of_this_server`).
     """
     prompt, negative_prompt, entries = _split(text)
     res: Params = _parse_entries(entries)
@@ -75,8 +74,6 @@ def parse_generation_parameters(
         _restore_old_behaviour(res)
     for name in skip_fields:
         res.pop(name, None)
-    if lora_aliases:
-        _rename_loras(res, lora_aliases)
     return res
 
 
@@ -148,15 +145,9 @@ def _restore_old_hires_size(res: Params, old_hires_size: bool) -> None:
     first_width, first_height = _whole(res["First pass size-1"]), _whole(res["First pass size-2"])
     width, height = _whole(res.get("Size-1", 512)), _whole(res.get("Size-2", 512))
     if not first_width or not first_height:
-        first_width, first_height = _old_first_pass_size(width, height)
+        first_width, first_height = old_first_pass_size(max(width, 1), max(height, 1))
     res["Size-1"], res["Size-2"] = first_width, first_height
     res["Hires resize-1"], res["Hires resize-2"] = width, height
-
-
-def _old_first_pass_size(width: int, height: int) -> tuple[int, int]:
-    """About 512x512 pixels at the aspect ratio of the final size, in steps of 64."""
-    scale = math.sqrt(512 * 512 / max(1, width * height))
-    return math.ceil(scale * width / 64) * 64, math.ceil(scale * height / 64) * 64
 
 
 def _whole(value: Any) -> int:
@@ -244,18 +235,3 @@ def _without_style(style_text: str, prompt: str) -> str | None:
     if not text.endswith(style_text):
         return None
     return text[: len(text) - len(style_text)].removesuffix(", ")
-
-
-_LORA_TAG = re.compile(r"<lora:([^:<>]+)([^<>]*)>")
-
-
-def _rename_loras(res: Params, aliases: Mapping[str, str]) -> None:
-    """`<lora:name:…>` in the prompts renamed to how this installation calls the file with the recorded hash."""
-    hashes = dict(part.strip().split(": ", 1) for part in str(res.get("Lora hashes", "")).split(",") if ": " in part)
-
-    def rename(match: re.Match[str]) -> str:
-        alias = aliases.get(hashes.get(match[1].strip(), ""))
-        return f"<lora:{alias}{match[2]}>" if alias else match[0]
-
-    for name in ("Prompt", "Negative prompt"):
-        res[name] = _LORA_TAG.sub(rename, res[name])
