@@ -32,18 +32,9 @@ class SamplingNames:
 
 def sampler_rows() -> list[dict[str, Any]]:
     """The answer of GET /samplers."""
-    return [{"name": row.name, "aliases": list(row.aliases), "options": dict(row.options)} for row in SAMPLERS]
+    return [row.row() for row in SAMPLERS]
 
 
 def schedule_rows() -> list[dict[str, Any]]:
     """The answer of GET /schedulers."""
-    return [
-        {
-            "name": row.name,
-            "label": row.label,
-            "aliases": list(row.aliases) if row.aliases is not None else None,
-            "default_rho": row.default_rho,
-            "need_inner_model": row.need_inner_model,
-        }
-        for row in SCHEDULES
-    ]
+    return [row.row() for row in SCHEDULES]

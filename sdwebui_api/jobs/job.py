@@ -371,9 +371,6 @@ class Job:
         self._ended.set()
         self._notify()
 
-    def _forget_value(self) -> None:
-        self._value = None
-
 
 def _call_on(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
     """Run `callback` on `loop` from any thread; nothing happens when the loop has been closed."""

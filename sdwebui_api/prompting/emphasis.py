@@ -10,8 +10,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-EMPHASIS_MODES = ("None", "Ignore", "Original", "No norm")
-
 
 def apply_emphasis(z: Tensor, multipliers: Tensor, mode: str, counts: Sequence[int] | None = None) -> Tensor:
     """`z` [B, T, D] with each token's vector times its multiplier [B, T].

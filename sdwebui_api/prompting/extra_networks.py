@@ -6,7 +6,6 @@ Only read here; what they mean is the business of whoever applies them. As in A1
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -38,9 +37,3 @@ def parse_extra_networks(prompt: str) -> tuple[str, list[ExtraNetwork]]:
     end = prompt.rfind(">") + 1  # Nothing behind it can be a tag; searching there costs quadratic time.
     networks = [ExtraNetwork(match[1], tuple(match[2].split(":"))) for match in _TAG.finditer(prompt[:end])]
     return _TAG.sub("", prompt[:end]) + prompt[end:], networks
-
-
-def parse_batch(prompts: Sequence[str]) -> tuple[list[str], list[ExtraNetwork]]:
-    """All prompts of a batch without their tags. The first prompt's networks hold for the whole batch, as in A1111."""
-    parsed = [parse_extra_networks(prompt) for prompt in prompts]
-    return [text for text, _ in parsed], parsed[0][1] if parsed else []

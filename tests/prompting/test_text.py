@@ -9,7 +9,7 @@ import pytest
 from sdwebui_api.errors import BadRequest
 from sdwebui_api.prompting.comments import strip_comments
 from sdwebui_api.prompting.composition import Subprompt, parse_composition
-from sdwebui_api.prompting.extra_networks import ExtraNetwork, parse_batch, parse_extra_networks
+from sdwebui_api.prompting.extra_networks import ExtraNetwork, parse_extra_networks
 from sdwebui_api.prompting.limits import MAX_CHUNKS, check_chunks, check_prompt
 from sdwebui_api.prompting.styles import apply_styles
 
@@ -59,11 +59,6 @@ def test_extra_network_items() -> None:
     network = ExtraNetwork("lora", ("name", "0.5", "te=0.2", "a=b=c"))
     assert network.positional == ("name", "0.5", "a=b=c")
     assert network.named == {"te": "0.2"}
-
-
-def test_the_first_prompt_of_a_batch_names_its_networks() -> None:
-    assert parse_batch(["a <lora:x:1>", "b <lora:y:1>"]) == (["a ", "b "], [ExtraNetwork("lora", ("x", "1"))])
-    assert parse_batch([]) == ([], [])
 
 
 def test_unclosed_tags_take_linear_time() -> None:
