@@ -256,15 +256,6 @@ def _check_family(checkpoint: CheckpointFile, model: DiffusionModel) -> None:
         raise UnusableModel(f"{checkpoint.name} is {model.family.title}, which cannot be trained here")
 
 
-def _text_settings(request: TrainingRequest) -> TextSettings:
-    options = request.options
-    return TextSettings(
-        clip_skip=int(options.CLIP_stop_at_last_layers),
-        emphasis=options.emphasis,
-        comma_padding_backtrack=int(options.comma_padding_backtrack),
-    )
-
-
 class _EmbeddingCourse:
     """The embedding's vectors are put into the prompts in place of the file's."""
 
@@ -279,7 +270,8 @@ class _EmbeddingCourse:
         vectors = nn.Parameter(embedding.tensor.to(model.device, copy=True))
         self._embedding = replace(embedding, tensor=vectors)
         self.start = embedding.step or 0
-        texts = LearnablePrompts(model.text_encoder, self._database(model, self._embedding), _text_settings(request))
+        settings = TextSettings.of(request.options)
+        texts = LearnablePrompts(model.text_encoder, self._database(model, self._embedding), settings)
         self.learner = EmbeddingLearner(vectors, texts, model, model.unet, request.loop.seed)
 
     @staticmethod
@@ -311,7 +303,7 @@ class _HypernetworkCourse:
         self._state = hypernetworks.read(request.path, request.name, model.device)
         self._unet = model.unet.twin(f"training:{job_id}:{model.unet.key}")
         self.start = self._state.step
-        texts = LearnablePrompts(model.text_encoder, model.embeddings, _text_settings(request))
+        texts = LearnablePrompts(model.text_encoder, model.embeddings, TextSettings.of(request.options))
         self.learner = HypernetworkLearner(self._state.network, texts, model, self._unet, request.loop.seed)
 
     def data(self, step: int) -> dict[Any, Any]:
