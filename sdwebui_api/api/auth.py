@@ -21,7 +21,7 @@ from sdwebui_api.api import eas_signature
 from sdwebui_api.api.accounts import Accounts
 from sdwebui_api.api.errors import error_body
 from sdwebui_api.api.login_form import logged_out, login_form, wants_form
-from sdwebui_api.api.sessions import Sessions, session_key
+from sdwebui_api.api.sessions import EndedSessions, Sessions, session_key
 from sdwebui_api.api.tokens import DEFAULT_USER, Tokens
 from sdwebui_api.api.trusted_header import TrustedHeader, trusted_header
 from sdwebui_api.config.flags import Flags
@@ -99,7 +99,7 @@ class Doorkeeper:
         self.localization = flags.localization
         self.sessions: Sessions | None = None
         """Of the page's visitors; None: there is no page, or nobody who could log in."""
-        self._key_file = Paths.from_flags(flags).cache_dir / "sessions.key"
+        self._session_folder = Paths.from_flags(flags).cache_dir
         self.credentials = Credentials([*self.accounts.api, *(self.accounts.page if flags.cluster else ())], tokens)
         self._proof_beside_header = bool(self.accounts.api or tokens)
         self._header: TrustedHeader | None = trusted_header(flags)
@@ -112,7 +112,8 @@ class Doorkeeper:
     def open_form(self) -> Sessions | None:
         """There is a page: its visitors are shown a form to log in with, if anybody can."""
         if self.accounts and self.sessions is None:
-            self.sessions = Sessions(self.accounts, session_key(self._key_file))
+            key, ended = session_key(self._session_folder / "sessions.key"), self._session_folder / "sessions.ended"
+            self.sessions = Sessions(self.accounts, key, EndedSessions(ended))
         return self.sessions
 
     def caller(self, scope: Scope) -> Caller:

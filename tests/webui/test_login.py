@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from pathlib import Path
 
 import httpx
 import pytest
 
 from sdwebui_api.api.accounts import Accounts
-from sdwebui_api.api.sessions import Sessions, session_key
+from sdwebui_api.api.sessions import KEPT_SECONDS, EndedSessions, Sessions, session_key
 from sdwebui_api.api.tokens import Tokens
 from sdwebui_api.config.flags import Flags
 from sdwebui_api.errors import BadRequest
@@ -42,6 +44,10 @@ def test_a_flag_that_holds_no_pair_is_refused(flags):
         accounts(**flags)
 
 
+def sessions_of(folder: Path, key: bytes = b"key", **flags: str) -> Sessions:
+    return Sessions(accounts(**flags), key, EndedSessions(folder / "ended"))
+
+
 def cookie_scope(cookie: str) -> dict:
     return {"type": "http", "headers": [(b"cookie", f'odd; {cookie.partition(";")[0]}; x="'.encode())]}
 
@@ -49,19 +55,51 @@ def cookie_scope(cookie: str) -> dict:
 def test_a_cookie_is_good_until_the_password_changes(tmp_path):
     key = session_key(tmp_path / "cache" / "key")
     assert session_key(tmp_path / "cache" / "key") == key and (tmp_path / "cache" / "key").stat().st_mode & 0o77 == 0
-    cookie = Sessions(accounts(gradio_auth="änn:1"), key).opened("änn", {"scheme": "https"})
+    cookie = sessions_of(tmp_path, key, gradio_auth="änn:1").opened("änn", {"scheme": "https"})
     assert "HttpOnly" in cookie and "SameSite=Lax" in cookie and "Secure" in cookie
-    assert Sessions(accounts(gradio_auth="änn:1"), key).user(cookie_scope(cookie)) == "änn"
-    assert Sessions(accounts(gradio_auth="änn:2"), key).user(cookie_scope(cookie)) is None
-    assert Sessions(accounts(gradio_auth="änn:1"), b"another").user(cookie_scope(cookie)) is None
+    assert sessions_of(tmp_path, key, gradio_auth="änn:1").user(cookie_scope(cookie)) == "änn"
+    assert sessions_of(tmp_path, key, gradio_auth="änn:2").user(cookie_scope(cookie)) is None
+    assert sessions_of(tmp_path, b"another", gradio_auth="änn:1").user(cookie_scope(cookie)) is None
 
 
-def test_a_cookie_cannot_be_made_or_changed():
-    sessions = Sessions(accounts(gradio_auth="ann:1,bob:1"), b"key")
+def test_a_cookie_is_good_until_somebody_logs_out_with_it(tmp_path, monkeypatch):
+    sessions = sessions_of(tmp_path, gradio_auth="ann:1")
+    cookie, other = sessions.opened("ann", {}), sessions.opened("ann", {})
+    sessions.closed(cookie_scope(cookie))
+    again = sessions_of(tmp_path, gradio_auth="ann:1")  # after a restart, or another server
+    for one in (sessions, again):
+        assert one.user(cookie_scope(cookie)) is None and one.user(cookie_scope(other)) == "ann"
+    assert len(list((tmp_path / "ended").iterdir())) == 1
+    later = time.time() + KEPT_SECONDS + 1
+    monkeypatch.setattr(time, "time", lambda: later)
+    sessions_of(tmp_path, gradio_auth="ann:1")
+    assert not list((tmp_path / "ended").iterdir())  # what has expired need not be remembered
+
+
+def test_a_log_out_holds_where_nothing_can_be_written(tmp_path):
+    (tmp_path / "ended").write_text("in the way")
+    sessions = sessions_of(tmp_path, gradio_auth="ann:1")
+    cookie = sessions.opened("ann", {})
+    assert sessions.user(cookie_scope(cookie)) == "ann"
+    sessions.closed(cookie_scope(cookie))
+    assert sessions.user(cookie_scope(cookie)) is None
+
+
+def test_a_log_out_ends_nothing_that_is_not_proven(tmp_path):
+    sessions = sessions_of(tmp_path, gradio_auth="ann:1")
+    cookie = sessions.opened("ann", {})
+    sessions.closed(cookie_scope(cookie.replace(";", "0;", 1)))
+    assert sessions.user(cookie_scope(cookie)) == "ann" and not (tmp_path / "ended").exists()
+
+
+def test_a_cookie_cannot_be_made_or_changed(tmp_path):
+    sessions = sessions_of(tmp_path, gradio_auth="ann:1,bob:1")
     name, _, value = sessions.opened("ann", {}).partition(";")[0].partition("=")
-    user, expires, seal = value.split(".")
-    for forged in ("", "..", f"Ym9i.{expires}.{seal}", f"{user}.99999999999.{seal}", f"{user}.1.{seal}", f"{user}.-1.x",
-                   f"!.{expires}.{seal}", f"{user}.{expires}.", f"{user}.{expires}.ü"):  # fmt: skip
+    user, expires, id, seal = value.split(".")
+    for forged in ("", "..", "...", f"Ym9i.{expires}.{id}.{seal}", f"{user}.99999999999.{id}.{seal}",
+                   f"{user}.1.{id}.{seal}", f"{user}.-1.{id}.x", f"!.{expires}.{id}.{seal}", f"{user}.{expires}.{id}.",
+                   f"{user}.{expires}.{id}.ü", f"{user}.{expires}.{id[::-1]}.{seal}", f"{user}.{expires}.{seal}",
+                   f"{user}.{expires}.../../x.{seal}"):  # fmt: skip
         scope = {"type": "http", "headers": [(b"cookie", f"{name}={forged}".encode())]}
         assert sessions.user(scope) is None, forged
 
@@ -90,8 +128,11 @@ def test_the_log_in_opens_the_page_and_the_file_browser(address):
         assert browser.post("/login", data={"username": "ann", "password": "1"}).status_code == 200
         assert browser.get("/config").status_code == 200 and browser.get(files).status_code == 200
         assert browser.get("/", headers=HTML).status_code == 200
+        copied = dict(browser.cookies)
         assert browser.get("/logout").status_code == 303
         assert browser.get("/config").status_code == 401 and browser.get(files).status_code == 401
+    with httpx.Client(base_url=address, timeout=60, cookies=copied) as thief:
+        assert thief.get("/config").status_code == 401
 
 
 @pytest.mark.parametrize(
