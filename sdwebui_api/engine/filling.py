@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sdwebui_api.engine.blocks import ALIGNMENT
 from sdwebui_api.engine.families.base import Assembly
+from sdwebui_api.engine.feed_forward import keep_feed_forwards_small
 from sdwebui_api.engine.float8 import keep_in_float8
 from sdwebui_api.engine.mapped import MappedReader
 from sdwebui_api.engine.packed import keep_packed, packed
@@ -72,7 +73,10 @@ def materialise(assembly: Assembly, weights: Weights, part: str, tell: Tell | No
     module = assembly.module
     wanted: Mapping[str, Tensor] = module.state_dict()
     _check(wanted, assembly.tensors, part)
-    packing = keep_packed(module) if weights.packed else {}
+    packing: dict[str, nn.Module] = {}
+    if weights.packed:
+        packing = keep_packed(module)
+        keep_feed_forwards_small(module)
     in_float8 = keep_in_float8(module, assembly.tensors, weights.keep_half) if weights.float8 else frozenset[str]()
     places = [
         _Place(

@@ -43,6 +43,21 @@ class PackedConv2d(nn.Conv2d):
         return product
 
 
+class PointwiseConv2d(nn.Conv2d):
+    """Computes as nn.Conv2d of 1x1 does: over a small map as a product of matrices.
+
+    oneDNN has an order of its own for the weights of such a convolution, and brings them into it at every call: over
+    8x8 pixels that costs as much as the convolution, over 4x4 four times as much. A product takes them as they are.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        batch, _, height, width = input.shape
+        channels_last = input.is_contiguous(memory_format=torch.channels_last)
+        if not channels_last or batch * height * width > self.out_channels:
+            return super().forward(input)
+        return F.linear(input.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+
+
 def _needs_plain(weight: Tensor, input: Tensor) -> bool:
     """Packed products have no derivative, and know no precision but their own."""
     differentiated = torch.is_grad_enabled() and input.requires_grad
@@ -78,12 +93,14 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
 def keep_packed(module: nn.Module) -> dict[str, nn.Module]:
     """Turn the linear layers and convolutions of `module` into ones that may hold packed weights.
 
-    Convolutions of 1x1 stay plain: which order is best for them depends on the area, and a wrong one takes ten times
-    as long; for larger ones all areas share one. Returns the layers by the names of their weights.
+    Convolutions of 1x1 keep plain weights: which order is best for them depends on the area, and a wrong one takes ten
+    times as long; for larger ones all areas share one. Returns the layers by the names of their weights.
     """
     found = {}
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1):
+            if (layer.stride, layer.groups, layer.padding) == ((1, 1), 1, (0, 0)):
+                layer.__class__ = PointwiseConv2d
             continue
         if (kind := _KINDS.get(type(layer))) is not None:
             layer.__class__ = kind

@@ -30,7 +30,9 @@ def test_products_equal_the_fused_kernel_in_slices_too(monkeypatch: pytest.Monke
     query, key, value = _inputs()
     expected = _fused(query, key, value)
     assert torch.allclose(attend_by_products(query, key, value, 4), expected, atol=1e-5)
-    monkeypatch.setattr(attention, "SLICE_BYTES", 8 * 30 * 4 * 7)  # 7 queries at a time
+    monkeypatch.setattr(attention, "SLICE_BYTES", 4 * 30 * 4 * 7)  # 7 queries of 4 heads at a time
+    assert torch.allclose(attend_by_products(query, key, value, 4), expected, atol=1e-5)
+    monkeypatch.setattr(attention, "SLICE_HEADS", 3)  # of 8
     assert torch.allclose(attend_by_products(query, key, value, 4), expected, atol=1e-5)
 
 

@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from benchmarks.make_checkpoint import write_checkpoint
 from sdwebui_api.engine.filling import Weights
 from sdwebui_api.engine.loading import OpenCheckpoint
-from sdwebui_api.engine.packed import PackedConv2d, PackedLinear, can_pack, dense, keep_packed, packed, packs
+from sdwebui_api.engine.packed import (
+    PackedConv2d,
+    PackedLinear,
+    PointwiseConv2d,
+    can_pack,
+    dense,
+    keep_packed,
+    packed,
+    packs,
+)
 from sdwebui_api.engine.tiling import wrapped_edges
 
 CPU = torch.device("cpu")
@@ -122,3 +131,24 @@ def test_a_loaded_unet_is_packed_and_predicts_the_same(unets: tuple[nn.Module, n
         wanted, found = (unet(*arguments, return_dict=False)[0].float() for unet in unets)
     error = (found - wanted).square().mean().sqrt() / wanted.square().mean().sqrt()
     assert error < 0.03
+
+
+@pytest.mark.parametrize("side", [4, 32], ids=["small map", "large map"])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_convolutions_of_one_pixel_compute_what_plain_ones_do(side: int, layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    plain = nn.Conv2d(48, 64, 1).bfloat16().requires_grad_(False)
+    holder = nn.Sequential(copy.deepcopy(plain))
+    assert keep_packed(holder) == {}, "its weight stays plain"
+    layer = holder[0]
+    assert type(layer) is PointwiseConv2d and not packs(layer)
+    x = torch.randn(2, 48, side, side).bfloat16().to(memory_format=layout)
+    found = layer(x)
+    _assert_alike(found, plain(x))
+    assert found.is_contiguous(memory_format=layout)
+
+
+def test_other_convolutions_of_one_pixel_stay_what_they_are() -> None:
+    holder = nn.Sequential(nn.Conv2d(8, 8, 1, stride=2), nn.Conv2d(8, 8, 1, groups=2), nn.Conv2d(8, 8, 1, padding=1))
+    keep_packed(holder)
+    assert all(type(layer) is nn.Conv2d for layer in holder)
