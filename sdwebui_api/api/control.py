@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 
 from sdwebui_api.api.response_schema import MemoryResponse, answers
 from sdwebui_api.api.services import server_of, services_of
@@ -15,6 +15,8 @@ health_router = APIRouter(prefix="/health", tags=["health"])
 router = APIRouter(prefix="/sdapi/v1", tags=["server"])
 stop_router = APIRouter(prefix="/sdapi/v1", tags=["server"])
 """Included only with `--api-server-stop`."""
+plain_stop_router = APIRouter(tags=["server"])
+"""Included only with `--add-stop-route`."""
 
 
 @health_router.get("/live")
@@ -80,6 +82,12 @@ async def server_stop(request: Request) -> str:
 async def server_restart(request: Request) -> str:
     """Finishes what was admitted, then starts anew with the same command line."""
     return _stop(request, "restart")
+
+
+@plain_stop_router.post("/_stop")
+async def plain_stop(request: Request) -> PlainTextResponse:
+    """As server-stop, for scripts that stop A1111's page."""
+    return PlainTextResponse(_stop(request, "stop"))
 
 
 def _stop(request: Request, kind: Any) -> str:

@@ -58,6 +58,8 @@ def create_app(services: Services, *, max_body_bytes: int = MAX_BODY_BYTES) -> F
     app.include_router(control.health_router)
     if services.flags.api_server_stop:
         app.include_router(control.stop_router)
+    if services.flags.add_stop_route:
+        app.include_router(control.plain_stop_router)
     app.router.routes.append(metrics_route(services.metrics, lambda: families_of_server(services)))
     if services.queue is not None:
         app.router.routes.extend(

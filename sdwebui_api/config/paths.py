@@ -56,7 +56,7 @@ class Paths:
             hypernetwork_dir=_one(flags.hypernetwork_dir, models / "hypernetworks"),
             controlnet_dirs=_several(models / "ControlNet", flags.controlnet_dir),
             upscaler_dirs=_upscaler_dirs(flags, models),
-            interrogate_dir=models / "interrogate",
+            interrogate_dir=_one(flags.clip_models_path, models / "interrogate"),
             nsfw_dir=models / "nsfw",
             gfpgan_dirs=_several(_one(flags.gfpgan_models_path, models / "GFPGAN"), flags.gfpgan_dir),
             codeformer_dir=_one(flags.codeformer_models_path, models / "Codeformer"),

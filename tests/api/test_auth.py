@@ -109,6 +109,15 @@ def test_stop_routes_only_with_their_flag(client, tmp_path):
     assert stopped == ["stop", "restart", "kill"]
 
 
+def test_the_stop_route_of_the_page_only_with_its_flag(client, tmp_path):
+    assert client.post("/_stop").status_code == 404
+    stopped: list[str] = []
+    services = fake_services(tmp_path / "other", "--add-stop-route")
+    services.stop_server = stopped.append
+    answer = TestClient(create_app(services)).post("/_stop")
+    assert (answer.status_code, answer.text, stopped) == (200, "Stopping.", ["stop"])
+
+
 def test_request_id(client):
     assert client.get("/health/live", headers={"X-Request-Id": "abc"}).headers["X-Request-Id"] == "abc"
     assert len(client.get("/health/live").headers["X-Request-Id"]) == 16

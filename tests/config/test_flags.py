@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
+import re
+from pathlib import Path
 
 import pytest
 
-from sdwebui_api.config.flags import Flags, build_parser, parse_flags
+from sdwebui_api.config.flags import IDLE, Flags, build_parser, parse_flags
+
+ROOT = Path(__file__).resolve().parents[2]
 
 # What a plain start answers differently from the recording, and why.
 RECORDED_WITH = {"no_half", "use_cpu", "api", "nowebui", "port", "models_dir", "styles_file", "server_name"}
@@ -24,6 +29,19 @@ def test_every_flag_of_a1111_exists_with_its_default(golden_api):
     assert recorded.keys() <= ours.keys()
     different = {name for name in recorded if ours[name] != recorded[name]} - RECORDED_WITH - COMPUTED_IN_PATHS
     assert all(name.endswith(("_dir", "_path", "_dir_backcompat")) and ours[name] is None for name in different)
+
+
+def test_every_flag_is_read_or_says_that_it_has_no_effect():
+    sources = [ROOT / "launch.py", *(ROOT / "extensions").rglob("*.py"), *(ROOT / "sdwebui_api").rglob("*.py")]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    read = set(re.findall(r"\b(?:flags|server|self)\.(\w+)", text))
+    read |= {name.replace("-", "_") for name in re.findall(r"[\"'`]--([a-z][a-z-]+)[\"'`]", text)}
+    says_so = {
+        row.name
+        for row in dataclasses.fields(Flags)
+        if row.metadata["group"] == IDLE or re.search(r"\baccepted\b|always do here", row.metadata["help"])
+    }
+    assert {row.name for row in dataclasses.fields(Flags)} - read - says_so == set()
 
 
 def test_every_flag_of_eas_is_known(caplog):

@@ -46,6 +46,11 @@ def test_additional_folders_follow_the_own_ones(tmp_path):
     assert found.lora_dirs == (tmp_path / "Lora", Path("/l"), tmp_path / "LyCORIS")
 
 
+def test_interrogation_models_lie_where_their_flag_says(tmp_path):
+    assert paths("--models-dir", tmp_path).interrogate_dir == tmp_path / "interrogate"
+    assert paths("--models-dir", tmp_path, "--clip-models-path", tmp_path / "clip").interrogate_dir == tmp_path / "clip"
+
+
 def test_styles_files_may_be_patterns_below_the_current_folder_or_the_data(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     for name in ("here/b.csv", "here/a.csv", "data.csv"):
