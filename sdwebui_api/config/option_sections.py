@@ -184,7 +184,8 @@ WITHOUT_EFFECT = frozenset(
     clean_temp_dir_at_start use_save_to_dirs_for_ui realesrgan_enabled_models dat_enabled_models
     set_scale_by_when_changing_upscaler face_restoration_unload postprocessing_enable_in_main_ui
     postprocessing_disable_in_extras postprocessing_operation_order upscaling_max_images_in_cache
-    postprocessing_existing_caption_action auto_launch_browser show_warnings show_gradio_deprecation_warnings
+    postprocessing_existing_caption_action auto_launch_browser enable_console_prompts show_warnings
+    show_gradio_deprecation_warnings
     memmon_poll_rate samples_log_stdout multiple_tqdm enable_upscale_progressbar print_hypernet_extra list_hidden_files
     disable_mmap_load_safetensors hide_ldm_prints dump_stacks_on_signal profiling_enable profiling_activities
     profiling_record_shapes profiling_profile_memory profiling_with_stack profiling_filename api_forbid_local_requests
@@ -198,7 +199,8 @@ WITHOUT_EFFECT = frozenset(
     textual_inversion_print_at_load js_modal_lightbox_gamepad js_modal_lightbox_gamepad_repeat
     sd_webui_modal_lightbox_icon_opacity sd_webui_modal_lightbox_toolbar_opacity open_dir_button_choice
     compact_prompt_box samplers_in_dropdown dimensions_and_batch_together hires_fix_show_sampler hires_fix_show_prompts
-    txt2img_settings_accordion img2img_settings_accordion interrupt_after_current ui_reorder_list gradio_themes_cache
+    txt2img_settings_accordion img2img_settings_accordion interrupt_after_current ui_reorder_list gradio_theme
+    gradio_themes_cache
     enable_reloading_ui_scripts show_progressbar live_preview_allow_lowvram_full live_preview_refresh_period
     live_preview_fast_interrupt js_live_preview_in_modal_lightbox lora_bundled_ti_to_infotext lora_show_all
     lora_hide_unknown_for_versions lora_in_memory_limit lora_not_found_warning_console lora_not_found_gradio_warning

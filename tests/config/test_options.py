@@ -4,13 +4,18 @@ import copy
 import json
 import logging
 import pickle
+import re
 import threading
+from pathlib import Path
 
 import pytest
 
+from sdwebui_api.config.option_sections import WITHOUT_EFFECT
 from sdwebui_api.config.option_table import OPTION_TABLE
 from sdwebui_api.config.options import Options, OptionStore, coerce_values, write_json_atomically
 from sdwebui_api.errors import BadRequest, SdWebUIError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -27,6 +32,19 @@ def test_defaults_are_those_of_a1111_with_its_number_types(golden_api):
     assert ours.keys() - recorded.keys() == {"use_native_default_size"}
     for name in recorded.keys() - left_out - of_the_recording_machine:
         assert repr(ours[name]) == repr(recorded[name]), name
+
+
+def test_every_setting_is_read_or_said_to_be_without_effect():
+    """The other direction, that nothing of `WITHOUT_EFFECT` is read: `tests/webui/test_settings.py`."""
+    tables = ("option_table.py", "option_sections.py", "labels.py", "response_schema.py")
+    package, extensions, scripts = (ROOT / name for name in ("sdwebui_api", "extensions", "scripts"))
+    sources = [*package.rglob("*.py"), *extensions.rglob("*.py"), *scripts.glob("*.py"), *package.rglob("assets/*.js")]
+    read = re.compile(r"[.\"'](\w+)\b(?!=)")
+    words = {
+        word for path in sources if path.name not in tables for word in read.findall(path.read_text(encoding="utf-8"))
+    }
+    by_prefix = {f"{kind}_{what}" for kind in ("ESRGAN", "DAT") for what in ("tile", "tile_overlap")}
+    assert OPTION_TABLE.keys() - words - by_prefix - WITHOUT_EFFECT == set()
 
 
 def test_every_default_is_acceptable_to_its_own_option():
