@@ -20,9 +20,6 @@ from sdwebui_api.queueing.stores.build import open_store
 if TYPE_CHECKING:
     from sdwebui_api.storage.net_guard import NetGuard
 
-if TYPE_CHECKING:
-    from sdwebui_api.storage.net_guard import NetGuard
-
 
 def build_queue(flags: Flags, data_dir: Path) -> QueueService:
     """Connects to nothing yet. Raises BadRequest, naming the flag."""

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Scope
 from sdwebui_api.api.call_log import log_job_time
 from sdwebui_api.config.flags import Flags
 from sdwebui_api.config.options import Options, OptionStore
-from sdwebui_api.errors import Unauthorized
+from sdwebui_api.errors import NotFound, Unauthorized
 from sdwebui_api.generation.request import GenerationRequest, GenerationResult
 from sdwebui_api.generation.resolve import Resolver
 from sdwebui_api.jobs.job import Job
@@ -226,8 +226,6 @@ class Services:
 
     def current_checkpoint(self) -> CheckpointFile | None:
         """The one a request without overrides gets."""
-        from sdwebui_api.errors import NotFound
-
         name = self.options.snapshot().sd_model_checkpoint
         if name:
             try:
