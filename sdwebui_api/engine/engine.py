@@ -6,7 +6,8 @@ import copy
 import gc
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -28,7 +29,7 @@ from sdwebui_api.engine.networks.control import ControlNetwork
 from sdwebui_api.engine.networks.control_files import load_control_network, needs_base
 from sdwebui_api.engine.networks.selection import NO_NETWORKS, NetworkSet
 from sdwebui_api.engine.networks.variants import Variants
-from sdwebui_api.engine.source import FamilyNames, LoadedText, LoadedUNet, Progress, Source, identity
+from sdwebui_api.engine.source import FamilyNames, LentText, LoadedText, LoadedUNet, Progress, Source, identity
 from sdwebui_api.engine.text_encoder import TextEncoder, Tokenizer
 from sdwebui_api.engine.vae import Vae
 from sdwebui_api.engine.weights import Abandoned, Load, Loaded, Resident, WeightsCache
@@ -115,22 +116,44 @@ class Engine:
         progress = on_progress or (lambda text: None)
         source = Source(checkpoint, vae, self.plan, self.device, progress, settings, self._families)
         with ExitStack() as held:
-            network, text, autoencoder = self._parts(source, held)
-            text_key = source.text_key
+            network = held.enter_context(self._unet(source))
+            text = self._text(source, networks, network.facts.family.towers, held)
             if networks:
                 network = held.enter_context(self._unet_with(networks, network, source))
-                towers = network.facts.family.towers
-                text_key, text = held.enter_context(self._text_with(networks, text, source, towers))
+            autoencoder = held.enter_context(self._vae(source))
             settings.limit(self._weights)
-            model = self._model(network, text, text_key, autoencoder, networks, settings)
+            model = self._model(network, text, autoencoder, networks, settings)
             self._loaded_checkpoint, self._ready = checkpoint, True
-            del source  # lets go of the mapped file
+            del source  # lets go of the mapped file, unless the text encoder is still to come
             yield model
 
-    def _parts(self, source: Source, held: ExitStack) -> tuple[LoadedUNet, LoadedText, Vae]:
-        network = held.enter_context(self._part(source.unet_key, source.load_unet, LoadedUNet, source=source))
-        text = held.enter_context(self._part(source.text_key, source.load_text_encoder, LoadedText, source=source))
-        return network, text, held.enter_context(self._part(source.vae_key, source.load_vae, Vae, source=source))
+    def _unet(self, source: Source) -> AbstractContextManager[LoadedUNet]:
+        return self._part(source.unet_key, source.load_unet, LoadedUNet, source=source)
+
+    def _vae(self, source: Source) -> AbstractContextManager[Vae]:
+        return self._part(source.vae_key, source.load_vae, Vae, source=source)
+
+    def _base_text(self, source: Source, *, keep: bool = True) -> AbstractContextManager[LoadedText]:
+        return self._part(source.text_key, source.load_text_encoder, LoadedText, keep=keep, source=source)
+
+    @contextmanager
+    def _passing_text(self, source: Source) -> Iterator[LoadedText]:
+        """Comes into the memory that earlier pictures left free, and goes with it."""
+        allocator.give_back()
+        with ExitStack() as held:
+            yield held.enter_context(self._base_text(source, keep=False))  # no name here may outlive it
+
+    def _text(self, source: Source, networks: NetworkSet, towers: Sequence[TextTower], held: ExitStack) -> LentText:
+        """Held from now on; where memory is to be spared, and no network changes it, only while texts are encoded."""
+        key = self._variants.text_key(source.text_key, networks)
+        if self.plan.text_comes_and_goes and key == source.text_key:
+            passing = LentText(key, self._text_width(source.path), partial(self._passing_text, source))
+            held.callback(passing.let_go)
+            return passing
+        text = held.enter_context(self._base_text(source))
+        if key != source.text_key:
+            text = held.enter_context(self._text_with(key, networks, text, source, towers))
+        return LentText(key, text.width, lambda: nullcontext(text), text.problems)
 
     def prefetch(
         self, checkpoint: CheckpointFile, vae: VaeFile | None, settings: LoadSettings, gone: Callable[[], bool]
@@ -148,7 +171,10 @@ class Engine:
             return
         if settings.checkpoints is None and source.size() <= self._weights.spare():
             with suppress(Abandoned), ExitStack() as held:
-                self._parts(source, held)
+                held.enter_context(self._unet(source))
+                if not self.plan.text_comes_and_goes:
+                    held.enter_context(self._base_text(source))
+                held.enter_context(self._vae(source))
         else:
             read_ahead(source.files(), gone)
 
@@ -217,22 +243,15 @@ class Engine:
             with self._part(key, load, LoadedUNet, base=source.unet_key) as variant:
                 yield variant
 
-    @contextmanager
     def _text_with(
-        self, networks: NetworkSet, base: LoadedText, source: Source, towers: Sequence[TextTower]
-    ) -> Iterator[tuple[str, LoadedText]]:
-        key = self._variants.text_key(source.text_key, networks)
-
+        self, key: str, networks: NetworkSet, base: LoadedText, source: Source, towers: Sequence[TextTower]
+    ) -> AbstractContextManager[LoadedText]:
         def load(reserve: Callable[[int], None]) -> Loaded:
             source.say("merging networks into the text encoder")
             made = self._variants.make_text_encoder(base.module, towers, networks, reserve)
             return Loaded(LoadedText(made.part, base.width, made.problems), made.size)
 
-        if key == source.text_key:
-            yield key, base
-        else:
-            with self._part(key, load, LoadedText, base=source.text_key) as variant:
-                yield key, variant
+        return self._part(key, load, LoadedText, base=source.text_key)
 
     def _part(
         self,
@@ -270,8 +289,7 @@ class Engine:
     def _model(
         self,
         network: LoadedUNet,
-        text: LoadedText,
-        text_key: str,
+        text: LentText,
         autoencoder: Vae,
         networks: NetworkSet,
         settings: LoadSettings,
@@ -280,10 +298,11 @@ class Engine:
         database = self._embeddings.database(self.tokenizer.tokenize, text.width)
         database = database.with_more(self._variants.embeddings(networks), self.tokenizer.tokenize)
         # Texts may contain embeddings, so encodings depend on their files too.
-        text_key = f"{text_key}#{database.version}{self._variants.embeddings_key(networks)}"
+        key = f"{text.key}#{database.version}{self._variants.embeddings_key(networks)}"
+        towers = network.facts.family.towers
         return DiffusionModel(
             unet=network.unet,
-            text_encoder=TextEncoder(text_key, text.module, self.tokenizer, self.device, network.facts.family.towers),
+            text_encoder=TextEncoder(key, text, self.tokenizer, self.device, towers),
             vae=autoencoder,
             facts=network.facts,
             embeddings=database,

@@ -22,8 +22,10 @@ def keep_feed_forwards_small(module: nn.Module) -> None:
         from diffusers.models.activations import GEGLU
         from diffusers.models.attention import FeedForward
     for layer in module.modules():
-        if type(layer) is FeedForward and type(layer.net[0]) is GEGLU and len(layer.net) == 3:
-            layer.__class__ = SlicedFeedForward
+        if type(layer) is FeedForward:
+            steps = list(layer.get_submodule("net").children())
+            if len(steps) == 3 and type(steps[0]) is GEGLU:
+                layer.__class__ = SlicedFeedForward
 
 
 class SlicedFeedForward(nn.Module):

@@ -159,6 +159,7 @@ class DiffusionModel:
 
     def participate(self) -> AbstractContextManager[None]:
         """Run a sampling loop inside, so that the StepBatcher can wait for its next step."""
+        self.text_encoder.let_go()
         return self._batcher.participate(self.unet.key)
 
     def evaluate(

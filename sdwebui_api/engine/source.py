@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -54,6 +56,39 @@ class LoadedText:
     problems: tuple[str, ...] = ()
 
 
+class LentText:
+    """The text model of one lease: leased with its first use, until `let_go`, and anew with the next. Thread-safe."""
+
+    def __init__(
+        self,
+        key: str,
+        width: int,
+        lend: Callable[[], AbstractContextManager[LoadedText]],
+        problems: tuple[str, ...] = (),
+    ) -> None:
+        """width: of the context; problems: what of the networks merged into it did not fit, in words."""
+        self.key = key
+        self.width = width
+        self.problems = problems
+        self._lend = lend
+        self._lock = threading.RLock()
+        self._held = ExitStack()
+        self._text: LoadedText | None = None
+
+    @contextmanager
+    def module(self) -> Iterator[Any]:
+        """Raises as the loader of the weights does."""
+        with self._lock:
+            if self._text is None:
+                self._text = self._held.enter_context(self._lend())
+            yield self._text.module
+
+    def let_go(self) -> None:
+        with self._lock:
+            self._text = None
+            self._held.close()
+
+
 class FamilyNames:
     """Which family a checkpoint is of, by its file and state: read once."""
 
@@ -98,8 +133,15 @@ class Source:
         self.vae_key = f"vae:{identity(vae.path) if vae is not None else file}:{plan.vae_dtype}"
 
     @property
-    def keys(self) -> tuple[str, str, str]:
-        return self.unet_key, self.text_key, self.vae_key
+    def path(self) -> Path:
+        """Of the checkpoint: a file or a diffusers folder."""
+        return self._checkpoint.path
+
+    @property
+    def keys(self) -> list[str]:
+        """Of the parts that a lease holds from its beginning."""
+        passing = (self.text_key,) if self._plan.text_comes_and_goes else ()
+        return [key for key in (self.unet_key, self.text_key, self.vae_key) if key not in passing]
 
     def size(self) -> int:
         """Bytes of all parts together, about."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import LongTensor, Tensor
@@ -40,26 +40,43 @@ class Tokenizer:
         return self._encoder.encode(text, add_special_tokens=False).ids
 
 
+class TextModels(Protocol):
+    """Where the text models are while they have work."""
+
+    @property
+    def width(self) -> int:
+        """Of all models' states side by side."""
+        ...
+
+    def module(self) -> AbstractContextManager[Any]:
+        """A transformers CLIPTextModel, or a module that has those that the towers name, while the context lasts."""
+        ...
+
+    def let_go(self) -> None:
+        """They will not be needed for a while."""
+        ...
+
+
 class TextEncoder:
-    """The loaded text models of one checkpoint. Thread-safe: the device serves one forward at a time."""
+    """The text models of one checkpoint. Thread-safe: the device serves one forward at a time."""
 
     def __init__(
         self,
         key: str,
-        module: Any,
+        models: TextModels,
         tokenizer: Tokenizer,
         device: Device,
         towers: Sequence[TextTower] = (TextTower(),),
     ) -> None:
-        """`module`: a transformers CLIPTextModel, or a module that has those that `towers` name."""
         self.key = key
         self.tokenizer = tokenizer
-        self._module: Any = module
-        self._device = device
-        self._towers = [(tower, text_model(module, tower)) for tower in towers]
-        self.width: int = sum(model.config.hidden_size for _, model in self._towers)
+        self.width = models.width
         """Of the context, and of an embedding's vectors: those of all text models side by side."""
-        self.layers: int = self._towers[0][1].config.num_hidden_layers
+        self._lent = models
+        self._device = device
+        self._towers = towers
+        self._models: list[tuple[TextTower, Any]] = []
+        """While they are held."""
 
     def forward(self, tokens: LongTensor | Tensor, fixes: Fixes, clip_skip: int = 1) -> TextOutput:
         """What the text models make of `tokens` [B, 77], on the engine's device.
@@ -72,9 +89,17 @@ class TextEncoder:
 
     @contextmanager
     def holding(self) -> Iterator[None]:
-        """Hold the device, for several calls of `encode`."""
-        with self._device.running(self._module):
-            yield
+        """Hold the models and the device, for several calls of `encode`."""
+        with self._lent.module() as module, self._device.running(module):
+            self._models = [(tower, text_model(module, tower)) for tower in self._towers]
+            try:
+                yield
+            finally:
+                self._models = []
+
+    def let_go(self) -> None:
+        """Nothing is to be encoded for a while: where memory is short, the models leave it."""
+        self._lent.let_go()
 
     def encode(self, tokens: LongTensor | Tensor, fixes: Fixes, clip_skip: int) -> TextOutput:
         """`forward`, to be called while holding the device; with autograd on, differentiable in the fixes."""
@@ -82,7 +107,7 @@ class TextEncoder:
         states: list[Tensor] = []
         pooled: Tensor | None = None
         start = 0
-        for tower, model in self._towers:
+        for tower, model in self._models:
             width = model.config.hidden_size
             part = [[(offset, vectors[:, start : start + width]) for offset, vectors in row] for row in fixes]
             start += width
@@ -98,7 +123,7 @@ class TextEncoder:
         """The vocabulary's own vectors [len(tokens), D], float32 on the CPU."""
         with self.holding():
             ids = torch.tensor(tokens, device=self._device.plan.device)
-            return torch.cat([_inner(m).embeddings.token_embedding(ids).float().cpu() for _, m in self._towers], dim=-1)
+            return torch.cat([_inner(m).embeddings.token_embedding(ids).float().cpu() for _, m in self._models], dim=-1)
 
 
 def text_model(module: Any, tower: TextTower) -> Any:

@@ -261,6 +261,7 @@ class WeightsCache:
             drops = slot.idle and self._slots.get(key) is slot
             if drops:
                 self._forget(key)
+                slot.loaded = None  # the caller knows the slot still, and the memory is to be given back now
         self._dropped([key] if drops else [])
 
     def unload_all(self) -> int:

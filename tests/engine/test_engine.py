@@ -229,3 +229,38 @@ def test_what_a_waiting_job_needs_is_fetched_where_nothing_has_to_leave_for_it(
     engine._weights.budget = 1000
     engine.prefetch(checkpoint, None, LoadSettings(), lambda: False)
     assert engine.loaded() == [] and read == [checkpoint.path]
+
+
+@pytest.mark.parametrize("flag", ["--medvram", "--lowvram"])
+def test_on_a_cpu_text_encoders_can_come_and_go(flag: str, engine: Engine, golden_paths: Paths) -> None:
+    sparing = Engine(flags_of(MODELS, flag), golden_paths)
+    checkpoint = checkpoints(golden_paths)[0]
+    tokens = torch.tensor([[49406, *[49407] * 76]])
+    with engine.lease(checkpoint) as model:
+        wanted = model.text_encoder.forward(tokens, [[]])
+        key, width = model.text_encoder.key, model.text_encoder.width
+    with sparing.lease(checkpoint) as model:
+        assert kinds(sparing) == ["unet", "vae"]
+        assert model.text_encoder.width == width
+        found = model.text_encoder.forward(tokens, [[]])
+        assert kinds(sparing) == ["text", "unet", "vae"]
+        with model.participate():
+            assert kinds(sparing) == ["unet", "vae"]
+        model.text_encoder.forward(tokens, [[]])
+    assert kinds(sparing) == ["unet", "vae"]
+    assert torch.equal(found.context, wanted.context)
+    assert key.split(":")[0] == "text"
+    sparing.prefetch(checkpoint, None, LoadSettings(), lambda: False)
+    assert kinds(sparing) == ["unet", "vae"]
+
+
+def test_a_text_encoder_that_a_lora_changes_stays_for_the_lease(golden_paths: Paths) -> None:
+    sparing = Engine(flags_of(MODELS, "--medvram"), golden_paths)
+    lora = next(path for path in sorted((MODELS / "Lora").glob("*.safetensors")) if _changes_text(path))
+    networks = NetworkSet(loras=(AppliedLora(LoraFile(lora, lora.stem)),))
+    with sparing.lease(checkpoints(golden_paths)[0], networks=networks):
+        assert kinds(sparing).count("text") == 2
+
+
+def _changes_text(path: Path) -> bool:
+    return any("lora_te" in name for name in load_file(path))
