@@ -321,7 +321,7 @@ class _Resolution:
 
     def _mask(self) -> InpaintMask | None:
         values = self.values
-        if values["mask"] is None:
+        if not values["mask"]:  # "" too, as A1111's `img2imgapi` has it
             return None
         blur = values["mask_blur"]
         return InpaintMask(
