@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 
 from sdwebui_api.config.flags import Flags, parse_flags
@@ -29,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _write_bare("sdwebui_api.api_log")
     port = flags.metrics_port if command == "worker" else flags.port
     problem = _port_problem(flags.host, port) if port is not None else None
+    if command == "serve":
+        problem = problem or _data_problem(flags)
     if problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1
@@ -95,6 +98,22 @@ def _write_bare(name: str) -> None:
     logger = logging.getLogger(name)
     logger.handlers, logger.propagate = [handler], False
     logger.setLevel(logging.INFO)
+
+
+def _data_problem(flags: Flags) -> str | None:
+    """Why the data folder, which is made here, cannot serve; None when it can.
+
+    The page keeps what browsers upload in it. The API alone answers from a folder that cannot be written, too, with a
+    warning where it should have saved something.
+    """
+    folder = Paths.from_flags(flags).data_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not flags.nowebui:
+            tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        return f"cannot write to the data folder {folder} ({error.strerror or error}); choose another with --data-dir"
+    return None
 
 
 def _port_problem(host: str, port: int) -> str | None:

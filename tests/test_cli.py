@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import socket
 import subprocess
 import sys
@@ -62,6 +64,26 @@ def test_a_taken_port_is_one_clear_line(served, capsys):
 def test_an_impossible_address_is_one_clear_line(served, capsys):
     assert cli.main(["--server-name", "no.such.host.invalid", "--nowebui"]) == 1
     assert "no.such.host.invalid" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [[], ["--nowebui"]])
+def test_a_data_folder_that_is_a_file_is_one_clear_line(flags, served, capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert cli.main(["--port", "0", "--data-dir", str(folder), *flags]) == 1
+        error = capsys.readouterr().err
+        assert str(folder) in error and "--data-dir" in error and error.count("\n") == 1
+    assert not served
+
+
+def test_only_the_page_needs_a_data_folder_it_can_write(served, capsys, tmp_path, monkeypatch):
+    def read_only(dir):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(dir))
+
+    monkeypatch.setattr(cli.tempfile, "TemporaryFile", read_only)  # root may write anywhere, so no mode stands for it
+    words = ["--port", "0", "--data-dir", str(tmp_path / "new")]
+    assert cli.main(words) == 1 and "Read-only" in capsys.readouterr().err and not served
+    assert cli.main([*words, "--nowebui"]) == 0 and served
 
 
 def test_help_is_answered_at_once():
