@@ -16,8 +16,9 @@ from training.captions import plain_caption
 from training.control_data import hint_tensor
 from training.edges import Edges, agreement, canny
 from training.glyphs import Glyph
-from training.models import LATENT_SCALE, SCALE_FACTOR, TIMESTEPS, Networks, alphas_cumprod, autocast
+from training.models import LATENT_SCALE, SCALE_FACTOR, Networks, autocast
 from training.pictures import to_images
+from training.sampling import ddim
 from training.scenes import Background, Placed, Scene, draw_scene
 from training.vocabulary import token_ids
 
@@ -65,26 +66,13 @@ def draw_controlled(
     with autocast(device):
         ids = token_ids([*prompts, *[""] * len(prompts)], tokenizer).to(device)
         context = networks.text_encoder(input_ids=ids).last_hidden_state
-        latents = _sample(networks.unet, control, torch.stack(noise).to(device), context, condition, steps, guidance)
+        both = torch.cat([condition, condition])
+        latents = ddim(
+            lambda x, t: predict(networks.unet, control, x, t, context, both),
+            torch.stack(noise).to(device), steps, guidance,
+        )  # fmt: skip
         decoded = [networks.vae.decode(latent[None] / SCALE_FACTOR).sample[0].float() for latent in latents]
     return to_images(torch.stack(decoded))
-
-
-def _sample(
-    unet: Any, control: Any | None, x: Tensor, context: Tensor, hints: Tensor, steps: int, guidance: float
-) -> Tensor:
-    """DDIM, eta 0 (Song et al., arXiv:2010.02502). `context` [2B, 77, width]: prompts, then empty ones."""
-    signal = alphas_cumprod().float()
-    times = [TIMESTEPS // steps * i + 1 for i in reversed(range(steps))]
-    hints = torch.cat([hints, hints])
-    for time, following in zip(times, [*times[1:], 0], strict=True):
-        now, then = signal[time], signal[following]
-        both, t = torch.cat([x, x]), torch.full((2 * len(x),), time, device=x.device)
-        conditional, unconditional = predict(unet, control, both, t, context, hints).float().chunk(2)
-        noise = unconditional + guidance * (conditional - unconditional)
-        clean = (x - (1 - now).sqrt() * noise) / now.sqrt()
-        x = then.sqrt() * clean + (1 - then).sqrt() * noise
-    return x
 
 
 def predict(unet: Any, control: Any | None, x: Tensor, t: Tensor, context: Tensor, hints: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,8 +22,9 @@ from torch import Tensor
 from training.captions import plain_caption
 from training.export import read_checkpoint
 from training.glyphs import Glyph, load_glyphs
-from training.models import LATENT_SCALE, SCALE_FACTOR, TIMESTEPS, Networks, alphas_cumprod, autocast, prepare
+from training.models import LATENT_SCALE, SCALE_FACTOR, Networks, autocast, prepare
 from training.pictures import draw_crops, to_images
+from training.sampling import ddim
 from training.scenes import Composer, Placed, Scene, draw_scene
 from training.vae import reconstruction_psnr
 from training.vocabulary import load_tokenizer, token_ids
@@ -73,23 +75,13 @@ def draw(
         with autocast(device):
             ids = token_ids([*some, *[negative] * len(some)], tokenizer).to(device)
             conditioning = networks.text_encoder(input_ids=ids).last_hidden_state
-            latents = _ddim(networks.unet, latents, conditioning, steps, guidance)
+            latents = ddim(partial(_eps, networks.unet, conditioning), latents, steps, guidance)
             for latent in latents:
                 yield networks.vae.decode(latent[None] / SCALE_FACTOR).sample[0].float()
 
 
-def _ddim(unet: Any, x: Tensor, conditioning: Tensor, steps: int, guidance: float) -> Tensor:
-    """Song et al., arXiv:2010.02502, eta 0. `conditioning` [2B, 77, width]: the prompts', then the negative ones."""
-    signal = alphas_cumprod().float()
-    times = [TIMESTEPS // steps * i + 1 for i in reversed(range(steps))]
-    for time, following in zip(times, [*times[1:], 0], strict=True):
-        now, then = signal[time], signal[following]
-        both = unet(torch.cat([x, x]), torch.full((2 * len(x),), time, device=x.device), conditioning).sample.float()
-        conditional, unconditional = both.chunk(2)
-        noise = unconditional + guidance * (conditional - unconditional)
-        clean = (x - (1 - now).sqrt() * noise) / now.sqrt()
-        x = then.sqrt() * clean + (1 - then).sqrt() * noise
-    return x
+def _eps(unet: Any, conditioning: Tensor, x: Tensor, times: Tensor) -> Tensor:
+    return unet(x, times, conditioning).sample
 
 
 def evaluate(
