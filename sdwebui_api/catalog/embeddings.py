@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sdwebui_api.catalog.files import find_files
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES = (".pt", ".bin", ".safetensors", ".png", ".webp", ".jxl", ".avif")
 PREVIEWS = tuple(f".preview{suffix}" for suffix in SUFFIXES)
@@ -24,10 +27,14 @@ class EmbeddingFile:
 
 
 def list_embeddings(folders: Sequence[Path]) -> list[EmbeddingFile]:
-    """Files below `folders` in natural order; empty files and preview pictures are left out."""
+    """Files below `folders` in natural order; empty files, those that vanish and preview pictures are left out."""
     files = []
     for found in find_files(folders, SUFFIXES, PREVIEWS):
-        status = found.path.stat()
+        try:
+            status = found.path.stat()
+        except OSError as error:
+            logger.warning("%s is left out: %s", found.path, error)
+            continue
         if status.st_size:
             files.append(EmbeddingFile(found.path, found.path.stem, status.st_size, status.st_mtime_ns))
     return files

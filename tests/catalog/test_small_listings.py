@@ -7,6 +7,7 @@ import json
 import pytest
 
 from sdwebui_api.catalog.embeddings import list_embeddings
+from sdwebui_api.catalog.files import FoundFile
 from sdwebui_api.catalog.styles import Style, StyleCatalog, read_styles
 from sdwebui_api.catalog.upscalers import LATENT_UPSCALE_MODES, UPSCALERS
 
@@ -21,6 +22,14 @@ def test_empty_files_and_previews_are_no_embeddings(tmp_path):
     (tmp_path / "a.preview.png").write_bytes(b"x")
     (tmp_path / "empty.pt").touch()
     assert [file.name for file in list_embeddings([tmp_path, tmp_path / "missing"])] == ["a"]
+
+
+def test_an_embedding_that_vanishes_while_they_are_listed_is_left_out(tmp_path, monkeypatch):
+    kept = tmp_path / "kept.pt"
+    kept.write_bytes(b"x")
+    found = [FoundFile(tmp_path / "gone.pt", "gone.pt"), FoundFile(kept, "kept.pt")]
+    monkeypatch.setattr("sdwebui_api.catalog.embeddings.find_files", lambda *_: found)
+    assert [file.name for file in list_embeddings([tmp_path])] == ["kept"]
 
 
 def test_the_golden_styles(golden_api, golden_models):
