@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,13 +19,14 @@ from sdwebui_api.scripting.hooks import (
     GenerationRequest,
     GenerationResult,
     Kind,
+    Listed,
     Script,
     ScriptContext,
 )
 from sdwebui_api.scripting.results import Collected
 from sdwebui_api.scripting.xyz.plot import AxisArguments, Cell, Plot, PlotAxis, read_axis
 from sdwebui_api.scripting.xyz.sheets import draw_overview, draw_sheets
-from sdwebui_api.scripting.xyz.table import axes_for
+from sdwebui_api.scripting.xyz.table import axes_for, find_axis
 
 TITLE = "X/Y/Z plot"
 
@@ -40,7 +42,13 @@ class XyzPlot(Script):
             for argument in (
                 Argument(f"{name.lower()}_type", default, f"{name} type", choices=labels),
                 Argument(f"{name.lower()}_values", "", f"{name} values"),
-                Argument(f"{name.lower()}_values_dropdown", None, f"{name} values", choices=()),
+                Argument(
+                    f"{name.lower()}_values_dropdown",
+                    None,
+                    f"{name} values",
+                    choices=(),
+                    listed=Listed(f"{name.lower()}_type", f"{name.lower()}_values", "csv_mode"),
+                ),
             )
         ]
         return (
@@ -55,6 +63,10 @@ class XyzPlot(Script):
             Argument("margin_size", 0, "Grid margins (px)", 0, 500, 2),
             Argument("csv_mode", False, "Use text inputs instead of dropdowns"),
         )
+
+    def listed(self, argument: str, chosen: str, kind: Kind, files: Files) -> Sequence[str]:
+        choices = find_axis(chosen, kind, argument).choices
+        return choices(files) if choices is not None else ()
 
     def run(self, request: GenerationRequest, args: Arguments, context: ScriptContext) -> GenerationResult:
         whole(args.margin_size, 0, MAX_MARGIN, "Grid margins (px)")

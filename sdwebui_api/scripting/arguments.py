@@ -10,6 +10,19 @@ from sdwebui_api.errors import BadRequest
 
 
 @dataclass(frozen=True)
+class Listed:
+    """Of an argument whose choices follow from another's value; `Script.listed` says which they are.
+
+    Names of arguments: `of`, whose value is asked; `instead_of`, the text that says the same where there are no
+    choices; `unless`, the switch that wants the text all the same.
+    """
+
+    of: str
+    instead_of: str
+    unless: str = ""
+
+
+@dataclass(frozen=True)
 class Argument:
     """One argument, in the order of the wire's `args`. GET /script-info shows everything but `name`.
 
@@ -25,6 +38,8 @@ class Argument:
     choices: tuple[str, ...] | None = None
     typed: bool = True
     """False: values pass as they come (scripts of A1111 check them themselves)."""
+    listed: Listed | None = None
+    """The page shows several of these choices to choose from; the wire's value is a list of them, or None."""
 
     def row(self) -> dict[str, Any]:
         """As GET /script-info answers it."""

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 from sdwebui_api.errors import Unavailable
 from sdwebui_api.generation.plan import Batch, GenerationPlan
 from sdwebui_api.generation.request import GenerationRequest, GenerationResult
-from sdwebui_api.scripting.arguments import Argument, Arguments, read_arguments
+from sdwebui_api.scripting.arguments import Argument, Arguments, Listed, read_arguments
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,6 +67,7 @@ __all__ = [
     "GenerationResult",
     "Hooks",
     "LendsNetworks",
+    "Listed",
     "MaskOverlay",
     "PictureFile",
     "PicturePlace",
@@ -433,6 +434,13 @@ class Script:
     def arguments_for(self, kind: Kind, files: Files) -> Sequence[Argument]:
         """`args`, unless they differ between the endpoints or name model files as choices."""
         return self.args
+
+    def listed(self, argument: str, chosen: str, kind: Kind, files: Files) -> Sequence[str]:
+        """The choices of an argument declared with `listed`, while that other argument has the value `chosen`.
+
+        None of them: there is a text to write into only.
+        """
+        return ()
 
     def read(self, given: object, kind: Kind, files: Files, field: str) -> Arguments:
         """What the wire's `args` mean: by position or by name, unless the script has a form of its own.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +20,9 @@ from sdwebui_api.webui.ui_config import UiConfig, defaults_file
 C = TypeVar("C", bound=Component)
 Choices = Callable[[Services], Sequence[Any]]
 """What a drop-down offers, as the visitor's services know it now."""
+
+Following = Callable[[Services, Mapping[Component, Any]], Mapping[Component, dict[str, Any]]]
+"""(services, component → value, of those that have another one than the page was built with) → updates."""
 
 BROWSER_SECRET = "sdwebui"
 """What a browser keeps for itself is no secret; gradio wants one, and it must outlive a restart of the server."""
@@ -44,6 +47,8 @@ class PageBuilder:
     """A browser's store, and the components whose values it keeps, by their keys."""
     current: list[Callable[[Services], dict[Component, Any]]] = field(default_factory=list)
     """Values that are the server's, not the browser's; asked together with `lists`."""
+    following: list[Following] = field(default_factory=list)
+    """What components look like because of the values of others, when the page is opened with these values."""
     hints: dict[str, str] = field(default_factory=dict)
     """elem_id → tool tip (marked by `t`)."""
     blocks: gr.Blocks | None = None

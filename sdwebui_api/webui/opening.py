@@ -30,7 +30,11 @@ def wire(page: PageBuilder) -> None:
         values |= {one: value for one, value in own.items() if one not in offered or _offers(offered[one], one, value)}
         for (_, kept), found in zip(page.remembered, stored, strict=True):
             values |= restored(kept, found, {one: [value for _, value in rows] for one, rows in offered.items()})
-        return updates(offered, values)
+        changed = updates(offered, values)
+        for follow in page.following:
+            for component, update in (await services.off_loop(follow, services, values)).items():
+                changed[component] = gr.update(**{**changed.get(component, {}), **update})
+        return changed
 
     page.blocks.load(opened, stores, outputs, show_progress="hidden", api_visibility="private", queue=False)
 

@@ -20,7 +20,7 @@ from sdwebui_api.config.flags import Flags
 from sdwebui_api.config.paths import Paths
 from sdwebui_api.config.users import USERS_FOLDER
 from sdwebui_api.scripting.page_hooks import PageTab
-from sdwebui_api.webui import named_calls, opening, page_options, quick_settings, sending, theme
+from sdwebui_api.webui import named_calls, opening, page_options, quick_settings, remembered, sending, theme
 from sdwebui_api.webui.context import PageBuilder
 from sdwebui_api.webui.languages import language_layer, localizations_folder
 from sdwebui_api.webui.localization import t
@@ -122,6 +122,7 @@ def build_page(page: PageBuilder) -> gr.Blocks:
             for extra in page.services.scripts.page_tabs(page.flags):
                 _build_extra(page, extra)
         sending.wire_results(page)
+        remembered.wire_others(page)
         page.hints |= {f"toast {title}": spoken for title, spoken in TOASTS.items()}
         page.finish()
         opening.wire(page)

@@ -9,15 +9,27 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from sdwebui_api.webui.context import PageBuilder
 from sdwebui_api.webui.generation.form import Form
 from sdwebui_api.webui.ui_config import fits
 
 
 def wire(form: Form) -> None:
+    _keep(form.page, f"{form.kind}_values", form.kept)
+
+
+def wire_others(page: PageBuilder) -> None:
+    """What the other tabs keep in ui-config.json. Once all tabs are built."""
+    wired = {component for _, kept in page.remembered for component in kept.values()}
+    others = {key: component for key, component in page.defaults.components.items() if component not in wired}
+    if others:
+        _keep(page, "other_values", others)
+
+
+def _keep(page: PageBuilder, name: str, kept: Mapping[str, Component]) -> None:
     """Every change goes into the browser's store, without asking the server; opening the page reads it."""
-    kept = form.kept
-    store = form.page.store(f"{form.kind}_values")
-    form.page.remembered.append((store, kept))
+    store = page.store(name)
+    page.remembered.append((store, dict(kept)))
     names = json.dumps(list(kept))
     js = f"(...values) => Object.fromEntries({names}.map((name, index) => [name, values[index]]))"
     gr.on(

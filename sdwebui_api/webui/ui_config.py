@@ -88,6 +88,13 @@ class _OwnDefaults(UiConfig):
         self.changed |= {self._known[key]: value for key, value in values.items()}
 
 
+def written_value(component: Component, value: Any) -> Any:
+    """What a handler was given of the component, as the component itself holds it."""
+    if isinstance(component, gr.Dropdown) and component.type == "index" and isinstance(value, int):
+        return component.choices[value][1]
+    return value
+
+
 def defaults_file(flags: Flags) -> Path:
     given = flags.ui_config_file
     return Path(given).expanduser().absolute() if given else Paths.from_flags(flags).data_dir / "ui-config.json"
@@ -95,7 +102,9 @@ def defaults_file(flags: Flags) -> Path:
 
 def fits(component: Component, value: Any, choices: Sequence[Any] | None = None) -> bool:
     """Whether the component can have this value. `choices`: those of now, where they come and go."""
-    if isinstance(component, gr.Dropdown):
+    if isinstance(component, gr.Dropdown) and component.allow_custom_value:
+        return all(isinstance(one, str) for one in (value if isinstance(value, list) else [value]))
+    if isinstance(component, gr.Dropdown | gr.Radio | gr.CheckboxGroup):
         offered = choices if choices is not None else [choice for _, choice in component.choices]
         return all(one in offered for one in (value if isinstance(value, list) else [value]))
     if isinstance(component, gr.Checkbox):

@@ -14,6 +14,7 @@ from sdwebui_api.scripting.hooks import Script
 from sdwebui_api.webui.context import PageBuilder
 from sdwebui_api.webui.generation import control_units, scripts
 from sdwebui_api.webui.generation.form import Form
+from sdwebui_api.webui.localization import t
 from sdwebui_api.webui.page_jobs import PageJobs
 from sdwebui_api.webui.ui_config import UiConfig
 from tests.support.fakes import fake_services
@@ -83,6 +84,6 @@ def test_an_enabled_unit_is_sent_whole_and_others_are_not(tmp_path):
 def test_the_sliders_are_the_preprocessors(tmp_path):
     details = fake_services(tmp_path).control.module_list()["module_detail"]
     resolution, low, high = control_units.slider_updates(details["canny"], with_resolution=True)
-    assert (low["label"], low["value"], high["value"]) == ("Low Threshold", 100, 200)
+    assert (low["label"], low["value"], high["value"]) == (t("Low Threshold"), 100, 200)
     assert resolution["visible"] and resolution["value"] == 512
     assert [one["visible"] for one in control_units.slider_updates(None, with_resolution=False)] == [False] * 3

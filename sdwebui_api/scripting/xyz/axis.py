@@ -63,7 +63,7 @@ class Axis:
     format: Callable[[str, Any], str] = label_and_value
     only: Kind | None = None
     cost: float = 0.0
-    choices: Callable[[Names], Sequence[str]] | None = None
+    choices: Callable[[Files], Sequence[str]] | None = None
     limits: tuple[float, float] | None = None
     """Both ends belong to it; as narrow as the field of the request that the axis sets."""
 

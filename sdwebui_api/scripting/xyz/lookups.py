@@ -7,9 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from sdwebui_api.catalog.checkpoints import CheckpointFile
+from sdwebui_api.catalog.upscalers import HiresUpscalers
 from sdwebui_api.errors import BadRequest, NotFound, nearest
 from sdwebui_api.generation.request import MAX_PIXELS_PER_BATCH, MAX_SIDE, GenerationRequest
 from sdwebui_api.sampling.names import find_schedule
+from sdwebui_api.scripting.hooks import Files
 from sdwebui_api.scripting.xyz.axis import Names, with_hires, with_options
 
 FIELD = "script_args"
@@ -106,24 +108,25 @@ def set_hires_upscaler(
     return with_hires(request, upscaler=value)
 
 
-def checkpoint_names(names: Names) -> list[str]:
-    return sorted((checkpoint.title for checkpoint in names.files.checkpoints.all()), key=str.casefold)
+def checkpoint_names(files: Files) -> list[str]:
+    """Without computing hashes: there may be many files, and large ones."""
+    return sorted((checkpoint.known_title for checkpoint in files.checkpoints.all()), key=str.casefold)
 
 
-def checkpoint_names_or_none(names: Names) -> list[str]:
-    return ["None", *checkpoint_names(names)]
+def checkpoint_names_or_none(files: Files) -> list[str]:
+    return ["None", *checkpoint_names(files)]
 
 
-def vae_names(names: Names) -> list[str]:
-    return ["None", *(vae.name for vae in names.files.vaes.all())]
+def vae_names(files: Files) -> list[str]:
+    return ["None", *(vae.name for vae in files.vaes.all())]
 
 
-def style_names(names: Names) -> list[str]:
-    return [style.name for style in names.files.styles.all()]
+def style_names(files: Files) -> list[str]:
+    return [style.name for style in files.styles.all()]
 
 
-def upscaler_names(names: Names) -> Sequence[str]:
-    return tuple(names.upscaler_names)
+def upscaler_names(files: Files) -> list[str]:
+    return list(HiresUpscalers(files.upscalers))
 
 
 # -- what needs reading ------------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@
     const does = { Escape: close, ArrowLeft: () => show(index - 1), ArrowRight: () => show(index + 1) }[event.key];
     if (!does) return;
     event.preventDefault();
-    event.stopPropagation();
+    event.stopImmediatePropagation(); // Escape ends a job otherwise, by the page's own keys
     does();
   }, true);
 })();

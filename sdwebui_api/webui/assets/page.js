@@ -1,7 +1,6 @@
 // Keys and tool tips. Everything listens on the document, for the components of a tab exist only once it was opened.
 (() => {
   const byId = (id) => document.getElementById(id);
-  const kindOf = (element) => element.closest('#tab_img2img') ? 'img2img' : element.closest('#tab_txt2img') ? 'txt2img' : null;
   const openKind = () => ['txt2img', 'img2img'].find((kind) => byId(`${kind}_prompt`)?.offsetParent);
 
   const option = (name, otherwise) => window.sdwebuiOptions?.()[name] ?? otherwise;
@@ -60,15 +59,39 @@
     changed(area, swapped.join(', '), 0, area.value.length, start, start + swapped[other].length);
   }
 
+  const seen = (id) => byId(id)?.offsetParent ? byId(id) : null;
+
+  // While a job runs, Ctrl+Enter ends it and begins anew, as in A1111's page.
+  let renewing = null;
+  function renew(kind) {
+    clearInterval(renewing);
+    if (seen(`${kind}_generate`)) return byId(`${kind}_generate`).click();
+    seen(`${kind}_interrupt`)?.click();
+    renewing = setInterval(() => {
+      if (!seen(`${kind}_generate`) && openKind() === kind) return;
+      clearInterval(renewing);
+      seen(`${kind}_generate`)?.click();
+    }, 200);
+  }
+
+  function interrupt(kind) {
+    clearInterval(renewing);
+    seen(`${kind}_interrupt`)?.click();
+  }
+
   document.addEventListener('keydown', (event) => {
     const area = event.target;
-    const kind = area.closest ? kindOf(area) : null;
-    if ((event.ctrlKey || event.metaKey) && event.key === 'Enter' && kind) {
+    const kind = openKind();
+    const enter = kind && event.key === 'Enter';
+    if (enter && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();
       event.stopPropagation();
-      byId(`${kind}_generate`)?.click();
-    } else if (event.key === 'Escape' && openKind()) {
-      byId(`${openKind()}_interrupt`)?.click();
+      if (!event.repeat) renew(kind);
+    } else if (enter && event.altKey) {
+      event.preventDefault();
+      seen(`${kind}_skip`)?.click();
+    } else if (event.key === 'Escape' && kind) {
+      if (area.getAttribute?.('aria-expanded') !== 'true') interrupt(kind); // there it closes an open list
     } else if ((event.ctrlKey || event.metaKey) && (event.key === 'ArrowUp' || event.key === 'ArrowDown') && area.closest?.('.prompt')) {
       event.preventDefault();
       weigh(area, event.key === 'ArrowUp' ? 1 : -1);

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -22,6 +22,8 @@ from sdwebui_api.webui.refusals import named, refusal
 NO_MODEL = "None"
 UNUSED = -1
 """A slider that a preprocessor does not have; also means "its default"."""
+LARGEST = 2048
+"""Of any slider of a preprocessor."""
 
 FIELDS = (
     "enabled", "image", "mask", "pixel_perfect", "low_vram", "module", "model", "weight", "guidance_start",
@@ -51,6 +53,10 @@ class _Unit:
 
     def id(self, name: str) -> str:
         return f"{self.form.kind}_controlnet_{self.index}_{name}"
+
+    def key(self, name: str) -> str:
+        """In ui-config.json, after the tab's name; A1111's extension writes the labels of all units as one."""
+        return f"ControlNet Unit {self.index}/{name}"
 
     def build(self) -> None:
         with gr.Row(elem_classes=["compact"]):
@@ -90,20 +96,22 @@ class _Unit:
         return self.form.add(
             gr.Checkbox(
                 label=label, elem_id=self.id(name), container=False, elem_classes=["bare"], min_width=100
-            )
+            ),
+            label=self.key(name),
         )  # fmt: skip
 
     def _choosing(self) -> list[Component]:
         services = self.form.page.services
         self.type = gr.Dropdown(
-            list(services.control.control_types()), value="All", label=t("Control type"), elem_id=self.id("type"),
-            min_width=140,
+            [(t(name), name) for name in services.control.control_types()], value="All", label=t("Control type"),
+            elem_id=self.id("type"), min_width=140,
         )  # fmt: skip
         with gr.Row(elem_classes=["seed", "compact"]):
             self.module = self.form.add(
                 gr.Dropdown(
                     _modules(services), value="none", label=t("Preprocessor"), elem_id=self.id("module"), min_width=140
-                )
+                ),
+                label=self.key("module"),
             )
             self.run = self.form.page.tool("💥", self.id("run"), t("Run the preprocessor"))
             self.model = self.form.add(
@@ -111,6 +119,7 @@ class _Unit:
                     model_titles(services), value=NO_MODEL, label=t("Control model"), elem_id=self.id("model"),
                     min_width=160,
                 ),
+                label=self.key("model"),
                 choices=model_titles,
             )  # fmt: skip
         return [self.module, self.model]
@@ -124,45 +133,62 @@ class _Unit:
             )
             return [
                 self.form.add(
-                    gr.Slider(0, most, value, step=0.01, label=label, elem_id=self.id(name), min_width=150)
+                    gr.Slider(0, most, value, step=0.01, label=label, elem_id=self.id(name), min_width=150),
+                    label=self.key(name),
                 )
                 for name, label, most, value in rows
             ]  # fmt: skip
 
     def _slider(self, name: str) -> gr.Slider:
         """Its range is the preprocessor's, once one is chosen that has it."""
-        return self.form.add(gr.Slider(-1, 2048, UNUSED, step=1, visible=False, elem_id=self.id(name)))
+        slider = gr.Slider(UNUSED, LARGEST, UNUSED, step=0.01, visible=False, elem_id=self.id(name))
+        return self.form.add(slider, label=self.key(name))
 
     def _numbered(self, name: str, label: str, value: int, choices: list[str]) -> gr.Radio:
         numbered = [(choice, number) for number, choice in enumerate(choices)]
-        return self.form.add(gr.Radio(numbered, value=value, label=label, elem_id=self.id(name)))
+        return self.form.add(gr.Radio(numbered, value=value, label=label, elem_id=self.id(name)), label=self.key(name))
 
     # -- wires -----------------------------------------------------------------------------------------------------
 
     def _wire(self, sliders: list[gr.Slider]) -> None:
         quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
-        self.type.input(self._of_type, self.type, [self.module, self.model], **quiet)
-        self.module.change(self._sliders, self.module, sliders, **quiet)
+        self.type.input(self._of_type, self.type, [self.module, self.model, *sliders], **quiet)
+        self.module.input(self._sliders, self.module, sliders, **quiet)
+        self.form.page.following.append(lambda services, values: self._ranges(services, values, sliders))
         inputs = [self.image, self.mask, self.module, *sliders]
         self.run.click(self._preview, inputs, self.preview, api_visibility="private")
 
-    def _of_type(self, name: str, request: gr.Request) -> tuple[Any, Any]:
+    def _of_type(self, name: str, request: gr.Request) -> tuple[Any, ...]:
         """What belongs to the type, and its usual choice."""
         services = self.form.page.services_for(request)
         found = services.control.control_types().get(name)
         if found is None:
-            return gr.skip(), gr.skip()
+            return (gr.skip(),) * 5
         names = {label: value for label, value in _modules(services)}
         modules = [(label, names[label]) for label in found["module_list"] if label in names]
         chosen = names.get(found["default_option"], found["default_option"])
+        chosen = chosen if chosen in [value for _, value in modules] else "none"
         return (
-            gr.update(choices=modules, value=chosen if chosen in [value for _, value in modules] else "none"),
+            gr.update(choices=modules, value=chosen),
             gr.update(choices=found["model_list"], value=found["default_model"]),
+            *_slider_updates_of(services, chosen),
         )
 
     def _sliders(self, module: str, request: gr.Request) -> list[Any]:
-        services = self.form.page.services_for(request)
-        return slider_updates(services.control.module_list()["module_detail"].get(module), _resolved(services, module))
+        return _slider_updates_of(self.form.page.services_for(request), module)
+
+    def _ranges(
+        self, services: Services, values: Mapping[Component, Any], sliders: Sequence[gr.Slider]
+    ) -> dict[Component, dict[str, Any]]:
+        """For a page that opens with a preprocessor: its sliders, with the values that were kept where they fit."""
+        updates = dict(
+            zip(sliders, _slider_updates_of(services, values.get(self.module, self.module.value)), strict=True)
+        )
+        for slider, update in updates.items():
+            value = values.get(slider, slider.value)
+            if update["visible"] and update["minimum"] <= (value or 0) <= update["maximum"]:
+                update["value"] = value
+        return {**updates}
 
     async def _preview(
         self,
@@ -215,6 +241,10 @@ def _resolved(services: Services, module: str) -> bool:
         return bool(detail.get("sliders")) and "res" in str(detail["sliders"][0]["name"]).lower()
 
 
+def _slider_updates_of(services: Services, module: str) -> list[Any]:
+    return slider_updates(services.control.module_list()["module_detail"].get(module), _resolved(services, module))
+
+
 def slider_updates(detail: Mapping[str, Any] | None, with_resolution: bool) -> list[Any]:
     """For resolution, threshold A and threshold B. detail: the row of GET /controlnet/module_list."""
     sliders = list(detail["sliders"]) if detail else []
@@ -227,7 +257,7 @@ def _slider_update(slider: Mapping[str, Any] | None) -> Any:
     if slider is None:
         return gr.update(visible=False, minimum=UNUSED, value=UNUSED)
     return gr.update(
-        visible=True, label=slider["name"], minimum=slider["min"], maximum=slider["max"], step=slider["step"],
+        visible=True, label=t(slider["name"]), minimum=slider["min"], maximum=slider["max"], step=slider["step"],
         value=slider["value"],
     )  # fmt: skip
 

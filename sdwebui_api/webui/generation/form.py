@@ -41,9 +41,13 @@ class Form:
         label: str | None = None,
         infotext: str | None = None,
         choices: Choices | None = None,
+        key: str | None = None,
     ) -> C:
-        """A component that is no field by itself; `contribute` says what it does. As `field` otherwise."""
-        key = f"{self.kind}/{label}" if label else None
+        """A component that is no field by itself; `contribute` says what it does. As `field` otherwise.
+
+        key: its whole name in ui-config.json, where that is not made of tab and label.
+        """
+        key = key or (f"{self.kind}/{label}" if label else None)
         self.page.add(component, saved=key, infotext=(self.kind, infotext) if infotext else None, choices=choices)
         if key is not None:
             self.kept[key] = component

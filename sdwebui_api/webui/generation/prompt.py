@@ -15,6 +15,7 @@ from sdwebui_api.webui.generation import style_editor
 from sdwebui_api.webui.generation.form import Form
 from sdwebui_api.webui.localization import t
 from sdwebui_api.webui.refusals import refusal
+from sdwebui_api.webui.ui_config import written_value
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +148,8 @@ def _wire_defaults(form: Form, keep: gr.Button) -> None:
         if services.flags.freeze_settings:
             raise refusal(t("Settings are frozen on this server"))
         try:
-            await services.off_loop(form.page.defaults_for(services).save, dict(zip(names, values, strict=True)))
+            kept = {name: written_value(form.kept[name], one) for name, one in zip(names, values, strict=True)}
+            await services.off_loop(form.page.defaults_for(services).save, kept)
         except OSError:
             log.warning("ui-config.json cannot be written", exc_info=True)
             raise refusal(t("The file of defaults cannot be written")) from None

@@ -104,11 +104,12 @@ def _batch(form: Form) -> tuple[gr.File, gr.Textbox]:
         gr.File(label=t("Pictures"), file_count="multiple", file_types=["image"], elem_id="img2img_batch_upload")
     )
     shown = not form.page.flags.hide_ui_dir_config
-    folder = form.page.add(
+    folder = form.add(
         gr.Textbox(
             label=t("Or a folder of pictures on the server"), placeholder="outputs/…", visible=shown,
             info=t("Within the data directory"), elem_id="img2img_batch_input_dir",
-        )
+        ),
+        label="Input directory",
     )  # fmt: skip
     return files, folder
 

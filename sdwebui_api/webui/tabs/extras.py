@@ -129,17 +129,26 @@ def _sources(page: PageBuilder) -> tuple[gr.Textbox, gr.Image, gr.File]:
 
 def _resizing(page: PageBuilder) -> Fields:
     mode = page.add(
-        gr.Radio([(t("Scale by"), BY), (t("Scale to"), TO)], value=BY, label=t("Resize"), elem_id="extras_resize_mode")
+        gr.Radio([(t("Scale by"), BY), (t("Scale to"), TO)], value=BY, label=t("Resize"), elem_id="extras_resize_mode"),
+        saved="extras/Resize mode",
     )
-    with gr.Row(elem_classes=["compact"]) as by:
+    with gr.Row(elem_classes=["compact"], visible=mode.value == BY) as by:
         factor = page.add(
             gr.Slider(1, 8, 4, step=0.05, label=t("Resize factor"), elem_id="extras_upscaling_resize"),
             saved="extras/Resize",
         )
-    with gr.Row(elem_classes=["compact"], visible=False) as to:
-        wide = page.add(gr.Slider(64, 8192, 512, step=8, label=t("Width"), elem_id="extras_upscaling_resize_w"))
-        high = page.add(gr.Slider(64, 8192, 512, step=8, label=t("Height"), elem_id="extras_upscaling_resize_h"))
-        crop = page.add(gr.Checkbox(True, label=t("Crop to fit"), elem_id="extras_upscaling_crop"))
+    with gr.Row(elem_classes=["compact"], visible=mode.value == TO) as to:
+        wide = page.add(
+            gr.Slider(64, 8192, 512, step=8, label=t("Width"), elem_id="extras_upscaling_resize_w"),
+            saved="extras/Width",
+        )
+        high = page.add(
+            gr.Slider(64, 8192, 512, step=8, label=t("Height"), elem_id="extras_upscaling_resize_h"),
+            saved="extras/Height",
+        )
+        crop = page.add(
+            gr.Checkbox(True, label=t("Crop to fit"), elem_id="extras_upscaling_crop"), saved="extras/Crop to fit"
+        )
     js = "(mode) => [{__type__: 'update', visible: mode === 0}, {__type__: 'update', visible: mode === 1}]"
     mode.change(None, mode, [by, to], js=js, show_progress="hidden")
     return {
@@ -169,7 +178,8 @@ def _upscalers(page: PageBuilder) -> Fields:
             gr.Slider(
                 0, 1, 0, step=0.01, label=t("Upscaler 2 visibility"), elem_id="extras_upscaler_2_visibility",
                 min_width=160,
-            )
+            ),
+            saved="extras/Upscaler 2 visibility",
         )  # fmt: skip
     return {"upscaler_1": first, "upscaler_2": second, "extras_upscaler_2_visibility": visible}
 
@@ -179,23 +189,32 @@ def upscaler_names(services: Services) -> list[str]:
 
 
 def _faces(page: PageBuilder) -> Fields:
-    on = gr.Checkbox(label=t("Restore faces"), elem_id="extras_faces", container=False, elem_classes=["bare"])
-    with gr.Column(visible=False, elem_classes=["more"]) as more:
+    on = page.add(
+        gr.Checkbox(label=t("Restore faces"), elem_id="extras_faces", container=False, elem_classes=["bare"]),
+        saved="extras/Restore faces",
+    )
+    with gr.Column(visible=bool(on.value), elem_classes=["more"]) as more:
         gfpgan = page.add(
-            gr.Slider(0, 1, 0, step=0.01, label=t("GFPGAN visibility"), elem_id="extras_gfpgan_visibility")
+            gr.Slider(0, 1, 0, step=0.01, label=t("GFPGAN visibility"), elem_id="extras_gfpgan_visibility"),
+            saved="extras/GFPGAN visibility",
         )
         codeformer = page.add(
-            gr.Slider(0, 1, 0, step=0.01, label=t("CodeFormer visibility"), elem_id="extras_codeformer_visibility")
+            gr.Slider(0, 1, 0, step=0.01, label=t("CodeFormer visibility"), elem_id="extras_codeformer_visibility"),
+            saved="extras/CodeFormer visibility",
         )
         weight = page.add(
             gr.Slider(
                 0, 1, 0, step=0.01, label=t("CodeFormer weight"), info=t("0: the most change, 1: the least"),
                 elem_id="extras_codeformer_weight",
-            )
+            ),
+            saved="extras/CodeFormer weight (0 = maximum effect, 1 = minimum effect)",
         )  # fmt: skip
-        order = page.add(gr.Checkbox(label=t("Upscale before restoring faces"), elem_id="extras_upscale_first"))
+        order = page.add(
+            gr.Checkbox(label=t("Upscale before restoring faces"), elem_id="extras_upscale_first"),
+            saved="extras/Upscale Before Restoring Faces",
+        )
     on.change(None, on, more, js=SHOW, show_progress="hidden")
-    on.change(None, on, [gfpgan, codeformer], js="(on) => on ? [1, 0] : [0, 0]", show_progress="hidden")
+    on.input(None, on, [gfpgan, codeformer], js="(on) => on ? [1, 0] : [0, 0]", show_progress="hidden")
     return {
         "gfpgan_visibility": gfpgan,
         "codeformer_visibility": codeformer,

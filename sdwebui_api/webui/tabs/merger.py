@@ -91,7 +91,8 @@ def _method(page: PageBuilder) -> Fields:
         (t("Add difference"), "Add difference"),
     ]
     method = page.add(
-        gr.Radio(methods, value="Weighted sum", label=t("Interpolation method"), elem_id="modelmerger_interp_method")
+        gr.Radio(methods, value="Weighted sum", label=t("Interpolation method"), elem_id="modelmerger_interp_method"),
+        saved="modelmerger/Interpolation Method",
     )
     amount = page.add(
         gr.Slider(
@@ -122,7 +123,8 @@ def _file(page: PageBuilder) -> Fields:
             )
         )  # fmt: skip
         half = page.add(
-            gr.Checkbox(label=t("Save as float16"), min_width=160, elem_id="modelmerger_save_as_half")
+            gr.Checkbox(label=t("Save as float16"), min_width=160, elem_id="modelmerger_save_as_half"),
+            saved="modelmerger/Save as float16",
         )  # fmt: skip
     sources = [t("A, B or C"), t("Model B"), t("Model C"), t("None")]
     config = page.add(

@@ -141,12 +141,20 @@ def _pictures(page: PageBuilder) -> Fields:
         gr.Dropdown(
             list(TEMPLATES), value=TEMPLATES[0], allow_custom_value=True, label=t("Prompt template"),
             info=t("One prompt per line, with [name] and [filewords]"), elem_id="train_template_file",
-        )
+        ),
+        saved="train/Prompt template",
     )  # fmt: skip
     with gr.Row(elem_classes=["compact"]):
-        wide = page.add(gr.Slider(64, 2048, 512, step=8, label=t("Width"), elem_id="train_training_width"))
-        high = page.add(gr.Slider(64, 2048, 512, step=8, label=t("Height"), elem_id="train_training_height"))
-    own = page.add(gr.Checkbox(label=t("Keep the size of every picture"), elem_id="train_varsize"))
+        wide = page.add(
+            gr.Slider(64, 2048, 512, step=8, label=t("Width"), elem_id="train_training_width"), saved="train/Width"
+        )
+        high = page.add(
+            gr.Slider(64, 2048, 512, step=8, label=t("Height"), elem_id="train_training_height"), saved="train/Height"
+        )
+    own = page.add(
+        gr.Checkbox(label=t("Keep the size of every picture"), elem_id="train_varsize"),
+        saved="train/Do not resize images",
+    )
     return {"data_root": folder, "template_filename": template, "training_width": wide, "training_height": high,
             "varsize": own}  # fmt: skip
 
@@ -155,29 +163,41 @@ def _learning(page: PageBuilder) -> Fields:
     with gr.Accordion(t("Learning"), open=False, elem_id="train_learning"):
         with gr.Row(elem_classes=["compact"]):
             batch = page.add(
-                gr.Number(1, precision=0, label=t("Batch size"), min_width=160, elem_id="train_batch_size")
+                gr.Number(1, precision=0, label=t("Batch size"), min_width=160, elem_id="train_batch_size"),
+                saved="train/Batch size",
             )
             gradient = page.add(
                 gr.Number(1, precision=0, label=t("Gradient accumulation steps"), min_width=160,
-                          elem_id="train_gradient_step")
+                          elem_id="train_gradient_step"),
+                saved="train/Gradient accumulation steps",
             )  # fmt: skip
         with gr.Row(elem_classes=["compact"]):
             modes = [(t("disabled"), "disabled"), (t("value"), "value"), (t("norm"), "norm")]
             clip = page.add(
                 gr.Dropdown(modes, value="disabled", label=t("Gradient clipping"), min_width=160,
-                            elem_id="train_clip_grad_mode")
+                            elem_id="train_clip_grad_mode"),
+                saved="train/Gradient Clipping",
             )  # fmt: skip
             clip_value = page.add(
-                gr.Textbox("0.1", label=t("Clip value"), min_width=160, elem_id="train_clip_grad_value")
+                gr.Textbox("0.1", label=t("Clip value"), min_width=160, elem_id="train_clip_grad_value"),
+                saved="train/Gradient clip value",
             )
         methods = [(t("once"), "once"), (t("deterministic"), "deterministic"), (t("random"), "random")]
         latent = page.add(
-            gr.Radio(methods, value="once", label=t("Latent sampling"), elem_id="train_latent_sampling_method")
+            gr.Radio(methods, value="once", label=t("Latent sampling"), elem_id="train_latent_sampling_method"),
+            saved="train/Choose latent sampling method",
         )
-        drop = page.add(gr.Slider(0, 1, 0, step=0.1, label=t("Drop out tags"), elem_id="train_tag_drop_out"))
-        shuffle = page.add(gr.Checkbox(label=t("Shuffle tags"), elem_id="train_shuffle_tags"))
+        drop = page.add(
+            gr.Slider(0, 1, 0, step=0.1, label=t("Drop out tags"), elem_id="train_tag_drop_out"),
+            saved="train/Drop out tags when creating prompts.",
+        )
+        shuffle = page.add(
+            gr.Checkbox(label=t("Shuffle tags"), elem_id="train_shuffle_tags"),
+            saved="train/Shuffle tags by ',' when creating prompts.",
+        )
         weight = page.add(
-            gr.Checkbox(label=t("Use the PNG's alpha channel as loss weight"), elem_id="train_use_weight")
+            gr.Checkbox(label=t("Use the PNG's alpha channel as loss weight"), elem_id="train_use_weight"),
+            saved="train/Use PNG alpha channel as loss weight",
         )
     return {
         "batch_size": batch, "gradient_step": gradient, "clip_grad_mode": clip, "clip_grad_value": clip_value,
@@ -189,20 +209,24 @@ def _records(page: PageBuilder) -> Fields:
     with gr.Accordion(t("Copies and previews"), open=False, elem_id="train_records"):
         log = page.add(
             gr.Textbox("textual_inversion", label=t("Log folder"), info=t("Below log/ in the data directory"),
-                       elem_id="train_log_directory")
+                       elem_id="train_log_directory"),
+                saved="train/Log directory",
         )  # fmt: skip
         with gr.Row(elem_classes=["compact"]):
             previews = page.add(
                 gr.Number(500, precision=0, label=t("Preview every N steps"), info=t("0: never"), min_width=160,
-                          elem_id="train_create_image_every")
+                          elem_id="train_create_image_every"),
+                saved="train/Save an image to log directory every N steps, 0 to disable",
             )  # fmt: skip
             copies = page.add(
                 gr.Number(500, precision=0, label=t("Copy every N steps"), info=t("0: never"), min_width=160,
-                          elem_id="train_save_embedding_every")
+                          elem_id="train_save_embedding_every"),
+                saved="train/Save a copy of embedding to log directory every N steps, 0 to disable",
             )  # fmt: skip
         inside = page.add(
             gr.Checkbox(True, label=t("Save previews of an embedding with the embedding in them"),
-                        elem_id="train_save_image_with_stored_embedding")
+                        elem_id="train_save_image_with_stored_embedding"),
+                saved="train/Save images with embedding in PNG chunks",
         )  # fmt: skip
         own = page.add(
             gr.Checkbox(

@@ -118,6 +118,29 @@ def test_interrupt_ends_a_job_early(page: Page) -> None:
     expect(page.locator("#txt2img_progress .progress")).to_have_count(0)
 
 
+def test_keys_work_wherever_the_focus_is(page: Page) -> None:
+    fill_number(page, "txt2img_steps", 2)
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#txt2img_html_info")).to_contain_text("Time taken")
+    begin_long_job(page)
+    page.locator("#txt2img_gallery .media-button").first.evaluate("button => button.click()")
+    expect(page.locator(".lightbox")).to_be_visible()
+    page.keyboard.press("Escape")  # what is on top alone
+    expect(page.locator(".lightbox")).to_have_count(0)
+    page.click("#txt2img_sampling input")
+    page.keyboard.press("Escape")
+    page.wait_for_timeout(500)
+    expect(page.locator("#txt2img_interrupt")).to_be_visible()
+    fill_number(page, "txt2img_steps", 3)
+    fill_number(page, "txt2img_batch_count", 1)
+    page.keyboard.press("Control+Enter")  # ends the long one, and begins anew
+    expect(page.locator("#txt2img_html_info")).to_contain_text("Steps: 3")
+    begin_long_job(page)
+    page.keyboard.press("Escape")
+    expect(page.locator("#txt2img_generate")).to_be_visible()
+
+
 def test_a_reload_finds_the_job_again(page: Page, server: RunningServer) -> None:
     begin_long_job(page)
     page.reload()
