@@ -61,11 +61,11 @@ def command(
 
 
 def settings_of_run(options: argparse.Namespace, defaults: SettingsT) -> SettingsT:
-    """`defaults` changed by the flags and written into the run's folder, or those of the run that is resumed.
+    """`defaults` changed by the flags, or those of the run that is resumed.
 
     Raises FileNotFoundError for nothing to resume, FileExistsError when a new run would overwrite another.
     """
-    path = options.output / "settings.json"
+    path = _settings_file(options)
     if options.resume:
         if not path.is_file():
             raise FileNotFoundError(f"nothing to resume: {path} does not exist")
@@ -74,10 +74,19 @@ def settings_of_run(options: argparse.Namespace, defaults: SettingsT) -> Setting
         raise FileExistsError(f"{options.output} holds a run already: add --resume, or choose another --output")
     names = asdict(defaults)  # type: ignore[call-overload]
     changes = {name: value for name in names if (value := getattr(options, name, None)) is not None}
-    settings = replace(defaults, **changes)  # type: ignore[type-var]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(asdict(settings), indent=2) + "\n", encoding="utf-8")  # type: ignore[call-overload]
-    return settings
+    return replace(defaults, **changes)  # type: ignore[type-var]
+
+
+def begin_run(options: argparse.Namespace, settings: Any) -> None:
+    """Write the settings; from here on the folder holds a run. To be called when nothing is missing any more (font,
+    base model): until then the same command may be given again."""
+    from training.settings import save_settings
+
+    save_settings(settings, _settings_file(options))
+
+
+def _settings_file(options: argparse.Namespace) -> Path:
+    return options.output / "settings.json"
 
 
 def frozen_networks(path: Path, device: torch.device) -> tuple[Networks, Architecture]:

@@ -41,7 +41,7 @@ class ControlTrainer:
         self.head = nn.Conv2d(channels, LATENT_SCALE**2, 1).to(device)
         self._signal = alphas_cumprod().float().to(device)
         self.phase: Phase = "hint"
-        self.position, self.best = Position(), 0.0
+        self.position, self.best = Position(), -1.0  # below every agreement: the first is kept, be it 0
         self._start_phase()
 
     @property

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.adaptation import build_parser, command, device_of, frozen_networks, say, settings_of_run
+from training.adaptation import begin_run, build_parser, command, device_of, frozen_networks, say, settings_of_run
 
 if TYPE_CHECKING:
     from training.control_data import HintBatches
@@ -41,6 +41,7 @@ def run(options: argparse.Namespace) -> None:
     device, settings = device_of(options), settings_of_run(options, ControlSettings())
     networks, architecture = frozen_networks(Path(settings.base), device)
     glyphs, tokenizer = load_glyphs(limit=settings.glyph_limit), load_tokenizer(options.tokenizer)
+    begin_run(options, settings)
     trainer = ControlTrainer(settings, networks, device)
     state, file = options.output / "controlnet.pt", options.output / f"{NAME}.safetensors"
     if options.resume and state.is_file():

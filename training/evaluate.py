@@ -87,15 +87,15 @@ def _eps(unet: Any, conditioning: Tensor, x: Tensor, times: Tensor) -> Tensor:
 def evaluate(
     networks: Networks, tokenizer: Any, glyphs: Sequence[Glyph], popular: int = 120, others: int = 60, seed: int = 0
 ) -> list[Score]:
-    """Scores of a random sample of popular and of other glyphs, each against all `glyphs`."""
+    """Scores of a random sample of popular and of other glyphs, each against all `glyphs`; none of an empty sample."""
     random = Random(seed)
     references = np.stack([_fingerprint(draw_scene(Scene((Placed(glyph),)), 128, 128)) for glyph in glyphs])
     scores = []
     for group, wanted, count in (("popular glyphs", True, popular), ("other glyphs", False, others)):
-        if not count:
-            continue
         members = [i for i, glyph in enumerate(glyphs) if glyph.emoji.popular is wanted]
         chosen = random.sample(members, min(count, len(members)))
+        if not chosen:
+            continue
         prompts = [plain_caption(glyphs[i].emoji) for i in chosen]
         pictures = to_images(torch.stack(list(draw(networks, tokenizer, prompts, seed=seed))))
         ranks = [_rank(_fingerprint(picture), references, i) for picture, i in zip(pictures, chosen, strict=True)]

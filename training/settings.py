@@ -63,7 +63,8 @@ GPU = Settings(
 )
 
 
-def save_settings(settings: Settings, path: Path) -> None:
+def save_settings(settings: Any, path: Path) -> None:
+    """`settings`: those above, or the dataclass of another kind of run."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(asdict(settings), indent=2) + "\n", encoding="utf-8")
 

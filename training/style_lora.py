@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from training.adaptation import (
+    begin_run,
     build_parser,
     command,
     device_of,
@@ -48,6 +49,7 @@ def run(options: argparse.Namespace) -> None:
     device, settings = device_of(options), settings_of_run(options, StyleSettings())
     networks, architecture = frozen_networks(Path(settings.base), device)
     glyphs, tokenizer = load_glyphs(limit=settings.glyph_limit), load_tokenizer(options.tokenizer)
+    begin_run(options, settings)
     trainer, state = StyleTrainer(settings, networks, device), options.output / "style.pt"
     if options.resume and state.is_file():
         trainer.load(state)

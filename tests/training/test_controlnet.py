@@ -10,13 +10,13 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from training import controlnet
+from training import controlnet, style_lora
 from training.adaptation import write_half
 from training.control_data import ControlSettings, HintBatches, HintedComposer
 from training.control_evaluation import cases, draw_controlled, mean_agreement, predict
 from training.control_layout import build_control, control_to_ldm, read_control
 from training.control_trainer import ControlTrainer, Keeper
-from training.glyphs import Glyph
+from training.glyphs import Glyph, MissingPackage
 from training.models import EMBEDDED, Architecture, Networks, build_text_encoder, build_unet, build_vae, prepare
 
 CPU = torch.device("cpu")
@@ -135,12 +135,12 @@ def test_the_best_weights_are_kept(
     trainer.start("control")
     state, file = tmp_path / "state.pt", tmp_path / "best.safetensors"
     keeper = Keeper(trainer, architecture, tokenizer, glyphs, state, file)
-    for score, best in ((0.3, 0.3), (0.2, 0.3)):
+    for score, best in ((0.0, 0.0), (0.3, 0.3), (0.2, 0.3)):
         monkeypatch.setattr("training.control_trainer.mean_agreement", lambda *_, score=score, **__: score)
         keeper.save(trainer.position)
         assert trainer.best == best and state.is_file()
         with safe_open(file, "pt") as written:
-            assert "0.30" in written.metadata()["modelspec.description"]
+            assert f"{best:.2f}" in written.metadata()["modelspec.description"]
 
 
 def test_cases_are_reproducible_and_off_the_middle(glyphs: list[Glyph]) -> None:
@@ -169,3 +169,18 @@ def test_errors_that_a_user_can_mend_have_no_traceback(tmp_path: Path, capsys: p
     with pytest.raises(SystemExit) as stopped:
         controlnet.main(["--output", str(tmp_path), "--resume"])
     assert stopped.value.code == 2 and "nothing to resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", [controlnet, style_lora])
+def test_a_command_that_lacked_something_may_be_given_again(
+    module: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_font(**_: Any) -> list[Glyph]:
+        raise MissingPackage("no font")
+
+    monkeypatch.setattr("training.glyphs.load_glyphs", no_font)
+    monkeypatch.setattr(module, "frozen_networks", lambda *_: (None, None))
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            module.main(["--output", str(tmp_path), "--device", "cpu"])
+        assert "no font" in capsys.readouterr().err

@@ -198,6 +198,8 @@ def test_evaluation_ranks_against_every_glyph(settings: Settings, glyphs: list[G
     scores = evaluate(networks, tokenizer, glyphs, popular=1, others=1)
     assert [score.count for score in scores] == [1, 1]
     assert all(score.top5 == score.top20 == 1 for score in scores)  # only four glyphs to choose from
+    only_popular = [glyph for glyph in glyphs if glyph.emoji.popular]
+    assert [score.count for score in evaluate(networks, tokenizer, only_popular, popular=1, others=1)] == [1]
     assert str(scores[0]).startswith("| popular glyphs | 1 |")
 
 
