@@ -42,6 +42,20 @@ def give_back() -> None:
         libc.malloc_trim(0)
 
 
+def apart(size: int) -> mmap.mmap:
+    """`size` bytes of zeros outside malloc's heap, which the system gets back when nothing refers to them.
+
+    For the few blocks so large that the holes they would leave in the heap fit nothing that comes later. Raises
+    MemoryError.
+    """
+    try:
+        if sys.platform == "win32":
+            return mmap.mmap(-1, size)
+        return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"the system has no {size} bytes: {error.strerror}") from error
+
+
 def forget_pages(start: int, end: int) -> None:
     """Let go of what is in memory of a mapped file at the addresses [start, end); a later look reads it again.
 

@@ -11,15 +11,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from sdwebui_api.engine import memory, preview
+from sdwebui_api.engine import allocator, bands, memory, preview
 from sdwebui_api.engine.devices import Device
 from sdwebui_api.engine.tiling import wrapped_edges
 from sdwebui_api.errors import Diverged
 
 log = logging.getLogger(__name__)
 
-ACTIVATIONS = 4.5
-"""Full-size feature maps that the decoder holds at its peak; 3.8 to 4.9 were measured (bf16, 512 and 768 pixels)."""
+LARGE = 32 * 2**20
+"""Bytes of the decoder's largest feature map from which a CPU computes in bands: 256x256 with SD's VAE in bf16."""
 
 _NO_PICTURE = "The VAE decoded to not-a-number values; try a lower cfg_scale, or another sampler or VAE"
 
@@ -36,10 +36,8 @@ class Vae:
         self._dtype = dtype
         self._device = device
         config: Any = module.config
-        widths: Sequence[int] = config.block_out_channels
-        self._widest: int = widths[min(1, len(widths) - 1)]
-        """Channels at full size: the decoder's last block gets those of the one before."""
-        self._cell = 4 ** (len(widths) - 1)
+        self._widths: Sequence[int] = config.block_out_channels
+        self._cell = 4 ** (len(self._widths) - 1)
         """Pixels per latent cell."""
         self._projection: preview.Projection | None = None
         self._projection_lock = threading.Lock()
@@ -66,22 +64,25 @@ class Vae:
         self._require_room(latents.shape[-2] * latents.shape[-1] * self._cell)
 
     def _require_room(self, pixels: int) -> None:
-        size = int(pixels * self._widest * ACTIVATIONS * self._dtype.itemsize)
+        size = bands.peak_bytes(self._widths, pixels, self._dtype)
         memory.require(self._device.plan.device, size, f"a picture of {pixels / 1e6:.1f} megapixels")
 
     def _decode_one(self, latent: Tensor, tiling: bool, fallback: torch.dtype | None) -> Tensor:
-        def decoded() -> Tensor:
-            image: Tensor = self._module.decode(self._place(latent), return_dict=False)[0]
-            return image.float()
-
         with self._device.running(self._module), wrapped_edges(self._module, tiling):
-            image = decoded()
+            image = self._image(latent)
             if not self._good(image):
                 self._fall_back(fallback)
-                image = decoded()
+                image = self._image(latent)
                 if not self._good(image):
                     raise Diverged(_NO_PICTURE)
             return image
+
+    def _image(self, latent: Tensor) -> Tensor:
+        if self._in_bands(latent.shape[-2] * latent.shape[-1] * self._cell):
+            allocator.give_back()  # what the steps before took does not count beside what this takes
+            return bands.decode(self._module, self._place(latent)).float()
+        image: Tensor = self._module.decode(self._place(latent), return_dict=False)[0]
+        return image.float()
 
     def encode(
         self,
@@ -99,18 +100,25 @@ class Vae:
 
     def _encode_one(self, image: Tensor, noise: Tensor | None, tiling: bool, fallback: torch.dtype | None) -> Tensor:
         with self._device.running(self._module), wrapped_edges(self._module, tiling):
-            posterior = self._posterior(image)
-            if fallback not in (None, self._dtype) and not self._good(posterior.mean):
+            mean, deviation = self._posterior(image)
+            if fallback not in (None, self._dtype) and not self._good(mean):
                 self._fall_back(fallback)
-                posterior = self._posterior(image)
-            mean = posterior.mean.float()
+                mean, deviation = self._posterior(image)
             if noise is None:
-                return mean
-            return mean + posterior.std.float() * noise.to(mean)
+                return mean.float()
+            return mean.float() + deviation.float() * noise.to(mean.device, torch.float32)
 
-    def _posterior(self, image: Tensor) -> Any:
-        """diffusers' normal distribution, with `mean` and `std`."""
-        return self._module.encode(self._place(image)).latent_dist
+    def _posterior(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the latent's normal distribution."""
+        if self._in_bands(image.shape[-2] * image.shape[-1]):
+            allocator.give_back()
+            return bands.encode(self._module, self._place(image))
+        posterior: Any = self._module.encode(self._place(image)).latent_dist
+        return posterior.mean, posterior.std
+
+    def _in_bands(self, pixels: int) -> bool:
+        """Whether a picture goes through the network in bands of rows."""
+        return self._device.plan.device.type == "cpu" and bands.widest_map(self._widths, pixels, self._dtype) >= LARGE
 
     def _place(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._device.plan.device, self._dtype)
