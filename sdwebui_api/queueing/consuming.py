@@ -37,6 +37,8 @@ class ConsumerLoop:
         self._queue = queue
         self._lease = lease
         self._stopping = asyncio.Event()
+        self._obstacle: str | None = None
+        """Why the store could not be reached at the last try, which the log has."""
         self._consumer = Consumer(group, consumer_name(), uuid.uuid4().hex, window=window)
 
     @property
@@ -99,14 +101,23 @@ class ConsumerLoop:
         except StreamEnded:
             await self._sleep(ENDED_SECONDS)
         except StoreUnavailable as error:
-            log.warning("%s cannot be reached: %s", self._queue, error.message)
+            self._note(error.message)
             await self._sleep(0.5)
             return joined
         except Exception:
             log.exception("%s stumbled", self._consumer.id)
             await self._sleep(1.0)
             return joined
+        self._note(None)
         return True
+
+    def _note(self, obstacle: str | None) -> None:
+        """One line per change, not per try: twice a second is no help to a disk that is full."""
+        if obstacle and obstacle != self._obstacle:
+            log.warning("%s cannot be reached: %s", self._queue, obstacle)
+        elif self._obstacle and not obstacle:
+            log.info("%s is reached again", self._queue)
+        self._obstacle = obstacle
 
     async def _wait_for(self, event: Awaitable[object], timeout: float | None = None) -> None:
         """Returns when `event` comes, at the timeout, or when the loop is stopped; raises what `event` raises."""
@@ -141,7 +152,8 @@ class ConsumerLoop:
         except Replaced:
             return True  # the loop notices it too, and joins again
         except SdWebUIError as error:
-            log.warning("leases on %s could not be renewed: %s", self._queue, error.message)
+            if indexes or error.message != self._obstacle:
+                log.warning("leases on %s could not be renewed: %s", self._queue, error.message)
             return False
         except Exception:
             log.exception("leases on %s could not be renewed", self._queue)

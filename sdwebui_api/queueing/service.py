@@ -170,8 +170,9 @@ class QueueService:
         try:
             await self._store.open()
         except StoreUnavailable as error:
+            if error.message != self._obstacle:  # one line, not one per try
+                log.error("the queue's store %s cannot be opened: %s", self.settings.shown_url, error.message)
             self._obstacle = error.message
-            log.error("the queue's store %s cannot be opened: %s", self.settings.shown_url, error.message)
         else:
             self._open = True
             log.info("the queue %s is kept in %s", self.name, self.settings.shown_url)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -345,6 +346,9 @@ class Faulty:
             return self._gone
         return getattr(self._store, name)
 
+    def left(self, method: str) -> int:
+        return self._left[method]
+
     async def _gone(self, *args: object, **more: object) -> None:
         raise StoreUnavailable("it is gone")
 
@@ -356,6 +360,18 @@ async def test_results_wait_for_a_store_that_is_gone(store):
     async with at_work(worker(faulty, stage, room=2, lease=3.0)):  # type: ignore[arg-type]
         await until(lambda: _has(store, SINK, 3))
     assert len(stage.calls) == 3
+
+
+async def test_an_outage_is_one_line_and_not_one_per_try(store, caplog):
+    caplog.set_level(logging.INFO, "sdwebui_api.queueing.consuming")
+    faulty = Faulty(store, 3, "join")
+
+    def said(text: str) -> int:
+        return sum(text in record.getMessage() for record in caplog.records)
+
+    async with at_work(worker(faulty, Stage())):  # type: ignore[arg-type]
+        await until(lambda: said(f"{QUEUE} is reached again"))
+    assert faulty.left("join") == 0 and said("cannot be reached: it is gone") == 1
 
 
 async def test_a_worker_that_the_store_forgot_joins_again(store):
