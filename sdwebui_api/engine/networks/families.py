@@ -48,9 +48,12 @@ def layer_delta(leaves: Leaves, weight: Tensor, dyn: int | None = None) -> Delta
     difference = _kind_of(leaves)
     try:
         found = difference(leaves, weight, dyn)
-        return Delta(_finished(leaves, found, weight), found.bias)
-    except (RuntimeError, IndexError, KeyError) as error:
+        delta = Delta(_finished(leaves, found, weight), found.bias)
+    except (RuntimeError, LookupError, TypeError, ValueError) as error:  # a file may hold tensors of any shape
         raise UnusableModel(f"tensors do not fit a weight of {list(weight.shape)}: {error}") from error
+    if delta.bias is not None and delta.bias.numel() != len(weight):
+        raise UnusableModel(f"a bias of {list(delta.bias.shape)} for a weight of {list(weight.shape)}")
+    return delta
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,10 @@ def low_rank(leaves: Leaves, weight: Tensor, dyn: int | None = None) -> LowRank 
     """The two factors, where a layer's tensors are nothing else and fit `weight` [out, in, …]; on its device."""
     if not leaves.keys() <= _PLAIN or not _PLAIN - {"alpha"} <= leaves.keys():
         return None
-    up, down = leaves["lora_up.weight"].flatten(1), leaves["lora_down.weight"].flatten(1)
+    up, down = leaves["lora_up.weight"], leaves["lora_down.weight"]
+    if min(up.ndim, down.ndim) < 2 or ("alpha" in leaves and leaves["alpha"].numel() != 1):
+        return None
+    up, down = up.flatten(1), down.flatten(1)
     # a packed weight has a shape, but no rows
     if up.shape[1] != len(down) or (len(up), down.shape[1]) != (weight.shape[0], math.prod(weight.shape[1:])):
         return None
@@ -97,7 +103,7 @@ def _finished(leaves: Leaves, found: _Difference, weight: Tensor) -> Tensor:
     if (scale := _scale(leaves, found.rank)) != 1.0:
         change = change * scale
     if "dora_scale" in leaves:
-        change = _decomposed(change, weight, leaves["dora_scale"])
+        change = _decomposed(change, weight, leaves["dora_scale"]).reshape(weight.shape)
     return change
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdwebui_api.engine.networks.families import layer_delta
+from sdwebui_api.engine.networks.families import layer_delta, low_rank
 from sdwebui_api.errors import UnusableModel
 
 RANDOM = torch.Generator().manual_seed(0)
@@ -251,10 +251,16 @@ def test_what_low_rank_left_over() -> None:
             "bias_values": torch.tensor([1.0]),
             "bias_size": torch.tensor([6, 4]),
         },
+        {"lora_up.weight": random(6), "lora_down.weight": random(2, 4)},
+        {"lora_up.weight": random(6, 2), "lora_down.weight": random(2, 4), "alpha": random(2)},
+        {"lora_up.weight": random(6, 2), "lora_down.weight": random(2, 4), "diff_b": random(7)},
+        {"diff": LINEAR, "bias_indices": random(2, 1), "bias_values": random(1), "bias_size": torch.tensor(6)},
+        {"diff": random(6), "dora_scale": torch.tensor(1.0)},
         {},
     ],
 )
 def test_what_does_not_fit_is_refused(leaves: dict[str, Tensor]) -> None:
+    assert low_rank(leaves, LINEAR) is None
     with pytest.raises(UnusableModel):
         layer_delta(leaves, LINEAR)
 
