@@ -11,7 +11,10 @@ from fastapi import APIRouter, Body, Request
 from sdwebui_api.api.response_schema import Options as OptionsAnswer
 from sdwebui_api.api.response_schema import answers
 from sdwebui_api.api.services import Services, services_of
+from sdwebui_api.config.paths import Paths
 from sdwebui_api.errors import BadRequest
+from sdwebui_api.generation.saving import FOLDER_OPTIONS
+from sdwebui_api.storage.local import LocalStorage
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +65,7 @@ def _current(services: Services) -> dict[str, Any]:
 
 
 def store_options(services: Services, values: Mapping[str, Any]) -> bool:
-    """Checks names of files, stores; True when another checkpoint is the current one now."""
+    """Checks names of files and folders, stores; True when another checkpoint is the current one now."""
     before = services.current_checkpoint()
     accepted = dict(values)
     wanted = accepted.pop("sd_model_checkpoint", None)
@@ -71,9 +74,19 @@ def store_options(services: Services, values: Mapping[str, Any]) -> bool:
     vae = accepted.get("sd_vae")
     if vae is not None and str(vae).strip().lower() not in VAE_WORDS:
         accepted["sd_vae"] = services.catalog.vaes.find(str(vae)).name
+    _check_folders(services, accepted)
     for warning in services.options.update(accepted):
         log.warning("%s", warning)
     return services.current_checkpoint() != before
+
+
+def _check_folders(services: Services, values: Mapping[str, Any]) -> None:
+    """Now, not when somebody else's picture cannot be saved. What is set already passes: clients post it all back."""
+    storage, stored = LocalStorage(Paths.from_flags(services.flags).data_dir), services.options.snapshot()
+    for name in sorted(FOLDER_OPTIONS & values.keys()):
+        folder = values[name]
+        if isinstance(folder, str) and folder and folder != stored[name]:
+            storage.folder(folder, f"options.{name}")
 
 
 def _warm(services: Services, checkpoint: Any) -> None:

@@ -24,6 +24,8 @@ _FOLDER_OPTIONS: dict[tuple[Purpose, bool], tuple[str, ...]] = {
     ("init", False): ("outdir_init_images",),
     ("save", False): ("outdir_save",),
 }
+FOLDER_OPTIONS = frozenset(name for names in _FOLDER_OPTIONS.values() for name in names)
+"""Settings that name folders of pictures."""
 _SIDE_LIMITS = {"JPEG": 65535, "WEBP": 16383}
 
 

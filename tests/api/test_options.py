@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from starlette.testclient import TestClient
 
 from sdwebui_api.api.factory import create_app
@@ -49,6 +50,24 @@ def test_all_or_nothing(client):
     answer = client.post(URL, json={"CLIP_stop_at_last_layers": 2, "eta_ddim": "much"})
     assert answer.status_code == 422 and answer.json()["detail"][0]["loc"] == ["body", "eta_ddim"]
     assert client.get(URL).json() == before
+
+
+@pytest.mark.parametrize("folder", ["/srv/pictures", "../elsewhere", "model_store", "outputs/../.."])
+def test_a_folder_nothing_could_be_saved_in_is_refused_at_once(folder, client):
+    before = client.get(URL).json()
+    answer = client.post(URL, json={"jpeg_quality": 61, "outdir_txt2img_samples": folder})
+    assert answer.status_code == 422 and answer.json()["detail"][0]["loc"] == ["body", "outdir_txt2img_samples"]
+    assert client.get(URL).json() == before
+    assert client.post(URL, json={"outdir_txt2img_samples": "outputs/mine", "outdir_samples": ""}).status_code == 200
+
+
+def test_a_folder_of_the_settings_file_can_be_posted_back(tmp_path):
+    """Of a WebUI that ran here before."""
+    (tmp_path / "config.json").write_text(json.dumps({"outdir_txt2img_samples": "/srv/pictures"}))
+    client = TestClient(create_app(fake_services(tmp_path)))
+    values = client.get(URL).json()
+    assert values["outdir_txt2img_samples"] == "/srv/pictures"
+    assert client.post(URL, json={**values, "jpeg_quality": 61}).status_code == 200
 
 
 def test_overrides_belong_to_the_request(client, services):
