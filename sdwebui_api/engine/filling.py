@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,15 +64,20 @@ class _Place:
         return -(-used // ALIGNMENT) * ALIGNMENT
 
 
-def materialise(assembly: Assembly, weights: Weights, part: str, tell: Tell | None = None) -> Any:
+def materialise(
+    assembly: Assembly, weights: Weights, part: str, tell: Tell | None = None, without: Sequence[str] = ()
+) -> Any:
     """Fill the module without memory with copies of its tensors, converted one by one.
 
+    `without`: children that are looked at like the others, but left out (None).
     Nothing goes on using a mapped file: whoever shortened it would end the process (SIGBUS).
     Raises UnusableModel when tensors are missing or have the wrong shape. Superfluous ones are left out.
     """
     module = assembly.module
+    _check(module.state_dict(), assembly.tensors, part)
+    for name in without:
+        setattr(module, name, None)
     wanted: Mapping[str, Tensor] = module.state_dict()
-    _check(wanted, assembly.tensors, part)
     packing: dict[str, nn.Module] = {}
     if weights.packed:
         packing = keep_packed(module)

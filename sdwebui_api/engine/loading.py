@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from sdwebui_api.engine.reading import Tensors, read_tensors, shapes_of
 from sdwebui_api.engine.zero_snr import rescale_zero_terminal_snr
 from sdwebui_api.errors import UnusableModel
 
+VAE_ENCODER, VAE_DECODER = ("encoder", "quant_conv"), ("decoder", "post_quant_conv")
+"""Children of diffusers' AutoencoderKL."""
 V_PREDICTION_MARK = "v_pred"
 ZERO_SNR_MARK = "ztsnr"
 
@@ -107,7 +109,8 @@ class OpenCheckpoint:
         with _naming(self.path):
             return materialise(self.family.assemble_text(tensors, self._config), weights, "text encoder", tell)
 
-    def load_vae(self, weights: Weights) -> Any:
+    def load_vae(self, weights: Weights, without: Sequence[str] = ()) -> Any:
+        """`without`: children of diffusers' AutoencoderKL that stay away (None), as VAE_ENCODER does."""
         tensors = self.family.select_vae(self._tensors)
         if not tensors:
             stem = self.path.name if self.path.is_dir() else self.path.stem
@@ -116,7 +119,7 @@ class OpenCheckpoint:
                 f"as {stem}.vae.safetensors."
             )
         with _naming(self.path):
-            return materialise(self.family.assemble_vae(tensors), weights, "VAE")
+            return materialise(self.family.assemble_vae(tensors), weights, "VAE", without=without)
 
 
 def _are_alphas(table: Tensor) -> bool:
@@ -124,8 +127,10 @@ def _are_alphas(table: Tensor) -> bool:
     return bool(torch.isfinite(table).all()) and float(table.max()) < 1.0
 
 
-def load_vae_file(path: Path, weights: Weights, family: Family | None = None) -> Any:
+def load_vae_file(path: Path, weights: Weights, family: Family | None = None, without: Sequence[str] = ()) -> Any:
     """An external VAE: `.safetensors`, `.pt` or `.ckpt`; LDM names with or without prefix, or diffusers names.
+
+    `without`: as `OpenCheckpoint.load_vae`.
 
     Raises UnusableModel when the file is broken or no autoencoder of `family` (default: the first known).
     """
@@ -134,7 +139,7 @@ def load_vae_file(path: Path, weights: Weights, family: Family | None = None) ->
     if not tensors:
         raise UnusableModel(f"{path.name} is not a VAE: it has no encoder or decoder tensors")
     with _naming(path):
-        module = materialise(family.assemble_vae(tensors), weights, "VAE")
+        module = materialise(family.assemble_vae(tensors), weights, "VAE", without=without)
         latent_channels = module.config.latent_channels
         if latent_channels != family.latent.channels:
             raise UnusableModel(

@@ -19,7 +19,7 @@ from sdwebui_api.engine.devices import Device, DevicePlan
 from sdwebui_api.engine.filling import Tell, Weights, tensors_nbytes
 from sdwebui_api.engine.float8 import size_of_halves
 from sdwebui_api.engine.load_settings import LoadSettings
-from sdwebui_api.engine.loading import ModelFacts, OpenCheckpoint, load_vae_file
+from sdwebui_api.engine.loading import VAE_DECODER, VAE_ENCODER, ModelFacts, OpenCheckpoint, load_vae_file
 from sdwebui_api.engine.model import UNet
 from sdwebui_api.engine.vae import Vae
 from sdwebui_api.engine.visits import ModuleMoves
@@ -201,16 +201,35 @@ class Source:
         return self._loaded(LoadedText(module, self._open.text_width()), module)
 
     def load_vae(self, reserve: Reserve) -> Loaded:
+        """On a CPU its encoder comes with the first picture that is to be encoded: many jobs have none."""
         weights = self._weights(self._plan.vae_dtype, self._plan.vae_channels_last)
+        later = VAE_ENCODER if self._plan.device.type == "cpu" else ()
         if self._vae is not None:
             self._progress(f"loading the VAE {self._vae.name}")
             reserve(self._vae.path.stat().st_size)
-            module = load_vae_file(self._vae.path, weights)
+            module = load_vae_file(self._vae.path, weights, without=later)
         else:
             self._progress(f"loading the VAE of {self._checkpoint.name}")
             reserve(self._open.vae_size(weights.dtype))
-            module = self._open.load_vae(weights)
-        return self._loaded(Vae(self.vae_key, module, weights.dtype, self._device), module)
+            module = self._open.load_vae(weights, without=later)
+        load_encoder = self._vae_encoder(weights) if later else None
+        return self._loaded(Vae(self.vae_key, module, weights.dtype, self._device, load_encoder), module)
+
+    def _vae_encoder(self, weights: Weights) -> Callable[[], Any]:
+        """Reads the other half of the VAE. Does not hold the mapped file meanwhile; raises UnusableModel when it was
+        changed since."""
+        vae, path, config_path = self._vae, self._checkpoint.path, self._config_path
+        read_from = vae.path if vae is not None else path
+        state = identity(read_from)
+
+        def load() -> Any:
+            if identity(read_from) != state:
+                raise UnusableModel(f"{read_from.name} was changed while it was in use; send the request again")
+            if vae is not None:
+                return load_vae_file(vae.path, weights, without=VAE_DECODER)
+            return OpenCheckpoint(path, config_path).load_vae(weights, without=VAE_DECODER)
+
+        return load
 
     def _loaded(self, part: Any, module: nn.Module, *, movable: bool = True) -> Loaded:
         """`movable` False: compiled code and CUDA graphs hold the addresses of the weights; packed ones have none."""

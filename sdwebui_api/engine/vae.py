@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -27,12 +27,19 @@ _NO_PICTURE = "The VAE decoded to not-a-number values; try a lower cfg_scale, or
 class Vae:
     """One loaded autoencoder. Latents here are unscaled; `DiffusionModel` applies the family's factor."""
 
-    def __init__(self, key: str, module: nn.Module, dtype: torch.dtype, device: Device) -> None:
+    def __init__(
+        self,
+        key: str,
+        module: nn.Module,
+        dtype: torch.dtype,
+        device: Device,
+        load_encoder: Callable[[], Any] | None = None,
+    ) -> None:
+        """`load_encoder`: gives a module whose children are those that `module` lacks for encoding; asked once."""
         self.key = key
         self._module: Any = module
-        for layer in module.modules():
-            if isinstance(layer, nn.SiLU):
-                layer.inplace = True  # each follows a norm whose output nobody else reads: one feature map less
+        _activate_in_place(module)
+        self._load_encoder = load_encoder
         self._dtype = dtype
         self._device = device
         config: Any = module.config
@@ -99,14 +106,27 @@ class Vae:
         return torch.cat([self._encode_one(image[None], row, tiling, fallback) for image, row in pairs])
 
     def _encode_one(self, image: Tensor, noise: Tensor | None, tiling: bool, fallback: torch.dtype | None) -> Tensor:
-        with self._device.running(self._module), wrapped_edges(self._module, tiling):
-            mean, deviation = self._posterior(image)
-            if fallback not in (None, self._dtype) and not self._good(mean):
-                self._fall_back(fallback)
+        with self._device.running(self._module):
+            self._complete()
+            with wrapped_edges(self._module, tiling):
                 mean, deviation = self._posterior(image)
+                if fallback not in (None, self._dtype) and not self._good(mean):
+                    self._fall_back(fallback)
+                    mean, deviation = self._posterior(image)
             if noise is None:
                 return mean.float()
             return mean.float() + deviation.float() * noise.to(mean.device, torch.float32)
+
+    def _complete(self) -> None:
+        """Call while holding the device."""
+        if self._load_encoder is None:
+            return
+        with torch.inference_mode(False):
+            encoder = self._load_encoder().to(self._dtype)
+        _activate_in_place(encoder)
+        for name, child in encoder.named_children():
+            setattr(self._module, name, child)
+        self._load_encoder = None
 
     def _posterior(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the latent's normal distribution."""
@@ -142,6 +162,13 @@ class Vae:
             if self._projection is None:
                 self._projection = preview.fit(self)
         return self._projection.picture(latent)
+
+
+def _activate_in_place(module: nn.Module) -> None:
+    """Each SiLU follows a norm whose output nobody else reads: one feature map less."""
+    for layer in module.modules():
+        if isinstance(layer, nn.SiLU):
+            layer.inplace = True
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -16,7 +16,9 @@ from sdwebui_api.config.options import Options
 from sdwebui_api.config.paths import Paths
 from sdwebui_api.engine.devices import DevicePlan
 from sdwebui_api.engine.engine import Engine
+from sdwebui_api.engine.filling import Weights
 from sdwebui_api.engine.load_settings import LoadSettings
+from sdwebui_api.engine.loading import load_vae_file
 from sdwebui_api.engine.networks.selection import NO_NETWORKS, AppliedLora, NetworkSet
 from sdwebui_api.errors import OutOfMemory, UnusableModel
 from tests.engine.conftest import MODELS, checkpoints, flags_of, vaes
@@ -127,7 +129,7 @@ def test_memory_that_runs_out_while_loading_drops_what_is_idle(
     engine.warm(checkpoint)
     attempts: list[int] = []
 
-    def scarce(*arguments: object) -> None:
+    def scarce(*arguments: object, **named: object) -> None:
         attempts.append(len(engine.loaded()))
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -264,3 +266,33 @@ def test_a_text_encoder_that_a_lora_changes_stays_for_the_lease(golden_paths: Pa
 
 def _changes_text(path: Path) -> bool:
     return any("lora_te" in name for name in load_file(path))
+
+
+@pytest.mark.parametrize("outside", [False, True], ids=["the checkpoint's own", "a file of its own"])
+def test_on_a_cpu_the_encoder_of_a_vae_comes_when_it_is_wanted(
+    outside: bool, engine: Engine, golden_paths: Paths
+) -> None:
+    checkpoint, vae = checkpoints(golden_paths)[0], vaes(golden_paths)[0] if outside else None
+    whole = load_vae_file(vae.path if vae else checkpoint.path, Weights(torch.float32, torch.device("cpu")))
+    image = torch.rand((1, 3, 64, 64), generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with engine.lease(checkpoint, vae) as model:
+        decoder = sum(resident.size for resident in engine.loaded() if str(resident.key).startswith("vae"))
+        assert decoder < 0.7 * sum(parameter.nbytes for parameter in whole.parameters())
+        found = model.encode(image, None) / model.latent_factor
+        again = model.encode(image, None) / model.latent_factor
+    with torch.inference_mode():
+        wanted = whole.encode(image).latent_dist.mean
+    assert torch.allclose(found, wanted, atol=1e-5) and torch.equal(found, again)
+
+
+def test_an_encoder_is_not_read_from_a_file_that_became_another(tmp_path: Path, golden_paths: Paths) -> None:
+    models = tmp_path / "models"
+    (models / "Stable-diffusion").mkdir(parents=True)
+    path = models / "Stable-diffusion" / "model.safetensors"
+    shutil.copyfile(checkpoints(golden_paths)[0].path, path)
+    flags = flags_of(models)
+    with Engine(flags, Paths.from_flags(flags)).lease(checkpoints(Paths.from_flags(flags))[0]) as model:
+        path.touch()
+        with pytest.raises(UnusableModel, match=r"model\.safetensors was changed while it was in use"):
+            model.encode(torch.zeros(1, 3, 64, 64), None)
+        assert model.decode(torch.zeros(1, 4, 8, 8)).shape == (1, 3, 64, 64)
