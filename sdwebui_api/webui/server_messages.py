@@ -2,65 +2,16 @@
 
 from __future__ import annotations
 
+import html
 import re
+from collections.abc import Iterable
 
 from sdwebui_api.webui.localization import t
 from sdwebui_api.webui.localization.marks import is_marked
+from sdwebui_api.webui.localization.texts import message_templates
 
-TEMPLATES = (
-    "Input should be a valid number, unable to parse string as a number",
-    "Input should be a valid integer, unable to parse string as an integer",
-    "Input should be a valid integer",
-    "Input should be a valid number",
-    "Input should be a finite number",
-    "Input should be a valid string",
-    "Input should be greater than or equal to {limit}",
-    "Input should be less than or equal to {limit}",
-    "Input should be greater than {limit}",
-    "Input should be less than {limit}",
-    "String should have at most {limit} characters",
-    "not an image in a known format",
-    "broken image: {problem}",
-    "image too large: {problem}",
-    "A picture has at least {limit} pixels a side; 0 means not given",
-    "The second pass would be smaller than {limit} pixels a side",
-    "The second pass of {size} is too large",
-    "At most {limit} batches of this size fit into one request",
-    "{count} pictures of {size} at once are too much",
-    "Sampler not found: {name}",
-    "Scheduler not found: {name}",
-    "upscaler {name} not found",
-    "The prompt has {count} characters, more than {limit}",
-    "More than {limit} brackets are open at the same place in the prompt",
-    "The prompt changes too often for its length",
-    "The weight {weight} in the prompt is not a number",
-    "A weight in the prompt is too large",
-    "The unit is enabled but names no model",
-    "The unit is enabled but has no picture",
-    "A mask without a picture",
-    "{count} units are enabled, at most {limit} can be",
-    "There is no face in the picture",
-    "this server restores no faces",
-    "no faces can be restored here",
-    "There is no checkpoint. Put one into model_store/Stable-diffusion and refresh",
-    "There is not enough memory for this request; try a smaller size or batch",
-    "The job failed ({kind}); the log tells more under its id {id}",
-    "The server is shutting down",
-    "As many requests of yours are waiting as may",
-    "{count} requests are waiting already",
-    "Another training is running; it can be interrupted or waited for",
-    "What it made could not be kept; the log tells more",
-    "The series could not go on; the log tells more",
-    "settings are frozen on this server",
-    "{value} is not accepted; expected {expected}",
-    "pictures are only saved below {folders} of the data directory",
-    "this method needs a second checkpoint",
-    "this method needs a third checkpoint",
-    "a checkpoint is needed",
-    "{name} exists already",
-    "must be a plain file name, without folders",
-)
-"""As they are written in the server's code (and pydantic's). The first that fits counts."""
+TEMPLATES = tuple(message_templates())
+"""As they are written in the server's code (and pydantic's): the keys of `localization/zh/messages.json`."""
 
 _FIELD = re.compile(r"([\w.\[\]-]{1,200}): (?=\S)")
 
@@ -70,7 +21,17 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile("".join(f"(?P<{part}>.+)" if index % 2 else re.escape(part) for index, part in enumerate(parts)))
 
 
-_PATTERNS = [(template, _pattern(template)) for template in TEMPLATES]
+def spans(templates: Iterable[str]) -> str:
+    """HTML for `window.sdwebuiSaid` (`assets/page.js`): what routes answer to a tab's script, in the reader's words."""
+    return "".join(f'<span data-said="{html.escape(one)}">{html.escape(t(one))}</span>' for one in templates)
+
+
+def _literal(template: str) -> int:
+    """How much of it is fixed: what says more is looked for first."""
+    return len(re.sub(r"\{\w+\}", "", template))
+
+
+_PATTERNS = [(template, _pattern(template)) for template in sorted(TEMPLATES, key=_literal, reverse=True)]
 
 
 def said(message: str) -> str:

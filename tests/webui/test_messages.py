@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import gradio as gr
@@ -12,6 +14,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 import sdwebui_api
+import sdwebui_api.errors
 from sdwebui_api.api.generation_schema import Txt2ImgBody
 from sdwebui_api.errors import BadRequest
 from sdwebui_api.webui.context import PageBuilder
@@ -21,7 +24,7 @@ from sdwebui_api.webui.page import TOASTS, build_page
 from sdwebui_api.webui.page_jobs import PageJobs
 from sdwebui_api.webui.picture_input import PictureInput, read_picture, size_of
 from sdwebui_api.webui.refusals import named, refusal
-from sdwebui_api.webui.server_messages import TEMPLATES, said
+from sdwebui_api.webui.server_messages import TEMPLATES, said, spans
 from sdwebui_api.webui.ui_config import UiConfig
 from tests.support.fakes import fake_services
 
@@ -38,13 +41,71 @@ def test_every_message_is_there_in_chinese() -> None:
         assert sorted(re.findall(r"\{\w+\}", one)) == sorted(re.findall(r"\{\w+\}", table[one])), one
 
 
+CODE = Path(sdwebui_api.__file__).parents[1]
+FOLDERS = ("sdwebui_api", "scripts", "extensions")
+VALUE = "\0"
+"""Where a text of the code holds a value."""
+SAID_TO_THE_PAGE = (
+    "sdwebui_api/catalog", "sdwebui_api/control/passes.py", "sdwebui_api/control/preparation.py",
+    "sdwebui_api/control/service.py", "sdwebui_api/control/units.py", "sdwebui_api/generation", "sdwebui_api/imaging",
+    "sdwebui_api/jobs", "sdwebui_api/postprocess", "sdwebui_api/prompting", "sdwebui_api/sampling",
+    "sdwebui_api/scripting", "scripts", "extensions",
+)  # fmt: skip
+ELSEWHERE = (
+    "--",
+    "none of the labels of the classifier",
+    f"{VALUE}: ",
+    f"kind: expected one of {VALUE}",
+    "the VAE of --vae-path",
+    f"Checkpoint {VALUE}",
+)
+"""Said when the server starts, or put together out of parts."""
+
+
+def written(node: ast.expr) -> str | None:
+    """A text as the code has it, with `VALUE` for every value."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else VALUE for part in node.values)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        left, right = written(node.left), written(node.right)
+        return left + right if left is not None and right is not None else None
+    return None
+
+
+def trees() -> Iterator[tuple[str, ast.AST]]:
+    for folder in FOLDERS:
+        for path in sorted((CODE / folder).rglob("*.py")):
+            yield path.relative_to(CODE).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
+
+
 def test_every_message_is_still_said_by_the_server() -> None:
-    code = "\n".join(path.read_text() for path in Path(sdwebui_api.__file__).parent.rglob("*.py")
-                     if path.name != "server_messages.py")  # fmt: skip
+    texts = {text for _, tree in trees() for node in ast.walk(tree)
+             if isinstance(node, ast.expr) and (text := written(node))}  # fmt: skip
+    code = "\n".join(texts)
     for template in TEMPLATES:
         if not template.startswith(("Input should", "String should")):  # pydantic's
-            pattern = ".+?".join(map(re.escape, re.split(r"\{\w+\}", template)))
-            assert re.search(pattern, code), template
+            # Some are put together out of parts.
+            assert all(part in code for part in re.split(r"\{\w+\}", template) if len(part.strip()) > 2), template
+            assert "{text}" not in template  # `t` calls the template itself so
+
+
+def test_what_the_page_may_be_told_is_known() -> None:
+    errors = {name for name, made in vars(sdwebui_api.errors).items() if isinstance(made, type)}
+    unknown = {}
+    for path, tree in trees():
+        for node in ast.walk(tree) if path.startswith(SAID_TO_THE_PAGE) else ():
+            if (
+                not isinstance(node, ast.Call)
+                or not node.args
+                or getattr(node.func, "id", None) not in errors | {"Taken"}
+            ):
+                continue
+            message = written(node.args[0])
+            if message and not message.startswith(ELSEWHERE) and not is_marked(said(message.replace(VALUE, "7"))):
+                unknown[f"{path}:{node.lineno}"] = message
+    assert unknown == {}, "put them into localization/zh/messages.json"
 
 
 @pytest.mark.parametrize("body", [{"steps": "x"}, {"seed": "x"}, {"cfg_scale": "x"}, {"seed": 1e30}, {"seed": 10**30}])
@@ -107,3 +168,15 @@ def test_the_page_names_its_toasts_in_both_languages() -> None:
     assert {title: in_chinese(text) for title, text in TOASTS.items()} == {
         "Error": "错误", "Info": "提示", "Warning": "警告", "Success": "成功"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("extension", ["file_browser", "model_zoo"])
+def test_refusals_of_the_extensions_routes_are_known(extension: str) -> None:
+    """Their scripts translate them, with what the tab brings along."""
+    tree = ast.parse((CODE / "extensions" / extension / extension / "tab.py").read_text(encoding="utf-8"))
+    (refusals,) = [node.value for node in ast.walk(tree) if isinstance(node, ast.Assign)
+                   and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "REFUSALS"]  # fmt: skip
+    brought = set(ast.literal_eval(refusals))
+    assert brought <= set(TEMPLATES)
+    spoken = in_chinese(spans(["There is a {name} already"]))
+    assert spoken == '<span data-said="There is a {name} already">{name} 已存在</span>'

@@ -2,6 +2,7 @@
 const root = element.querySelector('.files');
 const body = root.querySelector('.body');
 const text = Object.fromEntries([...root.querySelectorAll('[data-text]')].map((span) => [span.dataset.text, span.textContent]));
+const spoken = window.sdwebuiSaid(root);
 const say = (key, name) => text[key].replace('{name}', () => name);
 const API = 'file_browser/v1/';
 const SLICE = 4 * 2 ** 20;
@@ -23,7 +24,7 @@ class Refused extends Error {
 async function call(method, route, query = {}, more = {}) {
   const answer = await fetch(`${API}${route}?${new URLSearchParams(query)}`, { method, cache: 'no-store', ...more });
   const found = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Refused(answer.status, String(found.errors || found.detail || answer.statusText));
+  if (!answer.ok) throw new Refused(answer.status, spoken(String(found.errors || found.detail || answer.statusText)));
   return found;
 }
 

@@ -8,10 +8,35 @@ from pathlib import Path
 
 import gradio as gr
 
+from sdwebui_api.webui import server_messages
 from sdwebui_api.webui.context import PageBuilder
 from sdwebui_api.webui.localization import t
 
 HERE = Path(__file__).parent
+REFUSALS = (
+    "only folders can lie there, and these are not moved",
+    "There is a {name} already",
+    "a folder cannot be moved into itself",
+    "There is no {name} any more",
+    "There is no folder {name}",
+    "There is no {name}",
+    "that folder is on another disk: download and upload instead",
+    "{name} does not fit on the disk",
+    "{name} does not fit on the disk: {problem}",
+    "Not authenticated",
+    "pictures of more than {limit} MiB are not shown",
+    "{path} is not among the folders that may be browsed here",
+    "{path} is no folder",
+    "{path} is no file",
+    "{name} cannot be the name of a file or folder on every system",
+    "the path is too long",
+    "A file may have {limit} GiB at most",
+    "files belong into one of the folders",
+    "Another part of {path} is being written",
+    "not an image in a known format",
+    "broken image: {problem}",
+)
+"""What the routes answer, as `server_messages` knows it."""
 
 
 def build(page: PageBuilder) -> None:
@@ -60,4 +85,5 @@ def _texts() -> Mapping[str, str]:
 def _frame(texts: Mapping[str, str]) -> str:
     """The script fills it once it is shown."""
     spans = "".join(f'<span data-text="{name}">{escape(text)}</span>' for name, text in texts.items())
+    spans += server_messages.spans(REFUSALS)
     return f'<div class="files"><div class="texts" hidden>{spans}</div><div class="body"></div></div>'

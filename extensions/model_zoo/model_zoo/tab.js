@@ -2,6 +2,7 @@
 const root = element.querySelector('.zoo');
 const body = root.querySelector('.body');
 const text = Object.fromEntries([...root.querySelectorAll('[data-text]')].map((span) => [span.dataset.text, span.textContent]));
+const spoken = window.sdwebuiSaid(root);
 const say = (key, name) => text[key].replace('{name}', () => name);
 const API = 'model_zoo/v1/';
 const LIVE = ['waiting', 'downloading', 'verifying'];
@@ -19,7 +20,7 @@ function make(tag, fields = {}, ...children) {
 async function call(method, route, query = {}) {
   const answer = await fetch(`${API}${route}?${new URLSearchParams(query)}`, { method, cache: 'no-store' });
   const found = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(String(found.errors || found.detail || answer.statusText));
+  if (!answer.ok) throw new Error(spoken(String(found.errors || found.detail || answer.statusText)));
   return found;
 }
 
@@ -133,7 +134,7 @@ function draw(model) {
   else card.bar.removeAttribute('value');
   card.status.textContent = words(model);
   card.error.hidden = !model.error;
-  card.error.textContent = model.error;
+  card.error.textContent = spoken(model.error);
   card.start.hidden = live || model.state === 'installed' || model.state === 'other';
   card.start.textContent = partial ? `▶ ${text.resume}` : `⬇ ${text.download}`;
   card.stop.hidden = !live;

@@ -9,10 +9,36 @@ from pathlib import Path
 import gradio as gr
 
 from model_zoo.catalogue import read_shipped
+from sdwebui_api.webui import server_messages
 from sdwebui_api.webui.context import PageBuilder
 from sdwebui_api.webui.localization import t
 
 HERE = Path(__file__).parent
+REFUSALS = (
+    "No connection to {host}: this server is offline, or may not reach it. Fetch the file elsewhere and put it into "
+    "{folder}",
+    "The connection to {host} broke again and again; what has arrived is kept",
+    "It failed for a reason that only the server's log tells",
+    "All users share the folder for {kind} files",
+    "{name} would lie outside of {folder}",
+    "There is a {name} already",
+    "{name} is being fetched",
+    "There is no model {name}",
+    "Not authenticated",
+    "{path} cannot be removed: {problem}",
+    "{name} cannot be written: {problem}",
+    "{host} redirects more than {limit} times",
+    "{host} redirects to an address without encryption",
+    "{host} redirects to something that is no address",
+    "{host} answered {status}",
+    "{host} sent the file compressed, which was not asked for",
+    "{host} offers {total} bytes where the catalogue says {size}: another file",
+    "A file may have {limit} GiB at most",
+    "{missing} bytes are missing, and the disk has {free} left",
+    "more than {limit} bytes came",
+    "The file has another SHA-256 than the catalogue says, and was thrown away",
+)
+"""What the routes answer, as `server_messages` knows it."""
 
 
 def build(page: PageBuilder) -> None:
@@ -75,4 +101,5 @@ def _descriptions() -> Mapping[str, str]:
 def _frame(texts: Mapping[str, str]) -> str:
     """The script fills it once it is shown."""
     spans = "".join(f'<span data-text="{name}">{escape(text)}</span>' for name, text in texts.items())
+    spans += server_messages.spans(REFUSALS)
     return f'<div class="zoo"><div class="texts" hidden>{spans}</div><div class="body"></div></div>'

@@ -67,11 +67,14 @@
     clearInterval(renewing);
     if (seen(`${kind}_generate`)) return byId(`${kind}_generate`).click();
     seen(`${kind}_interrupt`)?.click();
+    let clicks = 0;
     renewing = setInterval(() => {
-      if (!seen(`${kind}_generate`) && openKind() === kind) return;
-      clearInterval(renewing);
-      seen(`${kind}_generate`)?.click();
-    }, 200);
+      const ready = seen(`${kind}_generate`);
+      if ((clicks && !ready) || clicks > 3 || openKind() !== kind) return clearInterval(renewing);
+      if (!ready) return;
+      clicks++; // one that comes between the pictures of a job and its end is dropped by gradio
+      ready.click();
+    }, 300);
   }
 
   function interrupt(kind) {
@@ -106,6 +109,26 @@
   HTMLElement.prototype.focus = function (options) {
     if (!this.closest('.thumbnails')) focus.call(this, options);
     else if (!/^(TEXTAREA|INPUT)$/.test(document.activeElement?.tagName)) focus.call(this, { preventScroll: true });
+  };
+
+  // What a route says, in the reader's words where they are known: from `server_messages.spans` within `element`.
+  window.sdwebuiSaid = (element) => {
+    const known = [...element.querySelectorAll('[data-said]')].map((span) => {
+      const parts = span.dataset.said.split(/\{(\w+)\}/), escaped = (text) => text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
+      const names = parts.filter((_, index) => index % 2);
+      const pattern = new RegExp(`^${parts.map((part, index) => index % 2 ? '(.+)' : escaped(part)).join('')}$`);
+      return { pattern, names, spoken: span.textContent, fixed: parts.filter((_, index) => !(index % 2)).join('').length };
+    }).sort((one, other) => other.fixed - one.fixed);
+    const say = (text) => {
+      const found = known.find(({ pattern }) => pattern.test(text));
+      if (!found) return null;
+      const values = found.pattern.exec(text).slice(1);
+      return found.spoken.replace(/\{(\w+)\}/g, (_, name) => values[found.names.indexOf(name)] ?? '');
+    };
+    return (message) => {
+      const [line, ...more] = message.split('\n'); // below it, what may be chosen
+      return [say(line) ?? say(line.replace(/^[\w.[\]-]+: (?=\S)/, '')) ?? line, ...more].join('\n');
+    };
   };
 
   // Gradio writes "Error" above its messages in every language.

@@ -181,14 +181,14 @@ class _Unit:
         self, services: Services, values: Mapping[Component, Any], sliders: Sequence[gr.Slider]
     ) -> dict[Component, dict[str, Any]]:
         """For a page that opens with a preprocessor: its sliders, with the values that were kept where they fit."""
-        updates = dict(
-            zip(sliders, _slider_updates_of(services, values.get(self.module, self.module.value)), strict=True)
-        )
-        for slider, update in updates.items():
+        found = _slider_updates_of(services, values.get(self.module, self.module.value))
+        updates: dict[Component, dict[str, Any]] = {}
+        for slider, update in zip(sliders, found, strict=True):
             value = values.get(slider, slider.value)
             if update["visible"] and update["minimum"] <= (value or 0) <= update["maximum"]:
                 update["value"] = value
-        return {**updates}
+            updates[slider] = update
+        return updates
 
     async def _preview(
         self,

@@ -44,6 +44,11 @@ def load_texts(folder: Path | None = None) -> Texts:
     return Texts(tables)
 
 
+def message_templates() -> list[str]:
+    """What the server says to every client and the page translates, with `{names}` where values stand."""
+    return list(_read(_HERE / "zh" / "messages.json"))
+
+
 def _read(path: Path) -> dict[str, str]:
     try:
         contents = json.loads(path.read_text(encoding="utf-8"))
