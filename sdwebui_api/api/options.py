@@ -70,7 +70,10 @@ def store_options(services: Services, values: Mapping[str, Any]) -> bool:
     accepted = dict(values)
     wanted = accepted.pop("sd_model_checkpoint", None)
     if wanted is not None and str(wanted).strip():
-        accepted["sd_model_checkpoint"] = services.catalog.checkpoints.find(str(wanted)).title
+        found = services.catalog.checkpoints.find(str(wanted))
+        # GET shows the current one also where none is stored: to post it back changes nothing.
+        if found != before or not services.options.is_frozen("sd_model_checkpoint"):
+            accepted["sd_model_checkpoint"] = found.title
     vae = accepted.get("sd_vae")
     if vae is not None and str(vae).strip().lower() not in VAE_WORDS:
         accepted["sd_vae"] = services.catalog.vaes.find(str(vae)).name

@@ -36,6 +36,16 @@ def test_whole_object_can_be_posted_back(client):
     assert client.get(URL).json() == values
 
 
+def test_whole_object_can_be_posted_back_where_nothing_may_change(tmp_path):
+    services = fake_services(tmp_path)
+    services.options = OptionStore(tmp_path / "frozen.json", frozen=True)
+    client = TestClient(create_app(services))
+    values = client.get(URL).json()
+    assert client.post(URL, json=values).status_code == 200
+    answer = client.post(URL, json={**values, "jpeg_quality": 61})
+    assert answer.status_code == 422 and answer.json()["detail"][0]["loc"] == ["body", "jpeg_quality"]
+
+
 def test_checkpoint_is_stored_as_its_title(client):
     assert client.post(URL, json={"sd_model_checkpoint": "tiny-sd"}).json() is None
     answer = client.get(URL).json()
