@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 from safetensors import safe_open
 
 from sdwebui_api.api.services import Services
@@ -64,6 +64,11 @@ def test_extras_enlarges_and_saves(page: Page, services: Services, tmp_path: Pat
     page.wait_for_selector("#extras_html_info >> text=Postprocess upscale by: 4")
     with Image.open(Path(services.flags.data_dir) / "outputs" / "extras-images" / "00000.png") as image:
         assert image.size == (96, 128)
+    page.click("#extras_send_to_img2img")
+    page.wait_for_selector("#img2img_image img")
+    width, height = (page.locator(f"#img2img_{side} input[type=number]") for side in ("width", "height"))
+    expect(width).to_have_value("96")
+    expect(height).to_have_value("128")
 
 
 def test_a_merged_checkpoint_can_be_chosen_at_once(page: Page, services: Services) -> None:

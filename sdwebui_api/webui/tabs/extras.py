@@ -18,6 +18,7 @@ from sdwebui_api.config.paths import Paths
 from sdwebui_api.errors import BadRequest
 from sdwebui_api.generation.saving import output_folder
 from sdwebui_api.storage.local import LocalStorage, next_sequence_number
+from sdwebui_api.webui import sending
 from sdwebui_api.webui.context import PageBuilder
 from sdwebui_api.webui.generation.panel import SHOW
 from sdwebui_api.webui.localization import t
@@ -51,8 +52,11 @@ def build(page: PageBuilder) -> None:
                     object_fit="contain", interactive=False, buttons=["download", "fullscreen"],
                 )
             )  # fmt: skip
+            actions = gr.Row(elem_classes=["result-actions"], elem_id="extras_actions")
             info = gr.HTML("", elem_id="extras_html_info", elem_classes=["infotext"], padding=False)
+            shown = gr.State(0)  # which picture is looked at
     names = list(fields)
+    page.when_complete(lambda: _send_buttons(page, actions, gallery, shown))
 
     async def start(services: Services, user: str | None, *values: Any) -> PageJob:
         kind, one, several, *rest = values
@@ -62,9 +66,23 @@ def build(page: PageBuilder) -> None:
 
     def show(job: PageJob) -> Updates:
         files = [str(one.path) for one in job.pictures]
-        return {gallery: gr.update(value=files, selected_index=0 if files else None), info: _info_html(job)}
+        return {gallery: gr.update(value=files, selected_index=0 if files else None), info: _info_html(job), shown: 0}
 
-    run.wire([mode, picture, files, *fields.values()], start, [gallery, info], show)
+    run.wire([mode, picture, files, *fields.values()], start, [gallery, info, shown], show)
+
+
+def _send_buttons(page: PageBuilder, actions: gr.Row, gallery: gr.Gallery, shown: gr.State) -> None:
+    """The picture that is looked at goes on alone: its file says how it was drawn, not the fields of a tab."""
+
+    def look(event: gr.SelectData) -> int:
+        return int(event.index)
+
+    def read(pictures: Sequence[tuple[str, str | None]] | None, index: int) -> sending.Sent | None:
+        return sending.Sent(pictures[min(index, len(pictures) - 1)][0], "") if pictures else None
+
+    gallery.select(look, None, shown, queue=False, show_progress="hidden", api_visibility="private")
+    with actions:
+        sending.buttons(page, "extras", [gallery, shown], read, leave_out=("txt2img",))
 
 
 async def _start(
