@@ -6,7 +6,8 @@ import pickle
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,21 @@ def read_tensors(path: Path) -> Tensors:
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+@contextmanager
+def reading_structure(what: str) -> Iterator[None]:
+    """For making a module, on the meta device, of the dimensions that a file's tensors have.
+
+    Raises UnusableModel when tensors are missing, or have dimensions that no module of its kind could have.
+    """
+    try:
+        yield
+    except KeyError as error:
+        raise UnusableModel(f"{what}'s weights lack {error.args[0]!r}") from error
+    # A file may hold tensors of any shape: too few or too many sides, widths that are no multiples, chains that break.
+    except (IndexError, TypeError, ValueError, ArithmeticError, AssertionError, RuntimeError) as error:
+        raise UnusableModel(f"{what}'s weights have unexpected shapes ({error})") from error
 
 
 def tensors_of(content: Any) -> Tensors:

@@ -127,9 +127,10 @@ def _ip_adapter(
     encoder_folders: Sequence[Path],
 ) -> tuple[ControlNetwork, int]:
     with torch.device("meta"):
-        projection, projecting = projection_of(tensors, shapes_of(tensors))
-        keys, values, attending = attention_layers(tensors, unet)
-    width: Any = projection.input_width
+        made, projecting = projection_of(tensors, shapes_of(tensors))
+        projection: Any = made
+        keys, values, attending = attention_layers(tensors, unet, projection.width)
+    width: int = projection.input_width
     plain = isinstance(projection, Projection)
     encoder = find_encoder(encoder_folders, **({"projection": width} if plain else {"width": width}))
     seeing = assemble_clip_vision(read_tensors(encoder))
@@ -156,8 +157,9 @@ def _face_adapter(
 ) -> tuple[ControlNetwork, int]:
     """shortcut: the "plus" form's second version, which only the file's name tells."""
     with torch.device("meta"):
-        projection, projecting = face_projection(tensors, shapes_of(tensors), shortcut=shortcut)
-        keys, values, named = attention_layers(tensors, unet)
+        made, projecting = face_projection(tensors, shapes_of(tensors), shortcut=shortcut)
+        projection: Any = made
+        keys, values, named = attention_layers(tensors, unet, projection.width)
     named |= {f"projection.{name}": tensor for name, tensor in projecting.items()}
     encoder = None
     if isinstance(projection, FacePlusProjection):

@@ -15,7 +15,7 @@ from sdwebui_api.engine.families.base import Assembly
 from sdwebui_api.engine.ldm_names import indices, unet_to_diffusers
 from sdwebui_api.engine.libraries import IMPORTING
 from sdwebui_api.engine.networks.control import Hint, Residuals
-from sdwebui_api.engine.reading import Shapes, shapes_of
+from sdwebui_api.engine.reading import Shapes, reading_structure, shapes_of
 from sdwebui_api.engine.structure import UNetStructure, unet_structure
 from sdwebui_api.errors import UnusableModel
 
@@ -83,6 +83,7 @@ class _Structure:
     """Of the convolutions that read the hint, one per resolution (SD1: 16, 32, 96, 256)."""
 
 
+@reading_structure("the ControlNet")
 def assemble_controlnet(tensors: Mapping[str, Tensor], heads: int | list[int]) -> Assembly:
     """A diffusers ControlNetModel of the dimensions that the weights have; original or diffusers names.
 
@@ -127,28 +128,23 @@ def _structure(shapes: Shapes) -> _Structure:
     """Of tensors with diffusers names."""
     levels = indices(shapes, "down_blocks.")
     projection = next((n for n in shapes if n.endswith("transformer_blocks.0.attn2.to_k.weight")), None)
-    try:
-        if projection is None or not levels:
-            raise UnusableModel("the ControlNet has no levels with cross-attention")
-        widths = [shapes[f"controlnet_cond_embedding.blocks.{index}.weight"][0] for index in (1, 3, 5)]
-        entry = shapes["controlnet_cond_embedding.conv_in.weight"]
-        unet = UNetStructure(
-            in_channels=shapes["conv_in.weight"][1],
-            out_channels=4,
-            channels=tuple(shapes[f"down_blocks.{level}.resnets.0.conv1.weight"][0] for level in levels),
-            res_blocks=len(indices(shapes, "down_blocks.0.resnets.")),
-            depths=tuple(
-                len(indices(shapes, f"down_blocks.{level}.attentions.0.transformer_blocks.")) for level in levels
-            ),
-            middle_depth=len(indices(shapes, "mid_block.attentions.0.transformer_blocks.")),
-            context_dim=shapes[projection][1],
-            linear_projection=len(shapes["mid_block.attentions.0.proj_in.weight"]) == 2,
-            label_width=shapes.get("class_embedding.linear_1.weight", (0, 0))[1],
-        )
-    except KeyError as error:
-        raise UnusableModel(f"the ControlNet's weights lack {error.args[0]!r}") from None
-    except IndexError:
-        raise UnusableModel("the ControlNet's weights have unexpected shapes") from None
+    if projection is None or not levels:
+        raise UnusableModel("the ControlNet has no levels with cross-attention")
+    widths = [shapes[f"controlnet_cond_embedding.blocks.{index}.weight"][0] for index in (1, 3, 5)]
+    entry = shapes["controlnet_cond_embedding.conv_in.weight"]
+    if entry[1] != 3:
+        raise UnusableModel(f"the ControlNet reads hints of {entry[1]} channels: only RGB ones are made here")
+    unet = UNetStructure(
+        in_channels=shapes["conv_in.weight"][1],
+        out_channels=4,
+        channels=tuple(shapes[f"down_blocks.{level}.resnets.0.conv1.weight"][0] for level in levels),
+        res_blocks=len(indices(shapes, "down_blocks.0.resnets.")),
+        depths=tuple(len(indices(shapes, f"down_blocks.{level}.attentions.0.transformer_blocks.")) for level in levels),
+        middle_depth=len(indices(shapes, "mid_block.attentions.0.transformer_blocks.")),
+        context_dim=shapes[projection][1],
+        linear_projection=len(shapes["mid_block.attentions.0.proj_in.weight"]) == 2,
+        label_width=shapes.get("class_embedding.linear_1.weight", (0, 0))[1],
+    )
     return _Structure(unet, entry[1], (entry[0], *widths))
 
 

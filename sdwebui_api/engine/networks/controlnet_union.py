@@ -13,8 +13,7 @@ from sdwebui_api.engine.ldm_names import indices
 from sdwebui_api.engine.libraries import IMPORTING
 from sdwebui_api.engine.networks.control import Hint
 from sdwebui_api.engine.networks.controlnet import ControlNet, controlnet_arguments, with_label_embedding
-from sdwebui_api.engine.reading import shapes_of
-from sdwebui_api.errors import UnusableModel
+from sdwebui_api.engine.reading import reading_structure, shapes_of
 
 MARK = "task_embedding"
 """Name of a tensor that only these have."""
@@ -62,6 +61,7 @@ def _transformed(layer: Any, features: Tensor) -> Tensor:
     return changed
 
 
+@reading_structure("the ControlNet-union")
 def assemble_union(tensors: Mapping[str, Tensor], heads: int | list[int]) -> Assembly:
     """A diffusers ControlNetUnionModel of the dimensions that the weights have, under its names.
 
@@ -71,18 +71,15 @@ def assemble_union(tensors: Mapping[str, Tensor], heads: int | list[int]) -> Ass
         from diffusers import ControlNetUnionModel
     tensors = with_label_embedding(tensors)
     shapes = shapes_of(tensors)
-    try:
-        kinds, width = shapes[MARK]
-        arguments = {
-            **controlnet_arguments(shapes, heads),
-            "num_control_type": kinds,
-            "num_trans_channel": width,
-            "num_trans_layer": len(indices(shapes, "transformer_layes.")),
-            "num_proj_channel": shapes["spatial_ch_projs.weight"][0],
-            "addition_time_embed_dim": shapes["control_add_embedding.linear_1.weight"][1] // kinds,
-        }
-    except (KeyError, ValueError) as error:
-        raise UnusableModel(f"the ControlNet-union's weights are incomplete ({error})") from None
+    kinds, width = shapes[MARK]
+    arguments = {
+        **controlnet_arguments(shapes, heads),
+        "num_control_type": kinds,
+        "num_trans_channel": width,
+        "num_trans_layer": len(indices(shapes, "transformer_layes.")),
+        "num_proj_channel": shapes["spatial_ch_projs.weight"][0],
+        "addition_time_embed_dim": shapes["control_add_embedding.linear_1.weight"][1] // kinds,
+    }
     with torch.device("meta"):
         module = ControlNetUnionModel(**arguments)
     return Assembly(module, tensors)

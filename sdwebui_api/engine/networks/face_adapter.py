@@ -16,8 +16,7 @@ from sdwebui_api.engine.ldm_names import indices
 from sdwebui_api.engine.networks.clip_vision import as_input
 from sdwebui_api.engine.networks.control import Hint
 from sdwebui_api.engine.networks.ip_adapter import IPAdapter, QueryLayer, Resampler
-from sdwebui_api.engine.reading import Shapes
-from sdwebui_api.errors import UnusableModel
+from sdwebui_api.engine.reading import Shapes, reading_structure
 
 IDENTITY = 512
 """Numbers that describe a face."""
@@ -107,22 +106,20 @@ class IdentityResampler(Resampler):
 
 
 def is_face_adapter(shapes: Shapes) -> bool:
-    reads_identity = shapes.get(f"{_PREFIX}proj_in.weight", (0, 0))[1] == IDENTITY
+    reads_identity = shapes.get(f"{_PREFIX}proj_in.weight", ())[1:] == (IDENTITY,)
     projects = f"{_PREFIX}proj.0.weight" in shapes and f"{_PREFIX}norm.weight" in shapes
     return reads_identity or projects
 
 
+@reading_structure("the face adapter")
 def face_projection(
     tensors: Mapping[str, Tensor], shapes: Shapes, *, shortcut: bool
 ) -> tuple[nn.Module, dict[str, Tensor]]:
     """The module without memory (call on the meta device) and its tensors. Raises UnusableModel."""
     own = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(_PREFIX)}
     inner = {name.removeprefix(_PREFIX): shape for name, shape in shapes.items() if name.startswith(_PREFIX)}
-    try:
-        if "latents" in own:
-            return IdentityResampler(inner), own
-        if any(name.startswith("perceiver_resampler.") for name in own):
-            return FacePlusProjection(inner, shortcut=shortcut), own
-        return FaceProjection(inner), own
-    except KeyError as error:
-        raise UnusableModel(f"the face adapter's weights lack {error.args[0]!r}") from None
+    if "latents" in own:
+        return IdentityResampler(inner), own
+    if any(name.startswith("perceiver_resampler.") for name in own):
+        return FacePlusProjection(inner, shortcut=shortcut), own
+    return FaceProjection(inner), own

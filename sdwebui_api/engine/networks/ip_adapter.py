@@ -17,7 +17,7 @@ from sdwebui_api.engine.devices import Device
 from sdwebui_api.engine.ldm_names import indices
 from sdwebui_api.engine.networks.clip_vision import as_input
 from sdwebui_api.engine.networks.control import ControlInput, Hint, Residuals
-from sdwebui_api.engine.reading import Shapes
+from sdwebui_api.engine.reading import Shapes, reading_structure
 from sdwebui_api.errors import UnusableModel
 
 _HEAD_WIDTH = 64
@@ -177,6 +177,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
 # -- from a file ---------------------------------------------------------------------------------------------------
 
 
+@reading_structure("the IP-Adapter")
 def projection_of(tensors: Mapping[str, Tensor], shapes: Shapes) -> tuple[nn.Module, dict[str, Tensor]]:
     """The module without memory (call on the meta device) and its tensors. Raises UnusableModel."""
     own = {name.removeprefix("image_proj."): t for name, t in tensors.items() if name.startswith("image_proj.")}
@@ -184,17 +185,18 @@ def projection_of(tensors: Mapping[str, Tensor], shapes: Shapes) -> tuple[nn.Mod
     kinds = {"proj.weight": Projection, "latents": Resampler, "proj.0.weight": FullProjection}
     for mark, kind in kinds.items():
         if mark in own:
-            try:
-                return kind(inner), own
-            except KeyError as error:
-                raise UnusableModel(f"the IP-Adapter's weights lack {error.args[0]!r}") from None
+            return kind(inner), own
     raise UnusableModel("this is an IP-Adapter of an unknown form")
 
 
+@reading_structure("the IP-Adapter")
 def attention_layers(
-    tensors: Mapping[str, Tensor], unet: Any
+    tensors: Mapping[str, Tensor], unet: Any, width: int
 ) -> tuple[nn.ModuleList, nn.ModuleList, dict[str, Tensor]]:
-    """Keys and values for every cross-attention of the diffusers UNet, without memory, and their tensors."""
+    """Keys and values for every cross-attention of the diffusers UNet, without memory, and their tensors.
+
+    width: of the tokens that they read. Raises UnusableModel.
+    """
     pattern = r"ip_adapter\.(\d+)\.to_([kv])_ip\.weight"
     found = {(int(m[1]), m[2]): t for name, t in tensors.items() if (m := re.fullmatch(pattern, name))}
     wanted = cross_attentions(unet)
@@ -207,9 +209,9 @@ def attention_layers(
     for index, (number, layer) in enumerate(wanted):
         for part, modules in (("k", keys), ("v", values)):
             tensor = found[number, part]
-            if tensor.shape[0] != layer.to_k.weight.shape[0]:
+            if tensor.shape != (layer.to_k.weight.shape[0], width):
                 raise UnusableModel("an IP-Adapter for attention of other widths than this checkpoint's")
-            modules.append(nn.Linear(tensor.shape[1], tensor.shape[0], bias=False))
+            modules.append(nn.Linear(width, tensor.shape[0], bias=False))
             named[f"{'keys' if part == 'k' else 'values'}.{index}.weight"] = tensor
     return keys, values, named
 

@@ -12,7 +12,7 @@ from sdwebui_api.engine.devices import Device
 from sdwebui_api.engine.ldm_names import indices
 from sdwebui_api.engine.networks.clip_vision import as_input
 from sdwebui_api.engine.networks.control import ControlInput, Hint, Residuals
-from sdwebui_api.engine.reading import Shapes
+from sdwebui_api.engine.reading import Shapes, reading_structure
 from sdwebui_api.errors import UnusableModel
 
 MARK = "style_embedding"
@@ -108,12 +108,10 @@ class StyleProjection(nn.Module):
         return words
 
 
+@reading_structure("the style adapter")
 def style_projection(shapes: Shapes, unet: Any) -> StyleProjection:
     """Without memory (call on the meta device). Raises UnusableModel when it does not fit the diffusers UNet."""
-    try:
-        projection = StyleProjection(shapes)
-    except (KeyError, ValueError, AssertionError) as error:
-        raise UnusableModel(f"the style adapter's weights are incomplete ({error})") from None
+    projection = StyleProjection(shapes)
     if projection.width != unet.config.cross_attention_dim:
         raise UnusableModel(
             f"a style adapter for text encodings {projection.width} wide does not fit this checkpoint, whose are "

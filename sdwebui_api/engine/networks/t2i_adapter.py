@@ -13,7 +13,7 @@ from sdwebui_api.engine.devices import Device
 from sdwebui_api.engine.families.base import Assembly
 from sdwebui_api.engine.ldm_names import indices
 from sdwebui_api.engine.networks.control import Hint, Residuals
-from sdwebui_api.engine.reading import Shapes, shapes_of
+from sdwebui_api.engine.reading import Shapes, reading_structure, shapes_of
 from sdwebui_api.errors import UnusableModel
 
 _UNSHUFFLE = 8
@@ -160,6 +160,7 @@ def _unshuffled(hint: Tensor, channels: int) -> Tensor:
     return nn.functional.pixel_unshuffle(hint[:, :channels], _UNSHUFFLE)
 
 
+@reading_structure("the T2I-Adapter")
 def assemble_adapter(tensors: Mapping[str, Tensor], unet: Any) -> Assembly:
     """The adapter in `tensors` (names of its authors or of diffusers) for the diffusers UNet `unet`.
 
@@ -168,12 +169,10 @@ def assemble_adapter(tensors: Mapping[str, Tensor], unet: Any) -> Assembly:
     channels = tuple(unet.config.block_out_channels)
     named = _in_original_names(tensors)
     shapes = shapes_of(named)
-    try:
-        with torch.device("meta"):
-            light = "body.0.out_conv.weight" in shapes
-            module: Any = _LightAdapter(shapes) if light else _full(shapes, len(channels))
-    except (KeyError, AssertionError) as error:
-        raise UnusableModel(f"the T2I-Adapter's weights are incomplete ({error})") from None
+    with torch.device("meta"):
+        light = "body.0.out_conv.weight" in shapes
+        module: Any = _LightAdapter(shapes) if light else _full(shapes, len(channels))
+        module(torch.empty(1, 3, 64, 64))  # fails where the layers do not form a chain
     if tuple(module.levels) != channels:
         raise UnusableModel(
             f"a T2I-Adapter with {list(module.levels)} channels per level does not fit this checkpoint, which has "

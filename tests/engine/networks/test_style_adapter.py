@@ -114,7 +114,8 @@ def test_misfits(golden_engine: Engine, tiny: DiffusionModel, encoders: Path, tm
     whole = style_tensors()
     cases = (
         (style_tensors(context=64), "64 wide"),
-        ({name: t for name, t in whole.items() if name != "proj"}, "incomplete"),
+        ({name: t for name, t in whole.items() if name != "proj"}, "lack 'proj'"),
+        ({**whole, "proj": whole["proj"].flatten()}, "unexpected shapes"),
         ({name: t for name, t in whole.items() if name != "ln_pre.bias"}, "missing"),
         (style_tensors(width=96), "image encoder 96 wide"),
     )
