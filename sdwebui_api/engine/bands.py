@@ -5,8 +5,8 @@ one need no more than a pixel and its neighbours, so a band of rows goes through
 only what the convolutions give exists whole. The exception, the statistics of a group norm, is gathered from all bands
 first, one mean and variance of each (Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance").
 
-The second half of a residual block is written over what it reads, and a map is let go as soon as the next one exists,
-while diffusers' blocks keep what they were given until they return. So no more than two maps are there at a time.
+The second half of a residual block is written over what is there already, and a map is let go as soon as the next one
+exists, while diffusers' blocks keep what they were given until they return. So no more than two are there at a time.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ from torch import Tensor, nn
 
 from sdwebui_api.engine.allocator import apart
 
-BAND_BYTES = 4 * 2**20
-"""Of a band of a convolution's input; those of 4 to 16 MiB are equally fast on Zen 4 with 32 MiB of last cache."""
+BAND_BYTES = 8 * 2**20
+"""Of a band of a convolution's input. Smaller ones are as fast on idle cores; on busy ones every operation waits."""
+
+STATISTICS_BYTES = 32 * 2**20
+"""Of a band whose mean and variance are taken, which needs no memory."""
 
 
-Rows = Callable[[int, int], Tensor]
-"""Rows [start, stop) of a map [1, C, H, W] that does not exist whole: [1, C, stop - start, W]."""
+Fill = Callable[[int, int, Tensor], object]
+"""Called with `start`, `stop` and room for these rows [1, C, stop - start, W] of a map that does not exist whole."""
 
 
 def widest_map(widths: Sequence[int], pixels: int, dtype: torch.dtype) -> int:
@@ -39,7 +42,7 @@ def widest_map(widths: Sequence[int], pixels: int, dtype: torch.dtype) -> int:
 
 def peak_bytes(widths: Sequence[int], pixels: int, dtype: torch.dtype) -> int:
     """What `decode` takes at its peak, about: the largest map, what becomes of it, and bands. `encode` takes less."""
-    return widest_map(widths, pixels, dtype) + pixels * widths[0] * dtype.itemsize + 16 * BAND_BYTES
+    return widest_map(widths, pixels, dtype) + pixels * widths[0] * dtype.itemsize + 8 * BAND_BYTES
 
 
 def decode(vae: Any, latents: Tensor) -> Tensor:
@@ -56,7 +59,7 @@ def _decode_one(vae: Any, latent: Tensor) -> Tensor:
             x = _resnet(resnet, x)
         for upsampler in block.upsamplers or ():
             x = _upsampled(upsampler.conv, x)
-    return _convolved(decoder.conv_out, _activated(decoder.conv_norm_out, x), x.shape)
+    return _convolved(decoder.conv_out, _activation(decoder.conv_norm_out, x), x)
 
 
 def encode(vae: Any, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,103 +84,112 @@ def _encode_one(vae: Any, image: Tensor) -> Tensor:
 
 
 def _resnet(block: Any, x: Tensor) -> Tensor:
-    """A diffusers ResnetBlock2D as autoencoders have them: SiLU, no time embedding, no resampling."""
-    hidden = _convolved(block.conv1, _activated(block.norm1, x), x.shape)
-    return _convolved(block.conv2, _activated(block.norm2, hidden), hidden.shape, hidden, (x, block.conv_shortcut))
+    """A diffusers ResnetBlock2D as autoencoders have them: SiLU, no time embedding, no resampling.
+
+    May overwrite `x`.
+    """
+    hidden = _convolved(block.conv1, _activation(block.norm1, x), x)
+    for start, stop, band in _convolution(block.conv2, _activation(block.norm2, hidden), hidden):
+        beside = x[:, :, start:stop]
+        if block.conv_shortcut is None:
+            beside += band
+        else:
+            torch.add(band, block.conv_shortcut(beside), out=hidden[:, :, start:stop])
+    return x if block.conv_shortcut is None else hidden
 
 
 def _upsampled(layer: nn.Conv2d, x: Tensor) -> Tensor:
     """`layer` over [1, C, H, W] at twice the size, each pixel four times."""
 
-    def rows(start: int, stop: int) -> Tensor:
+    def fill(start: int, stop: int, room: Tensor) -> None:
         first = start // 2
         doubled = F.interpolate(x[:, :, first : (stop + 1) // 2], scale_factor=2.0, mode="nearest")
-        return doubled[:, :, start - 2 * first : stop - 2 * first]
+        room.copy_(doubled[:, :, start - 2 * first : stop - 2 * first])
 
-    return _convolved(layer, rows, torch.Size((*x.shape[:2], 2 * x.shape[2], 2 * x.shape[3])))
+    return _convolved(layer, fill, x, scale=2)
 
 
 def _downsampled(layer: nn.Conv2d, x: Tensor) -> Tensor:
     """`layer`, of stride 2, over [1, C, H, W] with a row of zeros below and a column at the right."""
     height = x.shape[2] // 2
     found = _map_like(x, layer.out_channels, height, x.shape[3] // 2)
-    for start, stop in _bands(height, 2 * x.nbytes // x.shape[2]):
+    for start, stop in _bands(height, 2 * x.nbytes // x.shape[2], BAND_BYTES):
         seen = x[:, :, 2 * start : 2 * stop + 1]
         found[:, :, start:stop] = layer(F.pad(seen, (0, 1, 0, 2 * (stop - start) + 1 - seen.shape[2])))
     return found
 
 
-def _convolved(
-    layer: nn.Conv2d,
-    rows: Rows,
-    shape: torch.Size,
-    found: Tensor | None = None,
-    residual: tuple[Tensor, nn.Module | None] | None = None,
-) -> Tensor:
-    """A 3x3 `layer` over a map of `shape` that `rows` gives, plus `residual` (a map, and the layer for it if any).
-
-    Written into `found` if given, which may be what `rows` reads.
-    """
-    for start, stop, window in _windows(rows, shape, wraps=layer.padding_mode == "circular"):
-        band = _over_window(layer, window)
-        if residual is not None:
-            x, shortcut = residual
-            beside = x[:, :, start:stop]
-            band += beside if shortcut is None else shortcut(beside)
-        if found is None:
-            found = _map_like(band, layer.out_channels, shape[2], shape[3])
+def _convolved(layer: nn.Conv2d, fill: Fill, x: Tensor, scale: int = 1) -> Tensor:
+    """All of `_convolution`."""
+    found = _map_like(x, layer.out_channels, x.shape[2] * scale, x.shape[3] * scale)
+    for start, stop, band in _convolution(layer, fill, x, scale):
         found[:, :, start:stop] = band
-    assert found is not None
     return found
 
 
-def _windows(rows: Rows, shape: torch.Size, wraps: bool) -> Iterator[tuple[int, int, Tensor]]:
-    """Bands of rows [start, stop), each with the row above and the one below: [1, C, stop - start + 2, W].
+def _convolution(layer: nn.Conv2d, fill: Fill, x: Tensor, scale: int = 1) -> Iterator[tuple[int, int, Tensor]]:
+    """A 3x3 `layer` over a map that `fill` gives, of the form of `x` but `scale` times its size: bands of rows.
 
-    Beyond the edges are zeros, or the opposite edge where the map `wraps`. No row is asked for after the band before
-    it was given, so that the band may be written over what `rows` reads: two rows of each are kept for the next.
+    What `fill` reads may be overwritten with each band.
     """
-    height = shape[2]
-    first = rows(0, 1)
-    above = rows(height - 1, height) if wraps else torch.zeros_like(first)
-    kept = torch.cat([above, first], dim=2)
-    below = kept[:, :, 1:] if wraps else above
-    for start, stop in _bands(height, first.nbytes):
-        parts = [kept]
-        if start + 1 < height:
-            parts.append(rows(start + 1, min(stop + 1, height)))
+    wraps = layer.padding_mode == "circular"
+    room = (x.shape[1], x.shape[2] * scale, x.shape[3] * scale)
+    for start, stop, window in _windows(fill, x, room, wraps):
+        if wraps:
+            yield start, stop, F.conv2d(F.pad(window, (1, 1, 0, 0), mode="circular"), layer.weight, layer.bias)
+        else:
+            yield start, stop, F.conv2d(window, layer.weight, layer.bias, padding=(0, 1))
+
+
+def _windows(fill: Fill, x: Tensor, shape: tuple[int, int, int], wraps: bool) -> Iterator[tuple[int, int, Tensor]]:
+    """Bands [start, stop) of a map of `shape` [C, H, W], with the rows around them: [1, C, stop - start + 2, W].
+
+    Beyond the edges are zeros, or the opposite edge where the map `wraps`. No row is asked for after the band that it
+    is in was given, so that this may be written over what `fill` reads: the next band finds the two rows it needs in
+    the window, which holds one band after the other.
+    """
+    channels, height, width = shape
+    bands = list(_bands(height, channels * width * x.element_size(), BAND_BYTES))
+    tallest = max(stop - start for start, stop in bands)
+    room = x.new_empty((1, tallest + 2, width, channels)).permute(0, 3, 1, 2)
+    if wraps:
+        fill(height - 1, height, room[:, :, :1])
+    else:
+        room[:, :, :1] = 0
+    fill(0, 1, room[:, :, 1:2])
+    below = room[:, :, 1:2].clone() if wraps else torch.zeros_like(room[:, :, :1])
+    for start, stop in bands:
+        count, end = stop - start, min(stop + 1, height)
+        if start + 1 < end:
+            fill(start + 1, end, room[:, :, 2 : end - start + 1])
         if stop == height:
-            parts.append(below)
-        window = torch.cat(parts, dim=2)
-        kept = window[:, :, -2:].clone()
-        del parts
-        yield start, stop, window
+            room[:, :, count + 1 : count + 2] = below
+        yield start, stop, room[:, :, : count + 2]
+        room[:, :, :2] = room[:, :, count : count + 2].clone()
 
 
-def _over_window(layer: nn.Conv2d, window: Tensor) -> Tensor:
-    """`layer` over a window of `_windows`: [1, C', rows - 2, W]. Above and below nothing is added."""
-    if layer.padding_mode == "circular":
-        return F.conv2d(F.pad(window, (1, 1, 0, 0), mode="circular"), layer.weight, layer.bias)
-    return F.conv2d(window, layer.weight, layer.bias, padding=(0, 1))
-
-
-def _activated(norm: nn.GroupNorm, x: Tensor) -> Rows:
+def _activation(norm: nn.GroupNorm, x: Tensor) -> Fill:
     """SiLU of the group norm of `x`."""
     mean, variance = _moments(x, norm.num_groups)
-    weight, bias = norm.weight.float(), norm.bias.float()
+    weight, bias, nothing = norm.weight.float(), norm.bias.float(), mean.new_empty(0)
 
-    def rows(start: int, stop: int) -> Tensor:
-        band = _channels_last(x[:, :, start:stop])
+    def fill(start: int, stop: int, room: Tensor) -> None:
         # With mean and variance given, this is the scaling alone, in float32 whatever the map's precision.
-        return F.silu(F.batch_norm(band, mean, variance, weight, bias, eps=norm.eps), inplace=True)
+        torch.ops.aten.native_batch_norm.out(
+            *(_channels_last(x[:, :, start:stop]), weight, bias, mean, variance, False, 0.0, norm.eps),
+            out=room,
+            save_mean=nothing,
+            save_invstd=nothing,
+        )
+        F.silu(room, inplace=True)
 
-    return rows
+    return fill
 
 
 def _moments(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     """Mean and variance of each group of channels of [1, C, H, W], repeated for its channels: [C] float32 each."""
     channels, height = x.shape[1:3]
-    bands = list(_bands(height, x.nbytes // height))
+    bands = list(_bands(height, x.nbytes // height, STATISTICS_BYTES))
     # Given float32 to update, batch norm counts in float32.
     room = torch.zeros(channels), torch.ones(channels)
     found = [torch.batch_norm_update_stats(_channels_last(x[:, :, a:b]), *room, 0.0) for a, b in bands]
@@ -190,9 +202,9 @@ def _moments(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     return mean.flatten().repeat_interleave(channels // groups), variance.repeat_interleave(channels // groups)
 
 
-def _bands(height: int, row_bytes: int) -> Iterator[tuple[int, int]]:
-    """[start, stop) of all bands of a map whose rows have `row_bytes`; as even as can be."""
-    count = min(max(-(-height * row_bytes // BAND_BYTES), 1), height)
+def _bands(height: int, row_bytes: int, most: int) -> Iterator[tuple[int, int]]:
+    """[start, stop) of bands of `most` bytes in a map whose rows have `row_bytes`; as even as can be."""
+    count = min(max(-(-height * row_bytes // most), 1), height)
     edges = [height * index // count for index in range(count + 1)]
     yield from pairwise(edges)
 
