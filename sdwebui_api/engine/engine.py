@@ -26,7 +26,7 @@ from sdwebui_api.engine.loading import OpenCheckpoint
 from sdwebui_api.engine.mapped import read_ahead
 from sdwebui_api.engine.model import DiffusionModel
 from sdwebui_api.engine.networks.control import ControlNetwork
-from sdwebui_api.engine.networks.control_files import load_control_network, needs_base
+from sdwebui_api.engine.networks.control_files import load_control_network, made_for, needs_base
 from sdwebui_api.engine.networks.selection import NO_NETWORKS, NetworkSet
 from sdwebui_api.engine.networks.variants import Variants
 from sdwebui_api.engine.source import FamilyNames, LentText, LoadedText, LoadedUNet, Progress, Source, identity
@@ -217,7 +217,7 @@ class Engine:
         if file not in self._needs_base:
             self._needs_base[file] = needs_base(path)
         base = f":{model.unet.key}" if self._needs_base[file] else ""
-        key = f"control:{file}:{dtype}:{unet.config.attention_head_dim}{base}"
+        key = f"control:{file}:{dtype}:{made_for(unet)}{base}"
 
         def load(reserve: Callable[[int], None]) -> Loaded:
             if on_progress is not None:

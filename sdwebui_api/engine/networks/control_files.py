@@ -55,6 +55,15 @@ def needs_base(path: Path) -> bool:
     return is_change(_read(path))
 
 
+def made_for(unet: Any) -> str:
+    """The dimensions of a diffusers UNet that a control network is made for: one of others has to be made anew."""
+    config = unet.config
+    return (
+        f"{config.attention_head_dim}/{config.cross_attention_dim}/{config.block_out_channels}/"
+        f"{config.layers_per_block}/{config.projection_class_embeddings_input_dim}"
+    )
+
+
 def load_control_network(
     path: Path,
     unet: Any,

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -170,3 +171,15 @@ def test_loaded_once(golden_engine: Engine, tiny: DiffusionModel) -> None:
     for thread in threads:
         thread.join()
     assert found[0] is found[1]
+
+
+def test_a_kept_network_is_not_taken_for_a_unet_of_other_dimensions(
+    golden_engine: Engine, tiny: DiffusionModel
+) -> None:
+    """Two checkpoints may have as many attention heads, and text encodings of different widths."""
+    config = SimpleNamespace(**{**tiny.unet.module.config, "cross_attention_dim": 64})
+    other: Any = SimpleNamespace(unet=SimpleNamespace(key="other", module=SimpleNamespace(config=config)))
+    with golden_engine.control_network(CANNY, tiny):
+        pass
+    with pytest.raises(UnusableModel, match="64 wide"), golden_engine.control_network(CANNY, other):
+        pass
