@@ -42,7 +42,7 @@ def widest_map(widths: Sequence[int], pixels: int, dtype: torch.dtype) -> int:
 
 def peak_bytes(widths: Sequence[int], pixels: int, dtype: torch.dtype) -> int:
     """What `decode` takes at its peak, about: the largest map, what becomes of it, and bands. `encode` takes less."""
-    return widest_map(widths, pixels, dtype) + pixels * widths[0] * dtype.itemsize + 8 * BAND_BYTES
+    return widest_map(widths, pixels, dtype) + pixels * widths[0] * dtype.itemsize + 16 * BAND_BYTES
 
 
 def decode(vae: Any, latents: Tensor) -> Tensor:
