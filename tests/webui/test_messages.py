@@ -18,10 +18,11 @@ import sdwebui_api.errors
 from sdwebui_api.api.generation_schema import Txt2ImgBody
 from sdwebui_api.errors import BadRequest
 from sdwebui_api.webui.context import PageBuilder
+from sdwebui_api.webui.generation.gallery import progress_html
 from sdwebui_api.webui.localization.marks import is_marked, resolve
 from sdwebui_api.webui.localization.texts import load_texts
 from sdwebui_api.webui.page import TOASTS, build_page
-from sdwebui_api.webui.page_jobs import PageJobs
+from sdwebui_api.webui.page_jobs import PageJobs, Sight
 from sdwebui_api.webui.picture_input import PictureInput, read_picture, size_of
 from sdwebui_api.webui.refusals import named, refusal
 from sdwebui_api.webui.server_messages import TEMPLATES, said, spans
@@ -122,6 +123,12 @@ def test_a_message_is_translated_with_its_values_and_its_field() -> None:
     assert in_chinese(named(BadRequest("not an image in a known format", field="mask"))) == "mask: 不是可识别的图像格式"
     assert said("Nobody: knows this") == "Nobody: knows this"
     assert "<" not in in_chinese(str(refusal("Sampler not found: <img src=x>").message))
+
+
+def test_a_jobs_progress_is_told_in_the_readers_language() -> None:
+    bar = progress_html(Sight("running", 0.5, 8.0, text="Batch 2 out of 16", step=3, steps=9))
+    assert "50% · 第 3/9 步 · 剩余 8 秒 · 第 2/16 批" in in_chinese(bar)
+    assert "Batch 2 out of 16" in resolve(bar, str)
 
 
 def test_no_handler_outside_of_the_queue_refuses(tmp_path: Path) -> None:

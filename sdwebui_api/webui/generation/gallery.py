@@ -174,5 +174,5 @@ def _words(sight: Sight, percent: int) -> str:
     if sight.eta is not None and 0 < sight.fraction < 1:
         words.append(t("{seconds} s left", seconds=max(1, round(sight.eta))))
     if sight.text:
-        words.append(html.escape(sight.text))
+        words.append(html.escape(said(sight.text)))
     return " · ".join(words)
