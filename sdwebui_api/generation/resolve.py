@@ -321,7 +321,7 @@ class _Resolution:
 
     def _mask(self) -> InpaintMask | None:
         values = self.values
-        if not values["mask"]:  # "" too, as A1111's `img2imgapi` has it
+        if values["mask"] is None:
             return None
         blur = values["mask_blur"]
         return InpaintMask(

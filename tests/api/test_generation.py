@@ -65,15 +65,6 @@ def test_inpainting_fields(client, services):
     assert (mask.blur_x, mask.blur_y, mask.fill, mask.full_resolution) == (9, 9, 0, True)
 
 
-@pytest.mark.parametrize("name", ["mask", "latent_mask"])
-@pytest.mark.parametrize("nothing", ["", None])
-def test_a_mask_that_is_empty_is_none(name, nothing, client, services):
-    answer = client.post(I2I, json={**SMALL, "init_images": [picture()], name: nothing})
-    assert answer.status_code == 200
-    init = services.generator.requests[-1].init
-    assert init.mask is None and init.latent_mask is None
-
-
 def test_hires_fields(client, services):
     names = {"hr_sampler_name": "euler a", "hr_scheduler": "karras"}
     body = {**SMALL, "enable_hr": True, "denoising_strength": 0.5, **names}
