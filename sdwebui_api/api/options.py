@@ -35,9 +35,16 @@ async def get_options(request: Request) -> dict[str, Any]:
 
 @router.post("/options")
 async def set_options(request: Request, values: Annotated[dict[str, Any], Body()]) -> None:
-    """Takes over any subset, or the whole object; all of it or, when a value is wrong, nothing."""
+    """Takes over any subset, or the whole object; all of it or, when a value is wrong, nothing.
+
+    As in A1111, folders are no mistake: one that nothing can be saved in stays as it was, and the log says so.
+    """
+    services = services_of(request)
+    unusable = await services.off_loop(unusable_folders, services, values)
+    for name, error in unusable.items():
+        log.warning("%s is not taken over: %s", name, error.message)
     try:
-        await apply_options(services_of(request), values)
+        await apply_options(services, {name: value for name, value in values.items() if name not in unusable})
     except BadRequest as error:
         # The body is the object of options itself.
         error.field = (error.field or "").removeprefix("options.") or None
@@ -77,19 +84,28 @@ def store_options(services: Services, values: Mapping[str, Any]) -> bool:
     vae = accepted.get("sd_vae")
     if vae is not None and str(vae).strip().lower() not in VAE_WORDS:
         accepted["sd_vae"] = services.catalog.vaes.find(str(vae)).name
-    _check_folders(services, accepted)
+    for error in unusable_folders(services, accepted).values():
+        raise error
     for warning in services.options.update(accepted):
         log.warning("%s", warning)
     return services.current_checkpoint() != before
 
 
-def _check_folders(services: Services, values: Mapping[str, Any]) -> None:
-    """Now, not when somebody else's picture cannot be saved. What is set already passes: clients post it all back."""
+def unusable_folders(services: Services, values: Mapping[str, Any]) -> dict[str, BadRequest]:
+    """Of `values` the folders outside of those that may be written to, with what is to be said of each.
+
+    Now, not when somebody else's picture cannot be saved. What is set already passes: clients post it all back.
+    """
     storage, stored = LocalStorage(Paths.from_flags(services.flags).data_dir), services.options.snapshot()
+    found: dict[str, BadRequest] = {}
     for name in sorted(FOLDER_OPTIONS & values.keys()):
         folder = values[name]
         if isinstance(folder, str) and folder and folder != stored[name]:
-            storage.folder(folder, f"options.{name}")
+            try:
+                storage.folder(folder, f"options.{name}")
+            except BadRequest as error:
+                found[name] = error
+    return found
 
 
 def _warm(services: Services, checkpoint: Any) -> None:

@@ -9,7 +9,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from sdwebui_api.api.factory import create_app
+from sdwebui_api.api.options import store_options
 from sdwebui_api.config.options import OptionStore
+from sdwebui_api.errors import BadRequest
 from tests.support.fakes import fake_services
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "api" / "get-options.json"
@@ -63,12 +65,18 @@ def test_all_or_nothing(client):
 
 
 @pytest.mark.parametrize("folder", ["/srv/pictures", "../elsewhere", "model_store", "outputs/../.."])
-def test_a_folder_nothing_could_be_saved_in_is_refused_at_once(folder, client):
+def test_a_folder_nothing_could_be_saved_in_is_not_taken_over(folder, client, caplog):
     before = client.get(URL).json()
-    answer = client.post(URL, json={"jpeg_quality": 61, "outdir_txt2img_samples": folder})
-    assert answer.status_code == 422 and answer.json()["detail"][0]["loc"] == ["body", "outdir_txt2img_samples"]
-    assert client.get(URL).json() == before
+    assert client.post(URL, json={"jpeg_quality": 61, "outdir_txt2img_samples": folder}).status_code == 200
+    assert client.get(URL).json() == before | {"jpeg_quality": 61}
+    assert "outdir_txt2img_samples is not taken over" in caplog.text
     assert client.post(URL, json={"outdir_txt2img_samples": "outputs/mine", "outdir_samples": ""}).status_code == 200
+
+
+def test_the_page_is_told_of_such_a_folder(services):
+    with pytest.raises(BadRequest, match="outputs") as refused:
+        store_options(services, {"outdir_txt2img_samples": "/srv/pictures"})
+    assert refused.value.field == "options.outdir_txt2img_samples"
 
 
 def test_a_folder_of_the_settings_file_can_be_posted_back(tmp_path):
