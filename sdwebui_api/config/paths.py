@@ -22,6 +22,7 @@ class Paths:
     """The checkpoint that comes with the program, used while `checkpoint_dirs` hold none.
     None when `--models-dir` is given."""
     vae_dirs: tuple[Path, ...]
+    taesd_dir: Path
     lora_dirs: tuple[Path, ...]
     embeddings_dir: Path
     hypernetwork_dir: Path
@@ -51,6 +52,7 @@ class Paths:
             checkpoint_dirs=_several(models / CHECKPOINT_FOLDER, flags.ckpt_dir),
             shipped_checkpoint_dir=None if flags.models_dir else _shipped_checkpoints(),
             vae_dirs=_several(models / "VAE", flags.vae_dir),
+            taesd_dir=models / "VAE-taesd",
             lora_dirs=_several(models / "Lora", flags.lora_dir, flags.lyco_dir_backcompat or str(models / "LyCORIS")),
             embeddings_dir=_one(flags.embeddings_dir, _embeddings_below(data, models)),
             hypernetwork_dir=_one(flags.hypernetwork_dir, models / "hypernetworks"),

@@ -31,6 +31,7 @@ from sdwebui_api.engine.networks.selection import NO_NETWORKS, NetworkSet
 from sdwebui_api.engine.networks.variants import Variants
 from sdwebui_api.engine.source import FamilyNames, LentText, LoadedText, LoadedUNet, Progress, Source, identity
 from sdwebui_api.engine.text_encoder import TextEncoder, Tokenizer
+from sdwebui_api.engine.tiny_vae import TinyVae, TinyVaeFiles
 from sdwebui_api.engine.vae import Vae
 from sdwebui_api.engine.weights import Abandoned, Load, Loaded, Resident, WeightsCache
 from sdwebui_api.errors import UnusableModel
@@ -68,6 +69,7 @@ class Engine:
         self._families = FamilyNames()
         self._encoder_folders = (paths.models_dir / "annotators" / "clip_vision",)
         """Image encoders of IP-Adapters."""
+        self._tiny_vaes = TinyVaeFiles(paths.taesd_dir)
         self._needs_base: dict[str, bool] = {}
         """By control model: whether it is stored as a change of the UNet."""
         self._loaded_checkpoint: CheckpointFile | None = None
@@ -111,7 +113,8 @@ class Engine:
         """`checkpoint` with `vae` (None: the one inside it) and `networks`, loaded as `settings` say if need be
         and kept while the context lasts.
 
-        Raises UnusableModel when a file is broken, gone, incomplete or of an unknown family; OutOfMemory.
+        Raises UnusableModel when a file is broken, gone, incomplete or of an unknown family; OutOfMemory; BadRequest
+        when what `settings` want to decode with is not there.
         """
         progress = on_progress or (lambda text: None)
         source = Source(checkpoint, vae, self.plan, self.device, progress, settings, self._families)
@@ -121,8 +124,9 @@ class Engine:
             if networks:
                 network = held.enter_context(self._unet_with(networks, network, source))
             autoencoder = held.enter_context(self._vae(source))
+            tiny = self._tiny_vaes.lend(settings, network.facts.family, self.auxiliary, held)
             settings.limit(self._weights)
-            model = self._model(network, text, autoencoder, networks, settings)
+            model = self._model(network, text, autoencoder, tiny, networks, settings)
             self._loaded_checkpoint, self._ready = checkpoint, True
             del source  # lets go of the mapped file, unless the text encoder is still to come
             yield model
@@ -291,6 +295,7 @@ class Engine:
         network: LoadedUNet,
         text: LentText,
         autoencoder: Vae,
+        tiny: TinyVae,
         networks: NetworkSet,
         settings: LoadSettings,
     ) -> DiffusionModel:
@@ -304,6 +309,7 @@ class Engine:
             unet=network.unet,
             text_encoder=TextEncoder(key, text, self.tokenizer, self.device, towers),
             vae=autoencoder,
+            tiny_vae=tiny,
             facts=network.facts,
             embeddings=database,
             batcher=self.batcher,

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from sdwebui_api.config.options import Options
     from sdwebui_api.engine.weights import WeightsCache
 
+TAESD = "TAESD"
 SDXL = "sdxl"
 """Starts the names of its families."""
 
@@ -29,6 +30,12 @@ class LoadSettings:
     """`sd_checkpoints_limit`: how many may be in memory. 1, A1111's default, stands for as many as fit."""
     one_on_gpu: bool = False
     """`sd_checkpoints_keep_in_cpu`, where their number is limited: the others rest in RAM."""
+    tiny_encoder: bool = False
+    """`sd_vae_encode_method` is TAESD: start pictures do not go through the VAE."""
+    tiny_decoder: bool = False
+    """`sd_vae_decode_method` is TAESD: results do not go through the VAE."""
+    tiny_previews: bool = False
+    """`show_progress_type` is TAESD."""
 
     @classmethod
     def of(cls, options: Options) -> LoadSettings:
@@ -39,6 +46,9 @@ class LoadSettings:
             _fallback(options),
             limit if limit > 1 else None,
             options.sd_checkpoints_keep_in_cpu,
+            options.sd_vae_encode_method == TAESD,
+            options.sd_vae_decode_method == TAESD,
+            options.show_progress_type == TAESD,
         )
 
     def limit(self, weights: WeightsCache) -> None:

@@ -44,7 +44,7 @@ class OpenCheckpoint:
         """Raises UnusableModel when the file is broken or of no known family."""
         self.path = path
         self._tensors: Tensors = original_names(read_tensors(path))
-        with _naming(path):
+        with naming(path):
             self.family = recognise(shapes_of(self._tensors))
         self._config: ModelConfig = read_folder_config(path) if path.is_dir() else read_config(config_path, metadata)
 
@@ -95,7 +95,7 @@ class OpenCheckpoint:
         return sum(tensor.shape[1] for name, tensor in texts.items() if name.endswith("token_embedding.weight"))
 
     def load_unet(self, weights: Weights, tell: Tell | None = None) -> Any:
-        with _naming(self.path):
+        with naming(self.path):
             tensors = self.family.select_unet(self._tensors)
             return materialise(self.family.assemble_unet(tensors, self._config), weights, "UNet", tell)
 
@@ -106,7 +106,7 @@ class OpenCheckpoint:
                 f"{self.path.name} has no text encoder: it holds the UNet only. Use the complete checkpoint "
                 "(with cond_stage_model.* or conditioner.* tensors)."
             )
-        with _naming(self.path):
+        with naming(self.path):
             return materialise(self.family.assemble_text(tensors, self._config), weights, "text encoder", tell)
 
     def load_vae(self, weights: Weights, without: Sequence[str] = ()) -> Any:
@@ -118,7 +118,7 @@ class OpenCheckpoint:
                 f"{self.path.name} has no VAE inside. Choose one (setting sd_vae), or put one beside the checkpoint "
                 f"as {stem}.vae.safetensors."
             )
-        with _naming(self.path):
+        with naming(self.path):
             return materialise(self.family.assemble_vae(tensors), weights, "VAE", without=without)
 
 
@@ -138,7 +138,7 @@ def load_vae_file(path: Path, weights: Weights, family: Family | None = None, wi
     tensors = family.select_vae(read_tensors(path))
     if not tensors:
         raise UnusableModel(f"{path.name} is not a VAE: it has no encoder or decoder tensors")
-    with _naming(path):
+    with naming(path):
         module = materialise(family.assemble_vae(tensors), weights, "VAE", without=without)
         latent_channels = module.config.latent_channels
         if latent_channels != family.latent.channels:
@@ -161,7 +161,7 @@ def scaled_linear_alphas(family: Family, config: ModelConfig) -> Tensor:
     return torch.cumprod(1.0 - betas, dim=0).float()
 
 
-class _naming:
+class naming:
     """Puts the file's name in front of what goes wrong while its tensors are interpreted."""
 
     def __init__(self, path: Path) -> None:

@@ -25,6 +25,7 @@ from sdwebui_api.engine.networks.reference import reading_references
 from sdwebui_api.engine.networks.style_adapter import with_styles
 from sdwebui_api.engine.text_encoder import TextEncoder
 from sdwebui_api.engine.tiling import wrapped_edges
+from sdwebui_api.engine.tiny_vae import WHOLE_VAE, TinyVae
 from sdwebui_api.engine.token_merging import merging_tokens
 from sdwebui_api.engine.twins import twin_of
 from sdwebui_api.engine.upcasting import upcast_attention
@@ -122,6 +123,7 @@ class DiffusionModel:
         unet: UNet,
         text_encoder: TextEncoder,
         vae: Vae,
+        tiny_vae: TinyVae = WHOLE_VAE,
         facts: ModelFacts,
         embeddings: EmbeddingDatabase,
         batcher: StepBatcher,
@@ -153,6 +155,8 @@ class DiffusionModel:
         self.embeddings = embeddings
         self.unet = unet
         self._vae = vae
+        self.tiny_vae = tiny_vae
+        """What start pictures are encoded with and results decoded, where the settings want neither from the VAE."""
         self.latent_factor = facts.latent_factor
         """Scaled latent = VAE latent times this (SD1: 0.18215)."""
         self._batcher = batcher
@@ -182,7 +186,7 @@ class DiffusionModel:
         jobs. Raises OutOfMemory, also when the picture could not be decoded.
         """
         self.unet.require_room(x)
-        self._vae.require_room(x)
+        (self.tiny_vae.decoder or self._vae).require_room(x)
         evaluation = Evaluation(x, t, context, concat, tiling, control, vector, upcast, merging)
         return self._batcher.evaluate(self.unet, evaluation)
 

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from sdwebui_api.engine.model import DiffusionModel
 from sdwebui_api.generation.latents import (
-    encode_images,
     images_to_tensor,
     latent_shape,
     picture_conditioning,
@@ -104,8 +103,7 @@ class ImageToImage:
         run, model = self._run, self._run.model
         shape = (model.latent_channels, *(side // model.latent_scale for side in pictures.shape[-2:]))
         noise = self._posterior_noise(batch, shape)
-        with run.job.stages.timing("encode"):
-            latent = encode_images(model, pictures, noise, tiling=run.request.tiling)
+        latent = run.encode(model, pictures, noise)
         if self._init.resize_mode == ResizeMode.LATENT:
             size = latent_shape(model, run.request.width, run.request.height)[1:]
             latent = torch.nn.functional.interpolate(latent, size=size, mode="bilinear")

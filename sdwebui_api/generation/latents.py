@@ -56,8 +56,23 @@ def shared_posterior_noise(seed: int, count: int, shape: Sequence[int], device: 
 
 
 def encode_images(model: DiffusionModel, images: Tensor, noise: Tensor | None, *, tiling: bool) -> Tensor:
-    """Images [B, 3, H, W] in [-1, 1] -> scaled latents [B, 4, H/8, W/8] on the model's device."""
+    """Images [B, 3, H, W] in [-1, 1] -> scaled latents [B, 4, H/8, W/8] on the model's device.
+
+    By TAESD where the setting `sd_vae_encode_method` says so; it has no posterior, so `noise` goes unused. Raises
+    BadRequest when its file is not there.
+    """
+    if model.tiny_vae.encodes:
+        return model.tiny_vae.require_encoder().encode(images, tiling=tiling)
     return model.encode(images.to(model.device), noise, tiling=tiling)
+
+
+def decode_latents(model: DiffusionModel, latents: Tensor, *, tiling: bool) -> Tensor:
+    """Scaled latents [B, 4, h, w] -> pictures [B, 3, 8h, 8w] in about [-1, 1].
+
+    By TAESD where the setting `sd_vae_decode_method` says so. Raises Diverged for not-a-number.
+    """
+    decoder = model.tiny_vae.decoder
+    return model.decode(latents, tiling=tiling) if decoder is None else decoder.decode(latents, tiling=tiling)
 
 
 def latent_shape(model: DiffusionModel, width: int, height: int) -> tuple[int, int, int]:

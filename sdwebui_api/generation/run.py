@@ -11,8 +11,9 @@ from torch import Tensor
 
 from sdwebui_api.control.passes import Adding
 from sdwebui_api.engine.families.labels import PictureFacts
+from sdwebui_api.engine.load_settings import TAESD
 from sdwebui_api.engine.networks.selection import NO_NETWORKS, NetworkSet
-from sdwebui_api.generation.latents import tensor_to_images
+from sdwebui_api.generation.latents import decode_latents, encode_images, tensor_to_images
 from sdwebui_api.generation.merging_ratio import token_merging_ratio
 from sdwebui_api.generation.networks import ModelLeases, choose_networks
 from sdwebui_api.generation.plan import Batch, GenerationPlan
@@ -318,12 +319,21 @@ class Run:
 
     def finish(self, model: DiffusionModel, sampled: Sampled) -> Tensor:
         """The last latents of a batch to pictures, the scripts' changes included."""
+        if model.tiny_vae.decoder is not None:  # after a hires pass too, where A1111 keeps it to itself
+            self.infotext["VAE Decoder"] = self.request.options.sd_vae_decode_method
         return self.decode(model, self.hooks.post_sample(sampled).latent)
 
     def decode(self, model: DiffusionModel, latent: Tensor) -> Tensor:
         """Pictures of a pass that `model` began: decoded by the VAE of the model that ended it, as in A1111."""
         with self.job.stages.timing("decode"):
-            return (self.refined or model).decode(latent, tiling=self.request.tiling)
+            return decode_latents(self.refined or model, latent, tiling=self.request.tiling)
+
+    def encode(self, model: DiffusionModel, images: Tensor, noise: Tensor) -> Tensor:
+        """Latents of pictures [B, 3, H, W] in [-1, 1] that a pass of `model` starts from."""
+        if model.tiny_vae.encodes:
+            self.infotext["VAE Encoder"] = self.request.options.sd_vae_encode_method
+        with self.job.stages.timing("encode"):
+            return encode_images(model, images, noise, tiling=self.request.tiling)
 
     @contextmanager
     def sampling(self, model: DiffusionModel) -> Iterator[None]:
@@ -336,20 +346,29 @@ class Run:
     def report_to_job(self, model: DiffusionModel) -> OnStep:
         """Tells the job about every step; ends the pass when the job was interrupted or skipped."""
         options = self.request.options
-        whole_grid, full = options.show_progress_grid, options.show_progress_type == "Full"
+        whole_grid, kind = options.show_progress_grid, options.show_progress_type
 
         def report(step: StepReport) -> None:
             latents = step.latent if whole_grid else step.latent[:1]
-            self.job.step(step.step, lambda: draw_preview(model, latents, full=full))
+            self.job.step(step.step, lambda: draw_preview(model, latents, kind))
             if self.job.should_stop:
                 raise SamplingStopped
 
         return report
 
 
-def draw_preview(model: DiffusionModel, latents: Tensor, *, full: bool) -> Image.Image:
-    """A picture of unfinished `latents` [B, 4, h, w]: decoded in full, or roughly at one pixel per cell."""
-    images = tensor_to_images(model.decode(latents)) if full else [model.preview(latent) for latent in latents]
+def draw_preview(model: DiffusionModel, latents: Tensor, kind: str) -> Image.Image:
+    """A picture of unfinished `latents` [B, 4, h, w].
+
+    `kind`: "Full", through the VAE; "TAESD", where the model has it; anything else, roughly at one pixel per cell.
+    """
+    previewer = model.tiny_vae.previewer
+    if kind == "Full":
+        images = tensor_to_images(model.decode(latents))
+    elif kind == TAESD and previewer is not None:
+        images = tensor_to_images(previewer.decode(latents))
+    else:
+        images = [model.preview(latent) for latent in latents]
     return images[0] if len(images) == 1 else image_grid(images)
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdwebui_api.catalog.upscalers import LATENT_UPSCALE_MODES
+from sdwebui_api.catalog.upscalers import LATENT_UPSCALE_MODES, LatentUpscaleMode
 from sdwebui_api.engine.model import DiffusionModel
 from sdwebui_api.generation.hires import HiresSize, hires_size
 from sdwebui_api.generation.keeping import PictureKeeper
 from sdwebui_api.generation.latents import (
-    encode_images,
+    decode_latents,
     fully_masked_conditioning,
     images_to_tensor,
     latent_shape,
@@ -83,6 +83,8 @@ class _HiresWorkflow:
         self._keeper = keeper
         self._size = hires_size(run.request.width, run.request.height, hires, run.model.latent_scale)
         run.infotext.update(_infotext(run, hires, self._size))
+        if hires.checkpoint is None and self._latent_mode is None and run.model.tiny_vae.encodes:
+            run.model.tiny_vae.require_encoder()  # rather than after the first pass's steps
 
     def sample(self, batch: Batch, latent: Tensor) -> Tensor:
         run, hires = self._run, self._hires
@@ -92,7 +94,7 @@ class _HiresWorkflow:
         run.job.next_part()
         latent = self._crop(latent)
         if run.job.should_stop:
-            return model.decode(latent, tiling=run.request.tiling)
+            return decode_latents(model, latent, tiling=run.request.tiling)
         noise = run.noise(batch, tuple(latent.shape[1:]))
         start_noise = noise.next()
         run.take(run.hooks.before_hires(Draft(run.request, run.plan, batch)))
@@ -137,13 +139,17 @@ class _HiresWorkflow:
             first_pass_schedule=self._run.infotext.get("Schedule type"),
         )
 
+    @property
+    def _latent_mode(self) -> LatentUpscaleMode | None:
+        """How latents are enlarged; None: pictures are."""
+        return LATENT_UPSCALE_MODES.get(self._hires.upscaler or "Latent")
+
     def _enlarge(self, model: DiffusionModel, batch: Batch, latent: Tensor) -> tuple[Tensor, ConcatFor]:
         """The latent at the second pass's size, and the image conditioning that goes with it."""
         options = self._run.request.options
-        upscaler = self._hires.upscaler or "Latent"
-        mode = LATENT_UPSCALE_MODES.get(upscaler)
+        mode = self._latent_mode
         if mode is None:
-            return self._enlarge_pictures(model, batch, latent, upscaler)
+            return self._enlarge_pictures(model, batch, latent, self._hires.upscaler or "")
         if self._keeper.keeps_first_pass:
             self._keeper.keep_first_pass(batch, tensor_to_images(model.decode(latent, tiling=self._run.request.tiling)))
         size = self._size.height // model.latent_scale, self._size.width // model.latent_scale
@@ -151,7 +157,7 @@ class _HiresWorkflow:
         if options.inpainting_mask_weight >= 1.0:
             width, height = size[1] * model.latent_scale, size[0] * model.latent_scale
             return latent, lambda model: fully_masked_conditioning(model, batch.seeds, width, height)
-        return latent, self._shows(batch, model.decode(latent), latent)
+        return latent, self._shows(batch, decode_latents(model, latent, tiling=False), latent)
 
     def _enlarge_pictures(
         self, model: DiffusionModel, batch: Batch, latent: Tensor, name: str
@@ -166,7 +172,7 @@ class _HiresWorkflow:
         pictures = images_to_tensor(images)
         shape = latent_shape(model, self._size.width, self._size.height)
         noise = shared_posterior_noise(batch.seeds[-1], len(batch), shape, model.device)
-        latent = encode_images(model, pictures, noise, tiling=run.request.tiling)
+        latent = run.encode(model, pictures, noise)
         return latent, self._shows(batch, pictures, latent)
 
     def _shows(self, batch: Batch, pictures: Tensor, latent: Tensor) -> ConcatFor:

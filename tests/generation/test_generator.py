@@ -6,21 +6,26 @@ import base64
 import errno
 import hashlib
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torch import Tensor
 
 from sdwebui_api.api.generation_schema import Img2ImgBody
 from sdwebui_api.config.options import Options
-from sdwebui_api.errors import Diverged
+from sdwebui_api.engine.tiny_vae import TinyVaeFiles
+from sdwebui_api.errors import BadRequest, Diverged
+from sdwebui_api.generation.latents import images_to_tensor, tensor_to_images
 from sdwebui_api.generation.script_context import PipelineCall
 from sdwebui_api.jobs.job import Job
 from sdwebui_api.scripting.hooks import Batch, Hooks, Running
 from sdwebui_api.storage import local
 from tests.generation.conftest import SMALL, Studio
+from tests.support.tiny_vaes import published_decoder, published_encoder, write
 
 HIRES: dict[str, Any] = {"enable_hr": True, "denoising_strength": 0.6, "hr_scale": 1.5}
 
@@ -129,6 +134,82 @@ def test_skipped_first_pass_skips_the_second_one_too(studio: Studio) -> None:
 def test_interrupted_first_pass_comes_back_small(studio: Studio) -> None:
     result = studio.txt2img(**HIRES, job=StopsAt(interrupt=True), n_iter=2, steps=4)
     assert [image.image.size for image in result.images] == [(64, 64)]
+
+
+# -- TAESD in place of the VAE ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def taesd(studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where its files belong, empty."""
+    generator: Any = studio.services.generator
+    monkeypatch.setattr(generator._engine, "_tiny_vaes", TinyVaeFiles(tmp_path / "VAE-taesd"))
+    return tmp_path / "VAE-taesd"
+
+
+def methods(encode: str = "Full", decode: str = "Full") -> dict[str, Any]:
+    return {"override_settings": {"sd_vae_encode_method": encode, "sd_vae_decode_method": decode}}
+
+
+def test_taesd_encodes_and_decodes_where_the_settings_say_so(studio: Studio, taesd: Path) -> None:
+    write(taesd, "taesd_encoder.pth", published_encoder())
+    write(taesd, "taesd_decoder.safetensors", published_decoder())
+    found = {}
+    for encode in ("Full", "TAESD"):
+        for decode in ("Full", "TAESD"):
+            result = studio.img2img(init_images=[encoded(gradient())], steps=2, **methods(encode, decode))
+            text = result.images[0].infotext
+            assert ("VAE Encoder: TAESD" in text, "VAE Decoder: TAESD" in text) == (
+                encode == "TAESD",
+                decode == "TAESD",
+            )
+            assert not result.info["warnings"]
+            found[encode, decode] = pixels(result).tobytes()
+    assert len(set(found.values())) == 4
+    fields = {"init_images": [encoded(gradient())], "denoising_strength": 0.0, "steps": 1, "sampler_name": "DDIM"}
+    with torch.no_grad():
+        latents = published_encoder()(images_to_tensor([gradient()]).add(1).div(2))
+        expected = tensor_to_images(published_decoder()(latents) * 2 - 1)[0]
+    difference = np.abs(pixels(studio.img2img(**fields, **methods("TAESD", "TAESD"))) - np.asarray(expected))
+    assert difference.max() <= 3
+
+
+def test_taesd_in_the_hires_pass(studio: Studio, taesd: Path) -> None:
+    write(taesd, "taesd_encoder.pth", published_encoder())
+    write(taesd, "taesd_decoder.pth", published_decoder())
+    both = methods("TAESD", "TAESD")
+    through_pictures = studio.txt2img(**HIRES, hr_upscaler="Lanczos", steps=1, **both).images[0]
+    assert through_pictures.image.size == (96, 96)
+    assert "VAE Encoder: TAESD, VAE Decoder: TAESD" in through_pictures.infotext
+    assert "VAE Encoder" not in studio.txt2img(**HIRES, steps=1, **both).images[0].infotext
+
+
+def test_a_missing_taesd_is_named_before_any_step(studio: Studio, taesd: Path) -> None:
+    for run, field in (
+        (lambda: studio.txt2img(**methods(decode="TAESD")), "sd_vae_decode_method"),
+        (lambda: studio.txt2img(**HIRES, hr_upscaler="Lanczos", **methods("TAESD")), "sd_vae_encode_method"),
+        (lambda: studio.img2img(init_images=[encoded(gradient())], **methods("TAESD")), "sd_vae_encode_method"),
+    ):
+        with pytest.raises(BadRequest, match=r"no taesd_(en|de)coder\.pth") as caught:
+            run()
+        assert caught.value.field == field and str(taesd) in caught.value.message
+    plain = studio.txt2img()
+    assert np.array_equal(pixels(studio.txt2img(**methods("TAESD"))), pixels(plain))  # nothing there is encoded
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_previews_by_taesd(studio: Studio, taesd: Path, there: bool) -> None:
+    if there:
+        write(taesd, "taesd_decoder.pth", published_decoder())
+    sizes: set[tuple[int, int]] = set()
+
+    class Watched(Job):
+        def step(self, step: int, preview: Any = None) -> None:
+            sizes.add(preview().size)
+            super().step(step, preview)
+
+    studio.txt2img(job=Watched("test", "txt2img"), override_settings={"show_progress_type": "TAESD"})
+    assert sizes == {(64, 64) if there else (8, 8)}
 
 
 # -- several checkpoints -------------------------------------------------------------------------------------------

@@ -91,5 +91,7 @@ class Family:
     always `prediction_type`."""
     align_your_steps: str = "sd1"
     """Which of that schedule's tables was found for it: `sd1` or `sdxl`."""
+    tiny_vae: str = "taesd"
+    """How the files of the TAESD that speaks its latents begin."""
     own_clip_skip: int | None = None
     """What counts for the towers that clip skip applies to unless the option `sdxl_clip_l_skip` is on."""

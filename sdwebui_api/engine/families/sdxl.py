@@ -112,6 +112,7 @@ SDXL = Family(
     label=LabelFormat((*_SIZES, "height", "width")),
     own_clip_skip=2,
     align_your_steps="sdxl",
+    tiny_vae="taesdxl",
 )
 
 SDXL_REFINER = replace(
