@@ -24,7 +24,7 @@ from sdwebui_api.scripting.hooks import (
     Script,
     ScriptContext,
 )
-from sdwebui_api.scripting.results import Collected, pictures, row_of, start_of
+from sdwebui_api.scripting.results import Collected, row_of, start_of
 
 MAX_LOOPS = 1000
 CURVES: Mapping[str, Callable[[float], float]] = {
@@ -67,7 +67,7 @@ class _Loops:
     context: ScriptContext
     colours: _FirstColours | None
     collected: Collected = field(default_factory=Collected)
-    history: list[Image.Image] = field(default_factory=list)
+    history: list[GeneratedImage] = field(default_factory=list)
 
     def run(self) -> GenerationResult:
         batches, seed = self.request.n_iter, self.request.seed
@@ -75,7 +75,7 @@ class _Loops:
             last = None
             for loop in range(self.args.loops):
                 title = f"Iteration {loop + 1}/{self.args.loops}, batch {batch + 1}/{batches}"
-                picture = self._once(self._request(loop, seed, last), title)
+                picture = self._once(self._request(loop, seed, last.image if last else None), title)
                 if picture is None:
                     break
                 last = picture
@@ -118,23 +118,25 @@ class _Loops:
         progress = CURVES[self.args.denoising_curve](loop / (self.args.loops - 1))
         return start + (self.args.final_denoising_strength - start) * progress
 
-    def _once(self, request: GenerationRequest, title: str) -> Image.Image | None:
-        """One picture; None when the loop ends here."""
+    def _once(self, request: GenerationRequest, title: str) -> GeneratedImage | None:
+        """One picture; None when the loop ends here. What earlier loops said of theirs, it says too (A1111)."""
         self.context.job.start_batch(title, request.steps)
+        done = self.collected.results
         infotext = {
+            **(done[-1].info["extra_generation_params"] if done else {}),
             "Final denoising strength": self.args.final_denoising_strength,
             "Denoising curve": self.args.denoising_curve,
         }
         hooks = [self.colours] if self.colours else []
         result = self.collected.add(self.context.generate(request, hooks=hooks, infotext=infotext))
-        found = pictures(result)
+        found = [image for image in result.images if image.role == "sample"]
         return found[0] if found and not self.context.job.should_stop else None
 
     def _answer(self) -> GenerationResult:
         options, infotext = self.request.options, self.collected.infotext
-        images = [GeneratedImage(image, infotext) for image in self.history]
+        images = list(self.history)
         if len(self.history) > 1:
-            grid = row_of(self.history, infotext)
+            grid = row_of([image.image for image in self.history], infotext)
             if options.grid_save and not self.request.do_not_save_grid:
                 grid.saved_path = self.context.save(grid.image, self.request, infotext, grid=True)
             if options.return_grid:

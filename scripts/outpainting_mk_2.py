@@ -181,12 +181,12 @@ class _Outpainting:
 
     def _answer(self, finished: list[Image.Image]) -> GenerationResult:
         options, text = self.request.options, self.collected.infotext
-        images = [GeneratedImage(image, text) for image in finished]
+        images = [GeneratedImage(image, text, described=False) for image in finished]
         if options.samples_save and not self.request.do_not_save_samples:
             for image in images:
                 image.saved_path = self.context.save(image.image, self.request, text)
         if len(finished) > 1 or not options.grid_only_if_multiple:
-            grid = GeneratedImage(image_grid(finished), text, "grid")
+            grid = GeneratedImage(image_grid(finished), text, "grid", described=False)
             if options.grid_save and not self.request.do_not_save_grid:
                 grid.saved_path = self.context.save(grid.image, self.request, text, grid=True)
             if options.return_grid:

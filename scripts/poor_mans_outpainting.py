@@ -82,7 +82,7 @@ class _Outpainting:
             self.context.job.start_batch(f"Batch {index + 1} out of {len(corners)}", self.request.steps)
             painted = pictures(self.collected.add(self.context.generate(self._request(index, corner, tiles[corner]))))
             tiles |= dict(zip([corner], painted, strict=False))
-        image = GeneratedImage(self.tiling.combine(tiles), self.collected.infotext)
+        image = GeneratedImage(self.tiling.combine(tiles), self.collected.infotext, described=False)
         if self.request.options.samples_save and not self.request.do_not_save_samples:
             image.saved_path = self.context.save(image.image, self.request, image.infotext)
         return self.collected.answer([image])

@@ -81,7 +81,7 @@ class PromptMatrix(Script):
         if request.options.grid_save and not request.do_not_save_grid:
             context.save(sheet, request, infotext, grid=True, suffix="-prompt_matrix")
         info = {**result.info, "index_of_first_image": 1, "infotexts": [infotext, *result.info["infotexts"]]}
-        return GenerationResult([GeneratedImage(sheet, infotext, "grid"), *result.images], info)
+        return GenerationResult([GeneratedImage(sheet, infotext, "grid", described=False), *result.images], info)
 
 
 def combinations(parts: Sequence[str], delimiter: str, *, at_start: bool) -> list[str]:

@@ -87,7 +87,7 @@ class _Tiles:
             if self.context.job.interrupted:
                 break
         text = self.collected.infotext
-        images = [GeneratedImage(image, text) for image in finished]
+        images = [GeneratedImage(image, text, described=False) for image in finished]
         if self.request.options.samples_save and not self.request.do_not_save_samples:
             for turn, image in enumerate(images):
                 start = replace(self.request, seed=self.request.seed + turn)

@@ -156,7 +156,9 @@ def _answer(
     grid_texts = [overview_text, *sheet_texts] if args.include_sub_grids else [overview_text]
     if request.options.grid_save and not request.do_not_save_grid:
         _save([overview, *sheets], [overview_text, *sheet_texts], request, plot, args, context)
-    answered = [GeneratedImage(image, text, "grid") for image, text in zip(grids, grid_texts, strict=True)]
+    answered = [
+        GeneratedImage(image, text, "grid", described=False) for image, text in zip(grids, grid_texts, strict=True)
+    ]
     if args.include_lone_images:
         answered += [GeneratedImage(image, text) for image, text in zip(images, texts, strict=True)]
     starts = range(0, plot.count, plot.cells_per_sheet) if args.include_sub_grids else ()

@@ -104,7 +104,7 @@ def _render(prepared: Prepared, result: GenerationResult, info: dict[str, Any], 
             stored.samples_format,
             quality=stored.jpeg_quality,
             webp_lossless=stored.webp_lossless,
-            infotext=(image.infotext or None) if with_text else None,
+            infotext=(image.infotext or None) if with_text and image.described else None,
         )
         return to_base64(data)
 

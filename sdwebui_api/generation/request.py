@@ -41,6 +41,8 @@ class HiresPass:
     prompt: str = ""
     """Empty: the first pass's prompt."""
     negative_prompt: str = ""
+    first_picture: Image.Image | None = None
+    """RGB of any size: takes the place of the first pass, which is left out."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,9 @@ class GeneratedImage:
     infotext: str
     role: Literal["grid", "sample", "mask", "mask_composite", "detected_map"] = "sample"
     saved_path: str | None = None
+    described: bool = True
+    """Whether the file in the answer carries `infotext`. What a script put together does not (A1111): a grid with a
+    legend, an outpainted or tiled picture."""
 
 
 @dataclass

@@ -73,4 +73,4 @@ def pictures(result: GenerationResult) -> list[Image.Image]:
 
 def row_of(images: Sequence[Image.Image], infotext: str) -> GeneratedImage:
     """A grid of one row."""
-    return GeneratedImage(image_grid(images, rows=1), infotext, "grid")
+    return GeneratedImage(image_grid(images, rows=1), infotext, "grid", described=False)

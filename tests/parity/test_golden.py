@@ -68,6 +68,9 @@ def check_pictures(body: dict[str, Any], case: Case, results: dict[str, float]) 
     assert len(pictures) == case.image_count
     if not pictures:
         return
+    for index, text in enumerate(pictures):
+        ours, theirs = picture(text).info.get("parameters"), case.image(index).info.get("parameters")
+        assert without_version(ours or "") == without_version(theirs or ""), index
     values = [psnr(picture(text), case.image(index)) for index, text in enumerate(pictures)]
     results[case.name] = min(values)
     assert min(values) >= case.floor, f"{case.name}: {[round(value, 1) for value in values]} dB"

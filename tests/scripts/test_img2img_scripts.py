@@ -64,6 +64,17 @@ def test_each_loop_starts_from_the_one_before() -> None:
     assert context.titles[0] == "Iteration 1/3, batch 1/1"
 
 
+def test_files_say_what_a1111_writes_into_them() -> None:
+    """Each loop its own text, which `info` does not show; nothing in what a script put together."""
+    result = loopback(2, 0.6)
+    grid, *loops = result.images
+    assert [image.infotext for image in loops] == ["a red apple 7", "a red apple 8"]
+    assert result.info["infotexts"] == ["a red apple 7"] * 3
+    put_together = [grid, *upscale(None, 16, "Lanczos", 2.0).images, *mk2(None, 64).images, *poor_man(32).images]
+    assert not any(image.described for image in put_together)
+    assert all(image.described for image in loops)
+
+
 def test_batches_begin_anew_and_give_their_last_picture() -> None:
     context = FakeContext()
     result = loopback(2, 0.6, context=context, n_iter=2)
