@@ -71,6 +71,13 @@ async def test_get_by_request_id_and_tags(store):
     assert await store.get(QUEUE, tags={"unknown": "red"}) == []
 
 
+async def test_whose_an_item_is_can_be_asked_for(store):
+    for user in ("ann", "bob"):
+        await store.put(QUEUE, item(user, _user_=user))
+    assert data(await store.get(QUEUE, tags={"_user_": "bob"}, length=5, delete=True)) == [b"bob"]
+    assert [await store.count(QUEUE, tags={"_user_": user}) for user in ("ann", "bob")] == [1, 0]
+
+
 async def test_get_with_delete(store):
     await put_many(store, 3)
     assert data(await store.get(QUEUE, length=2, delete=True)) == [b"0", b"1"]

@@ -35,8 +35,9 @@ local function stream_of(q, score) return q .. (score < LOW and ':high' or ':low
 local function index_of(score) return score < LOW and score or score - LOW end
 local function consumer_key(q, g, u) return q .. ':consumer:' .. #g .. ':' .. g .. '.' .. u end
 local function tag_key(q, k, v) return q .. ':tag:' .. #k .. ':' .. k .. '=' .. v end
--- Only tags that clients may filter by have an index; request ids have q:ids.
-local function is_indexed(k) return k ~= 'requestId' and string.sub(k, 1, 1) ~= '_' end
+-- Only tags that somebody may filter by have an index: those of clients, and whose an item is (call.py, USER); request ids
+-- have q:ids.
+local function is_indexed(k) return k ~= 'requestId' and (string.sub(k, 1, 1) ~= '_' or k == '_user_') end
 
 -- The place of item `i` in q:order; nil when it is not there.
 local function score_of(q, i) return tonumber(call('ZSCORE', q .. ':order', i) or nil) end
