@@ -11,7 +11,7 @@ from sdwebui_api.errors import BadRequest
 
 MAX_PARAMETERS = 1000
 MAX_TAGS = 150
-"""Of an item. Below what the stores take: results and dead letters carry these and a few more."""
+"""Of an item, and of a filter. Below what the stores take: results and dead letters carry these and a few more."""
 MAX_INDEXES = 10_000
 LARGEST_INDEX = 2**63 - 1
 """In the stores. Clients hold indexes in 64 bits without a sign; what is above this one is read as this one."""
@@ -42,16 +42,11 @@ class Query:
         except ValueError:
             raise BadRequest(f"The query holds more than {MAX_PARAMETERS} parameters") from None
         named = dict(pairs)
-        return cls(
-            {name: value for name, value in named.items() if name.startswith("_")},
-            {name: value for name, value in named.items() if name and not name.startswith("_")},
-        )
-
-    def new_tags(self) -> dict[str, str]:
-        """Of an item that is being put."""
-        if len(self.tags) > MAX_TAGS:
-            raise BadRequest(f"An item may have {MAX_TAGS} tags (query parameters), this one has {len(self.tags)}")
-        return dict(self.tags)
+        reserved = {name: value for name, value in named.items() if name.startswith("_")}
+        tags = {name: value for name, value in named.items() if name and not name.startswith("_")}
+        if len(tags) > MAX_TAGS:
+            raise BadRequest(f"{MAX_TAGS} tags (query parameters) are possible, these are {len(tags)}")
+        return cls(reserved, tags)
 
     def flag(self, name: str, default: bool = False) -> bool:
         given = self.reserved.get(name)

@@ -146,10 +146,9 @@ class QueueDoor:
 
     async def _put(self, call: Call) -> Response:
         self._service.check_room(call.queue)
-        tags = call.query.new_tags()
         item = NewItem(
             await _body(call.request, self._service.settings.max_payload),
-            {**tags, REQUEST_ID: request_id_of(call.query), **await self._internal_tags(call)},
+            {**call.query.tags, REQUEST_ID: request_id_of(call.query), **await self._internal_tags(call)},
             priority_of(call.query, call.request.headers),
             call.path,
         )

@@ -73,6 +73,8 @@ def test_bytes_that_are_no_utf_8_and_endless_queries():
     assert Query.parse(b"a=%ff%fe").tags == {"a": "\ufffd\ufffd"}
     with pytest.raises(BadRequest, match="1000"):
         Query.parse(b"&".join(b"k%d=1" % number for number in range(1001)))
+    with pytest.raises(BadRequest, match="150 tags"):
+        Query.parse(b"&".join(b"k%d=1" % number for number in range(151)))
 
 
 def test_who_asks():
