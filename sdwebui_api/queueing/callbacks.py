@@ -118,7 +118,7 @@ class CallbackDispatcher(ConsumerLoop):
         """None: done with it. Else the pause before the next attempt."""
         item = delivery.item
         url = item.tags.get(CALLBACK_URL, "")
-        host = urlsplit(url).netloc
+        host = _host(url)
         left_alone = self._silent.get(host, 0.0) - time.monotonic()
         if left_alone > 0:
             return left_alone + random.uniform(0.0, 1.0)
@@ -129,7 +129,7 @@ class CallbackDispatcher(ConsumerLoop):
             await self._give_up(item, url, problem.text)
             return None
         pause = self.rules.pause(delivery.count)
-        log.info("callback of %s to %s: %s; again in %.0f s", item.request_id, host, problem.text, pause)
+        log.info("callback of %s to %r: %s; again in %.0f s", item.request_id, host, problem.text, pause)
         return pause
 
     async def _problem(self, item: Item, url: str, host: str, attempt: int) -> _Problem | None:
@@ -150,9 +150,17 @@ class CallbackDispatcher(ConsumerLoop):
         self._silent[host] = now + min(self.rules.pause(attempt), 60.0)
 
     async def _give_up(self, item: Item, url: str, reason: str) -> None:
-        log.warning("callback of %s to %s is given up: %s", item.request_id, url, reason)
+        log.warning("callback of %s to %r is given up: %s", item.request_id, url[:200], reason)
         tags = {**public_tags(item.tags), DEAD_REASON: f"callback to {url}: {reason}"}
         await self._store.put(rear_of(self.rules.service), NewItem(item.data, tags, item.priority))
+
+
+def _host(url: str) -> str:
+    """Empty for what is no address; the sender refuses it."""
+    try:
+        return urlsplit(url).netloc
+    except ValueError:
+        return ""
 
 
 @dataclass(frozen=True)

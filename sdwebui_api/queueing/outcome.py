@@ -126,4 +126,7 @@ def _dead(item: Item, reason: str) -> NewItem:
 
 
 def _callback(result: NewItem, url: str) -> NewItem | None:
-    return NewItem(result.data, {**result.tags, CALLBACK_URL: url}, result.priority) if url else None
+    """None: it is sent nowhere. A text that no store can hold (a lone surrogate in the body's JSON) is no address."""
+    if not url or url.encode("utf-8", "replace").decode() != url:
+        return None
+    return NewItem(result.data, {**result.tags, CALLBACK_URL: url}, result.priority)

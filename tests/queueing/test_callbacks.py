@@ -152,7 +152,12 @@ async def test_a_pause_outlives_the_process(store, receiver):
 
 @pytest.mark.parametrize(
     ("url", "reason"),
-    [("http://169.254.169.254/latest", "169.254.169.254"), ("ftp://127.0.0.1/x", "ftp"), ("nonsense", "nonsense")],
+    [
+        ("http://169.254.169.254/latest", "169.254.169.254"),
+        ("ftp://127.0.0.1/x", "ftp"),
+        ("nonsense", "nonsense"),
+        ("http://[::1", "http://[::1"),
+    ],
 )
 async def test_an_address_that_may_not_be_called_is_a_dead_letter(store, url, reason):
     await put(store, url)

@@ -17,7 +17,7 @@ from sdwebui_api.queueing.model import HIGH, LAST_CODE, REQUEST_ID
 from sdwebui_api.queueing.store import QueueStore, StoreUnavailable
 from sdwebui_api.queueing.worker import Worker, WorkerRules
 from tests.queueing.stores.conftest import BACKENDS, MakeStore
-from tests.queueing.stores.support import CALLBACKS, QUEUE, REAR, SINK, item, joined, length, one, put_many
+from tests.queueing.stores.support import CALLBACKS, LONG, QUEUE, REAR, SINK, item, joined, length, one, put_many
 from tests.queueing.support import Stage, at_work, result_of, until
 
 pytestmark = pytest.mark.anyio
@@ -158,6 +158,17 @@ async def test_the_callback_of_the_put_wins(store):
     async with at_work(worker(store, Stage())):
         callback = await result_of(store, "r", CALLBACKS)
     assert callback.tags["_callback_url_"] == "https://query.example/"
+
+
+async def test_a_callback_that_is_no_text_is_none(store):
+    """Of a request that is given up nobody has looked at the address."""
+    await store.put(QUEUE, item(b'{"callback_url": "http://me.example/\\ud800"}', rid="r"))
+    dead = await joined(store, "dead-worker")
+    await one(store, dead, lease=LONG)
+    await store.leave(QUEUE, dead)
+    async with at_work(worker(store, Stage())):
+        result = await result_of(store, "r", SINK)
+    assert result.tags[LAST_CODE] == "500" and await length(store, CALLBACKS) == 0
 
 
 # -- how often -------------------------------------------------------------------------------------
