@@ -13,6 +13,9 @@ from typing import Protocol
 from sdwebui_api.errors import Busy, SdWebUIError, Unavailable
 from sdwebui_api.queueing.model import Consumer, Delivery, Item, ItemState, NewItem, QueueStats, Receipt, TaskRecord
 
+MOST_BYTES = 2**26
+"""An answer with so much data is not made longer (Redis' scripts have the same number)."""
+
 
 class QueueFull(Busy):
     """The queue holds as many items as it may."""
@@ -102,7 +105,8 @@ class QueueStore(Protocol):
     async def take(
         self, queue: str, consumer: Consumer, limit: int, *, lease: float, index_only: bool = False
     ) -> list[Delivery]:
-        """At most `limit` items for this consumer, high priority first, then by index; never waits, may be empty.
+        """At most `limit` items for this consumer, high priority first, then by index, fewer where they are large
+        (`MOST_BYTES`); never waits, may be empty.
 
         Each is held for `lease` seconds (renewable) and invisible to the rest of the group meanwhile; after that it
         is deliverable again, with a higher `count`. With `consumer.auto_commit` (as given here, not as it
@@ -149,11 +153,11 @@ class QueueStore(Protocol):
         delete: bool = False,
         group: str | None = None,
     ) -> list[Item]:
-        """At most `length` items; never waits. `start` 0: from the head, in order of priority then index. `start` N:
-        from index N on, by index alone. -1: the newest alone. Outside of groups: nothing becomes pending. `delete`
-        removes them for every group (a task is done then, without a result), and two calls never get the same item.
-        Items that are pending in `group` are left out unless asked for by `request_id` or by the exact index
-        (`start` > 0 and `length` 1)."""
+        """At most `length` items, fewer where they are large (`MOST_BYTES`); never waits. `start` 0: from the head, in
+        order of priority then index. `start` N: from index N on, by index alone. -1: the newest alone. Outside of
+        groups: nothing becomes pending. `delete` removes them for every group (a task is done then, without a result),
+        and two calls never get the same item. Items that are pending in `group` are left out unless asked for by
+        `request_id` or by the exact index (`start` > 0 and `length` 1)."""
         ...
 
     async def delete(self, queue: str, indexes: Sequence[int]) -> list[Item]:

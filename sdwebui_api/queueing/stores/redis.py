@@ -28,7 +28,7 @@ from sdwebui_api.queueing.model import (
     callbacks_of,
     rear_of,
 )
-from sdwebui_api.queueing.store import QueueFull, Replaced, StoreUnavailable, StreamEnded
+from sdwebui_api.queueing.store import MOST_BYTES, QueueFull, Replaced, StoreUnavailable, StreamEnded
 from sdwebui_api.queueing.stores.redis_keys import (
     base_of,
     consumer_stats,
@@ -48,8 +48,6 @@ from sdwebui_api.queueing.stores.redis_wake import Wakes
 
 MOST_TAGS = 200
 """Of one item. Each has an index of its own, and scripts take a limited number of arguments."""
-MOST_BYTES = 2**26
-"""An answer with so much data is not made longer (the scripts have the same number)."""
 PORTION = 500
 """Indexes handed to one script: Redis does nothing else while it runs."""
 

@@ -145,7 +145,10 @@ class SqliteStore:
 
     async def wait(self, queue: str, seen: int, timeout: float) -> int:
         if seen < 0 or timeout <= 0:
-            return await self._reader.do(lambda db, now: reads.number(db, queue))
+            known = self._wakes.known(queue)
+            number = await self._reader.do(lambda db, now: reads.number(db, queue))
+            self._wakes.correct(queue, known, number)
+            return number
         return await self._wakes.wait(queue, seen, timeout)
 
     async def sweep(self, *, retention: float, lease: float) -> None:

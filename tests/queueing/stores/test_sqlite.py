@@ -17,10 +17,11 @@ import pytest
 
 from sdwebui_api.queueing.model import Delivery
 from sdwebui_api.queueing.store import StoreUnavailable
+from sdwebui_api.queueing.stores.lite import rows as lite_rows
 from sdwebui_api.queueing.stores.lite.schema import PATIENCE, Link
 from sdwebui_api.queueing.stores.lite.writer import Transaction, Writer
 from sdwebui_api.queueing.stores.sqlite import SqliteStore
-from tests.queueing.stores.support import LONG, QUEUE, SINK, item, joined, length, one, put_many
+from tests.queueing.stores.support import LONG, QUEUE, SINK, indexes, item, joined, length, one, put_many
 
 pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).parents[3]
@@ -284,6 +285,34 @@ async def test_a_file_that_was_deleted_is_not_written_to(store, path):
     other = await reopened(path)
     assert [kept.data for kept in await other.get(QUEUE, length=5)] == [b"after"]
     await other.close()
+
+
+async def test_who_waits_for_a_new_file_waits(store, path):
+    """Its numbers begin anew; compared with the old ones each would be old news."""
+    await put_many(store, 9)
+    assert await store.wait(QUEUE, await store.wait(QUEUE, -1, 0), 0.05) == 9
+    for file in path.parent.iterdir():
+        file.unlink()
+    await put_many(store, 2)
+    seen = await store.wait(QUEUE, -1, 0)
+    assert seen == 2 == await store.wait(QUEUE, seen, 0.05)
+    waiting = asyncio.create_task(store.wait(QUEUE, seen, LONG))
+    await put_many(store, 1)
+    assert await waiting == 3
+
+
+async def test_large_items_come_a_few_at_a_time(store, monkeypatch):
+    monkeypatch.setattr(lite_rows, "MOST_BYTES", 25)
+    for number in range(5):
+        await store.put(QUEUE, item(f"{number:010}", priority=number % 2))
+    assert [kept.index for kept in await store.get(QUEUE, length=5)] == [2, 4, 1]
+    taker = await joined(store)
+    assert indexes(await store.take(QUEUE, taker, 5, lease=LONG)) == [2, 4, 1]
+    other = await joined(store, "other")
+    assert indexes(await store.take(QUEUE, other, 5, lease=LONG, index_only=True)) == [3, 5]
+    await store.release(QUEUE, taker, [2, 4, 1])
+    assert [kept.index for kept in await store.get(QUEUE, length=5, delete=True)] == [2, 4, 1]
+    assert await length(store) == 2
 
 
 async def test_a_process_that_blocks_for_a_while_is_waited_for(store, path):

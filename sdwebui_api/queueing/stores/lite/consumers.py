@@ -20,6 +20,7 @@ from sdwebui_api.queueing.stores.lite.rows import (
     find_queue,
     load,
     need_queue,
+    one_answer,
 )
 from sdwebui_api.queueing.stores.lite.schema import DONE, FREE, HELD
 from sdwebui_api.queueing.stores.lite.writer import Transaction
@@ -146,7 +147,10 @@ def take(tx: Transaction, name: str, consumer: Consumer, limit: int, lease: floa
     assert queue is not None
     if _expire(tx, me.group):
         wake(tx, queue.id)
-    items = load(tx.db, queue.id, _choose(tx, queue, me, limit), data=not index_only)
+    chosen = _choose(tx, queue, me, limit)
+    given = chosen if index_only else one_answer(tx.db, queue.id, chosen)
+    _leave_free(tx, me, load(tx.db, queue.id, chosen[len(given) :], data=False))
+    items = load(tx.db, queue.id, given, data=not index_only)
     if not items:
         _look_at_the_end(tx, queue, me)
         if tx.now - me.seen > lease / 3:
@@ -224,6 +228,14 @@ def _advance(tx: Transaction, me: Registered, priority: int, low: int, cursor: i
     tx.db.execute(f"UPDATE consumers SET {column} = max({column}, ?) WHERE id = ?", (cursor, me.id))
     if me.wanted.any and me.start <= me.group_cursor[priority]:
         tx.db.execute(f"UPDATE groups SET {column} = max({column}, ?) WHERE id = ?", (cursor, me.group))
+
+
+def _leave_free(tx: Transaction, me: Registered, items: Iterable[Item]) -> None:
+    """What was chosen is behind the cursors: the next take looks for it among what came back."""
+    tx.db.executemany(
+        f"INSERT INTO entries (grp, idx, priority, state) VALUES (?, ?, ?, {FREE}) ON CONFLICT DO NOTHING",
+        [(me.group, item.index, item.priority) for item in items],
+    )
 
 
 def _hold(tx: Transaction, me: Registered, items: Iterable[Item], lease: float) -> list[int]:

@@ -18,7 +18,17 @@ from sdwebui_api.queueing.model import (
     TaskRecord,
     TaskState,
 )
-from sdwebui_api.queueing.stores.lite.rows import LARGEST, PRIORITIES, Filter, Queue, clamp, find, find_queue, load
+from sdwebui_api.queueing.stores.lite.rows import (
+    LARGEST,
+    PRIORITIES,
+    Filter,
+    Queue,
+    clamp,
+    find,
+    find_queue,
+    load,
+    one_answer,
+)
 from sdwebui_api.queueing.stores.lite.schema import BUCKET, DONE, FREE, HELD
 
 LEAVING = 30.0
@@ -40,7 +50,10 @@ class Wanted:
 
 def get(db: sqlite3.Connection, name: str, wanted: Wanted, now: float, *, data: bool = True) -> list[Item]:
     queue = find_queue(db, name)
-    return load(db, queue.id, _choose(db, queue, wanted, now), data=data) if queue else []
+    if queue is None:
+        return []
+    chosen = _choose(db, queue, wanted, now)
+    return load(db, queue.id, one_answer(db, queue.id, chosen) if data else chosen, data=data)
 
 
 def _choose(db: sqlite3.Connection, queue: Queue, wanted: Wanted, now: float) -> list[int]:

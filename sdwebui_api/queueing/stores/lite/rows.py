@@ -18,6 +18,7 @@ from sdwebui_api.queueing.model import (
     rear_of,
     sink_of,
 )
+from sdwebui_api.queueing.store import MOST_BYTES
 
 PRIORITIES = (HIGH, LOW)
 LARGEST = 2**63 - 1
@@ -138,6 +139,23 @@ def load(db: sqlite3.Connection, queue: int, indexes: Sequence[int], *, data: bo
     )
     found = {row[0]: Item(row[0], row[1], json.loads(row[2]), row[3], row[4], row[5]) for row in rows}
     return [found[index] for index in indexes if index in found]
+
+
+def one_answer(db: sqlite3.Connection, queue: int, indexes: Sequence[int]) -> Sequence[int]:
+    """The first of `indexes`: until their data is MOST_BYTES, at least one."""
+    if len(indexes) < 2:
+        return indexes
+    rows = db.execute(
+        "SELECT i.idx, length(p.data) FROM items i JOIN payloads p ON p.id = i.id"
+        " WHERE i.queue = ? AND i.live = 1 AND i.idx IN (SELECT value FROM json_each(?))",
+        (queue, as_list(indexes)),
+    )
+    sizes, total = dict(rows.fetchall()), 0
+    for count, index in enumerate(indexes):
+        if total > MOST_BYTES:
+            return indexes[:count]
+        total += sizes.get(index, 0)
+    return indexes
 
 
 def dump_tags(item: NewItem) -> str:

@@ -32,16 +32,25 @@ class Wakes:
 
     def announce(self, numbers: Mapping[str, int]) -> None:
         for queue, number in numbers.items():
-            if number > self._numbers.get(queue, 0):
+            if number > self.known(queue):
                 self._numbers[queue] = number
                 for waiter in self._waiting.get(queue, ()):
                     if not waiter.done():
                         waiter.set_result(None)
 
+    def known(self, queue: str) -> int:
+        return self._numbers.get(queue, 0)
+
+    def correct(self, queue: str, known: int, read: int) -> None:
+        """`read` was found in the file after `known` was known. It is smaller in another file alone, put in the place
+        of the first: whoever compares with the old number would never have to wait again."""
+        if read < known == self.known(queue):
+            self._numbers[queue] = read
+
     async def wait(self, queue: str, seen: int, timeout: float) -> int:
         try:
             async with asyncio.timeout(timeout):
-                while (known := self._numbers.get(queue, 0)) <= seen:
+                while (known := self.known(queue)) <= seen:
                     await self._next(queue)
                 return known
         except TimeoutError:
