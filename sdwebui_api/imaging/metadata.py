@@ -15,7 +15,7 @@ from typing import Any
 
 import piexif
 import piexif.helper
-from PIL import Image
+from PIL import ExifTags, Image
 
 log = logging.getLogger(__name__)
 
@@ -99,17 +99,27 @@ def unquote(text: str) -> str:
         return text
 
 
-def _exif_comment(data: bytes) -> str:
-    """The user comment in an EXIF block; empty when there is none or the block is damaged."""
+def _exif_comment(data: Any) -> str:
+    """The user comment in an EXIF block; empty when there is none or the block is damaged.
+
+    Read by Pillow: piexif takes a block that it does not know for the name of a file, which it opens, and a wrong count
+    in one keeps it busy for minutes.
+    """
+    if not isinstance(data, bytes):  # a text chunk that is called so
+        return ""
     try:
-        comment = piexif.load(data).get("Exif", {}).get(piexif.ExifIFD.UserComment, b"")
-    except (OSError, ValueError, KeyError, struct.error) as error:
+        exif = Image.Exif()
+        exif.load(data)
+        comment: Any = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment, b"")
+    except (OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error) as error:
         log.debug("EXIF ignored: %s", error)
         return ""
+    if not isinstance(comment, bytes):
+        return str(comment)
     try:
         return piexif.helper.UserComment.load(comment)
     except ValueError:
-        return bytes(comment).decode("utf-8", errors="ignore")
+        return comment.decode("utf-8", errors="ignore")
 
 
 def _as_text(value: Any) -> str:
@@ -126,6 +136,6 @@ def _novelai_infotext(items: Mapping[str, Any], size: tuple[int, int]) -> str | 
             f"Steps: {settings['steps']}, Sampler: {sampler}, CFG scale: {settings['scale']}, "
             f"Seed: {settings['seed']}, Size: {size[0]}x{size[1]}, Clip skip: 2, ENSD: 31337"
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         log.debug("NovelAI metadata ignored: %r", error)
         return None

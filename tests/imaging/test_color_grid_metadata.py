@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import json
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from sdwebui_api.errors import BadRequest
+from sdwebui_api.imaging.codec import encode_image
 from sdwebui_api.imaging.color import apply_color_correction, blend_luminosity, setup_color_correction
 from sdwebui_api.imaging.grid import grid_rows, image_grid
-from sdwebui_api.imaging.metadata import read_info_from_image
+from sdwebui_api.imaging.metadata import exif_with_comment, read_info_from_image
 from tests.imaging.golden import psnr, recorded_image
 
 CASE = "batch-2x2-save-images-grid"
@@ -73,8 +76,9 @@ def test_novelai_text_becomes_an_infotext() -> None:
         "Steps: 28, Sampler: Euler, CFG scale: 11, Seed: 5, Size: 64x48, Clip skip: 2, ENSD: 31337"
     )
     assert set(items) == {"Software", "Description", "Comment"}
-    image.info["Comment"] = "not json"
-    assert read_info_from_image(image)[0] is None
+    for comment in ("not json", "[" * 100_000):
+        image.info["Comment"] = comment
+        assert read_info_from_image(image)[0] is None
 
 
 @pytest.mark.parametrize("exif", [b"", b"Exif\0\0garbage", b"x" * 50, b"Exif\0\0II*\0\x08\0\0\0\xff\xff"])
@@ -82,3 +86,24 @@ def test_damaged_exif_is_no_error(exif: bytes) -> None:
     image = Image.new("RGB", (4, 4))
     image.info = {"exif": exif, "parameters": "p"}
     assert read_info_from_image(image) == ("p", {})
+
+
+def test_exif_names_no_file_of_the_server(tmp_path: Path) -> None:
+    hidden = tmp_path / "hidden.jpg"
+    hidden.write_bytes(encode_image(Image.new("RGB", (4, 4)), "jpg", infotext="not for clients"))
+    image = Image.new("RGB", (4, 4))
+    for exif in (str(hidden), str(hidden).encode(), b"Exif\0\0" + str(hidden).encode()):
+        image.info = {"exif": exif, "parameters": "p"}
+        assert read_info_from_image(image) == ("p", {})
+
+
+def test_a_wrong_count_in_exif_costs_no_time() -> None:
+    exif = exif_with_comment("a cat")
+    image = Image.new("RGB", (4, 4))
+    image.info = {"exif": exif}
+    assert read_info_from_image(image)[0] == "a cat"
+    at = exif.index(b"\x87\x69\x00\x04") + 4
+    image.info = {"exif": exif[:at] + b"\xff\xff\xff\xff" + exif[at + 4 :], "parameters": "p"}
+    started = time.monotonic()
+    assert read_info_from_image(image)[0] == "p"
+    assert time.monotonic() - started < 5.0
