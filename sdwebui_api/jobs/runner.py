@@ -14,7 +14,16 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from sdwebui_api.errors import BadRequest, Busy, Cancelled, OutOfMemory, SdWebUIError, Unavailable
+from sdwebui_api.errors import (
+    DISK_REFUSES,
+    BadRequest,
+    Busy,
+    Cancelled,
+    NotStored,
+    OutOfMemory,
+    SdWebUIError,
+    Unavailable,
+)
 from sdwebui_api.jobs.job import Job, Prepare, PreviewSettings
 from sdwebui_api.jobs.lines import FairLines, Lines, OneLine, Work
 from sdwebui_api.jobs.preparing import Preparation
@@ -284,10 +293,13 @@ def _outcome(job: Job, work: Work) -> tuple[Any, SdWebUIError | None]:
     except SdWebUIError as error:
         # The traceback would keep the job's frames, and with them its tensors, for as long as the job is remembered.
         return None, error.with_traceback(None)
-    except Exception as error:
+    except BaseException as error:  # a script's `exit()` too
         if _is_out_of_memory(error):
             log.error("job %s ran out of memory: %s", job.id, error)
             return None, OutOfMemory("There is not enough memory for this request; try a smaller size or batch")
+        if isinstance(error, OSError) and error.errno in DISK_REFUSES:
+            log.error("job %s could not write a file: %s", job.id, error)
+            return None, NotStored(f"A file could not be written{DISK_REFUSES[error.errno]}")
         log.exception("job %s failed", job.id)
         return None, SdWebUIError(f"The job failed ({type(error).__name__}); the log tells more under its id {job.id}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 
@@ -161,6 +162,8 @@ def test_failures_leave_the_server_alive(caplog):
     assert "KeyError" in caplog.text
     with pytest.raises(OutOfMemory):
         runner.submit(memory, kind="txt2img").wait(PATIENCE)
+    with pytest.raises(SdWebUIError, match="SystemExit"):
+        runner.submit(lambda job: sys.exit(1), kind="txt2img").wait(PATIENCE)
     assert runner.submit(lambda job: 1, kind="txt2img").wait(PATIENCE) == 1
 
 
