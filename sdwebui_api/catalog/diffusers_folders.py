@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ VARIANTS = ("", "fp16", "bf16", "fp32", "ema", "non_ema")
 
 
 def is_diffusers_folder(path: Path) -> bool:
-    return (path / MODEL_INDEX).is_file()
+    return os.path.isfile(path / MODEL_INDEX)
 
 
 def part_files(folder: Path, part: str) -> list[Path]:

@@ -67,7 +67,8 @@ def _walk(folder: Path, is_unit: Callable[[Path], bool]) -> Iterator[Path]:
             subfolders.clear()
             yield Path(root)
             continue
-        yield from (path for path in (Path(root, name) for name in files) if path.is_file())
+        # unlike Path.is_file, which raises for a link to a name that no file can have, or to where nobody may look
+        yield from (Path(root, name) for name in files if os.path.isfile(os.path.join(root, name)))
 
 
 def unique_stem(name: str, endings: Iterable[str]) -> str:

@@ -49,10 +49,12 @@ class StyleCatalog:
     def save(self, style: Style) -> None:
         """In place of the one of that name, in its file; else at the end of the first file.
 
-        Raises OSError; ValueError for a name that no file can hold, and for a file that would be damaged.
+        Raises OSError; ValueError for a name or text that no file can hold, and for a file that would be damaged.
         """
         if not style.name.strip() or style.name.startswith("#"):
             raise ValueError("the name of a style begins with neither white space nor #")
+        if max(map(len, (style.name, style.prompt, style.negative_prompt))) > csv.field_size_limit():
+            raise ValueError(f"a text of a style has at most {csv.field_size_limit()} characters")
         with self._writing:
             path = self._file_of(style.name) or self._paths[0]
             columns, rows = _rows(path)
@@ -87,7 +89,10 @@ def _rows(path: Path) -> tuple[list[str], list[dict[str, str | None]]]:
     if path.stat().st_size > LARGEST_FILE:
         raise ValueError(f"{path.name} is too large")
     reader = csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""), skipinitialspace=True)
-    rows = [dict(row) for row in reader]
+    try:
+        rows = [dict(row) for row in reader]
+    except csv.Error as error:
+        raise ValueError(f"{path.name} cannot be read: {error}") from error
     columns = list(reader.fieldnames or COLUMNS)
     old = "text" in columns and "prompt" not in columns
     wanted = ("name", "text", "negative_prompt") if old else COLUMNS

@@ -196,10 +196,11 @@ def test_a_file_that_vanished_has_no_hash(tmp_path, caplog):
     assert file.sha256 is None and file.title == "a.safetensors"
 
 
-def test_links_in_a_circle_end(tmp_path):
+def test_links_that_lead_to_no_file(tmp_path):
     write_safetensors(tmp_path / "sub/a.safetensors")
     os.symlink(tmp_path, tmp_path / "sub" / "up")
     os.symlink(tmp_path / "gone", tmp_path / "dangling.safetensors")
+    os.symlink("long" * 100, tmp_path / "impossible.safetensors")
     assert [file.name for file in catalog_of(tmp_path).all()] == ["sub/a.safetensors"]
 
 

@@ -68,9 +68,19 @@ def test_names_that_no_file_can_hold(files, name):
         catalog(files).save(Style(name))
 
 
-def test_a_file_that_would_be_damaged_is_left_alone(tmp_path):
+def test_a_text_longer_than_any_that_is_read_is_refused(files):
+    styles = catalog(files)
+    known = styles.all()
+    for style in (Style("long", "x" * 140_000), Style("long", "", "x" * 140_000), Style("x" * 140_000)):
+        with pytest.raises(ValueError, match="at most"):
+            styles.save(style)
+    assert styles.all() == known
+
+
+@pytest.mark.parametrize("rows", ["caf\xe9,x", "long," + "x" * 140_000])
+def test_a_file_that_would_be_damaged_is_left_alone(tmp_path, rows):
     path = tmp_path / "styles.csv"
-    path.write_bytes("name,prompt\ncaf\xe9,x\n".encode("latin-1"))
+    path.write_bytes(f"name,prompt\n{rows}\n".encode("latin-1"))
     before = path.read_bytes()
     with pytest.raises(ValueError):
         catalog([path]).save(Style("new", "x"))
