@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from sdwebui_api.engine.reading import read_pickle, read_tensors
@@ -89,16 +89,25 @@ def _read(path: Path) -> Mapping[str, Any] | None:
 
 def vectors_of(data: Mapping[str, Any], path: Path) -> Tensor:
     """[vectors, width] float32, copied. Raises UnusableModel naming `path` when `data` is no embedding."""
-    if "string_to_param" in data:
-        tensors = list(dict(data["string_to_param"]).values())
-    elif "clip_g" in data and "clip_l" in data:
-        tensors = [torch.cat([data["clip_l"], data["clip_g"]], dim=-1)]
-    else:
-        tensors = list(data.values())
+    try:
+        if "string_to_param" in data:
+            tensors = list(dict(data["string_to_param"]).values())
+        elif "clip_g" in data and "clip_l" in data:
+            tensors = [torch.cat([data["clip_l"], data["clip_g"]], dim=-1)]
+        else:
+            tensors = list(data.values())
+    except (TypeError, ValueError, RuntimeError) as error:  # things of any kind, tables of any shape
+        raise _no_embedding(path) from error
     if len(tensors) != 1 or not isinstance(tensors[0], Tensor) or tensors[0].ndim not in (1, 2):
-        raise UnusableModel(f"{path.name} is not a textual inversion embedding: it has to hold one table of vectors")
-    table = tensors[0].detach().float().clone()
+        raise _no_embedding(path)
+    if not tensors[0].numel() or not tensors[0].is_floating_point() or tensors[0].is_meta:
+        raise _no_embedding(path)
+    table = tensors[0].detach().to_dense().float().clone()
     return table[None] if table.ndim == 1 else table
+
+
+def _no_embedding(path: Path) -> UnusableModel:
+    return UnusableModel(f"{path.name} is not a textual inversion embedding: it has to hold one table of vectors")
 
 
 def _short_hash(path: Path) -> str:
@@ -107,7 +116,7 @@ def _short_hash(path: Path) -> str:
 
 
 def _whole(value: Any) -> int | None:
-    return int(value) if isinstance(value, int | float | np.number) else None
+    return int(value) if isinstance(value, int | float | np.number) and np.isfinite(value) else None
 
 
 def _text(value: Any) -> str | None:
@@ -123,7 +132,16 @@ def _read_picture(path: Path) -> Mapping[str, Any] | None:
             text = image.info.get(TEXT_CHUNK)
             packed = base64.b64decode(text) if text else _unpack(hidden_bytes(image))
             data = json.loads(packed, object_hook=_tensor_or_dict) if packed else None
-    except (OSError, ValueError, zlib.error, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    # Besides broken pictures: brackets in brackets without end, a TORCHTENSOR of anything but numbers.
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        TypeError,
+        SyntaxError,
+        zlib.error,
+        Image.DecompressionBombError,
+    ) as error:
         raise UnusableModel(f"{path.name}: no embedding can be read from this picture: {error}") from error
     return data if isinstance(data, Mapping) else None
 

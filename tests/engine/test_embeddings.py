@@ -166,6 +166,43 @@ def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
         read_embedding(tmp_path / "list.pt", "list")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"string_to_param": {"*": {"TORCHTENSOR": {"a": 1}}}},
+        {"string_to_param": {"*": {"TORCHTENSOR": None}}},
+        {"string_to_param": {"*": {"TORCHTENSOR": [["a"]]}}},
+        {"string_to_param": {"*": {"TORCHTENSOR": [[]]}}},
+        {"string_to_param": [1, 2]},
+        {"string_to_param": 5},
+        {"clip_l": 1, "clip_g": 2},
+        b"[" * 100_000,
+    ],
+)
+def test_whatever_a_picture_holds_the_others_stay(tokenizer: Tokenizer, tmp_path: Path, content: object) -> None:
+    packed = content if isinstance(content, bytes) else json.dumps(content).encode()
+    info = PngInfo()
+    info.add_text("sd-ti-embedding", base64.b64encode(packed).decode())
+    Image.new("RGB", (8, 8)).save(tmp_path / "bad.png", pnginfo=info)
+    save_file({"emb_params": VECTORS}, str(tmp_path / "good.safetensors"))
+    store = EmbeddingStore([tmp_path])
+    store.refresh()
+    assert list(store.database(tokenizer.tokenize, 8).loaded) == ["good"]
+
+
+def test_tables_that_do_not_lie_side_by_side_are_refused(tmp_path: Path) -> None:
+    save_file({"clip_l": torch.zeros(2, 768), "clip_g": torch.zeros(3, 1280)}, str(tmp_path / "xl.safetensors"))
+    with pytest.raises(UnusableModel):
+        read_embedding(tmp_path / "xl.safetensors", "xl")
+
+
+def test_a_step_that_is_no_number_is_none(tmp_path: Path) -> None:
+    for step in (float("nan"), float("inf")):
+        torch.save({"string_to_param": {"*": VECTORS}, "step": step}, tmp_path / "x.pt")
+        embedding = read_embedding(tmp_path / "x.pt", "x")
+        assert embedding is not None and embedding.step is None
+
+
 def test_an_oversized_hidden_text_is_refused(tmp_path: Path) -> None:
     with_hidden_json(b" " * 70 * 2**20).save(tmp_path / "bomb.png")
     with pytest.raises(UnusableModel, match="larger"):
