@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sdwebui_api.catalog.diffusers_folders import MODEL_INDEX, PARTS, part_files, read_json
 from sdwebui_api.engine.ldm_names import unet_to_ldm
-from sdwebui_api.engine.model_config import PREDICTION_TYPES, ModelConfig
+from sdwebui_api.engine.model_config import PREDICTION_TYPES, ModelConfig, beta, positive, positive_whole
 from sdwebui_api.errors import UnusableModel
 
 ReadFile = Callable[[Path], Mapping[str, Tensor]]
@@ -49,27 +49,19 @@ def read_folder_config(folder: Path) -> ModelConfig:
         raise UnusableModel(f"{folder.name}: a model that predicts {stated!r} is not supported")
     return ModelConfig(
         unet_heads=_heads(unet.get("num_attention_heads") or unet.get("attention_head_dim")),
-        text_heads=_whole(text.get("num_attention_heads")),
+        text_heads=positive_whole(text.get("num_attention_heads")),
         prediction_type=PREDICTION_TYPES[stated] if stated is not None else None,
-        scale_factor=_real(read_json(folder / "vae" / "config.json").get("scaling_factor")),
-        linear_start=_real(scheduler.get("beta_start")),
-        linear_end=_real(scheduler.get("beta_end")),
+        scale_factor=positive(read_json(folder / "vae" / "config.json").get("scaling_factor")),
+        linear_start=beta(scheduler.get("beta_start")),
+        linear_end=beta(scheduler.get("beta_end")),
     )
 
 
 def _heads(value: Any) -> int | tuple[int, ...] | None:
     if isinstance(value, list | tuple):
-        heads = tuple(_whole(one) or 0 for one in value)
+        heads = tuple(positive_whole(one) or 0 for one in value)
         return heads if heads and all(heads) else None
-    return _whole(value)
-
-
-def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and value > 0 else None
-
-
-def _real(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else None
+    return positive_whole(value)
 
 
 def _unet_config(folder: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,12 +46,12 @@ def read_config(path: Path | None, metadata: Mapping[str, str] | None = None) ->
     unet = _section(params, "unet_config")
     stated = params.get("parameterization") or _stated_prediction(metadata or {})
     return ModelConfig(
-        unet_heads=_positive(unet.get("num_heads")),
+        unet_heads=positive_whole(unet.get("num_heads")),
         text_heads=_text_heads(params, path),
         prediction_type=PREDICTION_TYPES.get(str(stated).lower()) if stated else None,
-        scale_factor=_number(params.get("scale_factor")),
-        linear_start=_number(params.get("linear_start")),
-        linear_end=_number(params.get("linear_end")),
+        scale_factor=positive(params.get("scale_factor")),
+        linear_start=beta(params.get("linear_start")),
+        linear_end=beta(params.get("linear_end")),
     )
 
 
@@ -64,42 +65,55 @@ def _stated_prediction(metadata: Mapping[str, str]) -> str | None:
 def _params(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    # PyYAML raises ValueError for a day that no month has, and knows no limit for brackets in brackets
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UnusableModel(f"the configuration {path.name} cannot be read: {error}") from error
-    model = content.get("model") if isinstance(content, dict) else None
-    params = model.get("params") if isinstance(model, dict) else None
-    return params if isinstance(params, dict) else {}
+    return _object(_object(_object(content).get("model")).get("params"))
 
 
 def _section(params: Mapping[str, Any], name: str) -> dict[str, Any]:
-    section = params.get(name)
-    inner = section.get("params") if isinstance(section, dict) else None
-    return inner if isinstance(inner, dict) else {}
+    return _object(_object(params.get(name)).get("params"))
 
 
 def _text_heads(params: Mapping[str, Any], path: Path | None) -> int | None:
     """`cond_stage_config.params.num_attention_heads`, or the same in the `config.json` of the CLIP folder that
     `version` there names, beside the yaml."""
     section = _section(params, "cond_stage_config")
-    if stated := _positive(section.get("num_attention_heads")):
+    if stated := positive_whole(section.get("num_attention_heads")):
         return stated
     version = section.get("version")
     if path is None or not isinstance(version, str):
         return None
     config = path.parent / version / "config.json"
-    if not config.is_file():
+    if not os.path.isfile(config):
         return None
     try:
         content = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UnusableModel(f"{config} cannot be read: {error}") from error
-    inner = content.get("text_config") or content
-    return _positive(inner.get("num_attention_heads"))
+    for inner in (_object(content).get("text_config"), content):
+        if stated := positive_whole(_object(inner).get("num_attention_heads")):
+            return stated
+    return None
 
 
-def _positive(value: Any) -> int | None:
-    return value if isinstance(value, int) and value > 0 else None
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+def positive_whole(value: Any) -> int | None:
+    """None for anything but a whole number above 0."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def positive(value: Any) -> float | None:
+    """None for anything but a finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        return None
+    return float(value)
+
+
+def beta(value: Any) -> float | None:
+    """None for anything but a number between 0 and 1."""
+    found = positive(value)
+    return found if found is not None and found < 1 else None

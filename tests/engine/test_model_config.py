@@ -37,7 +37,27 @@ def test_text_heads_stated_in_the_yaml_or_in_the_clip_folder(tmp_path: Path) -> 
     assert read_config(text_section(tmp_path, version="clip", num_attention_heads=3)).text_heads == 3
 
 
-@pytest.mark.parametrize("text", ["a: [", "\t- x", "\x00"])
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "3", '{"text_config": 4}', '{"text_config": {"num_attention_heads": true}, "num_attention_heads": 6}'],
+)
+def test_a_clip_folder_may_say_anything(tmp_path: Path, content: str) -> None:
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip" / "config.json").write_text(content)
+    assert read_config(text_section(tmp_path, version="clip")).text_heads == (6 if "6" in content else None)
+    assert read_config(text_section(tmp_path, version="c" * 300)).text_heads is None
+
+
+@pytest.mark.parametrize("number", [".nan", ".inf", "-1", "0", "yes", "1.5"])
+def test_numbers_that_make_no_noise_schedule_count_as_not_stated(tmp_path: Path, number: str) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(f"model: {{params: {{linear_start: {number}, linear_end: {number}, scale_factor: {number}}}}}")
+    config = read_config(path)
+    assert config.linear_start is config.linear_end is None
+    assert config.scale_factor == (1.5 if number == "1.5" else None)
+
+
+@pytest.mark.parametrize("text", ["a: [", "\t- x", "\x00", "a: 2024-13-45", "[" * 5000])
 def test_a_broken_yaml_is_reported(tmp_path: Path, text: str) -> None:
     (tmp_path / "m.yaml").write_text(text)
     with pytest.raises(UnusableModel, match=r"m\.yaml"):
