@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import json
 import logging
 import os
@@ -67,9 +68,16 @@ def _repeated(group: str, help: str, metavar: str = "PATH") -> Any:
     return _row(group, help, (), action="append", metavar=metavar)
 
 
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
 def _at_least(smallest: int) -> Callable[[str], int]:
     def whole_number(text: str) -> int:
-        value = int(text)
+        value = _whole(text)
         if value < smallest:
             raise argparse.ArgumentTypeError(f"{value} is too small, at least {smallest}")
         return value
@@ -83,7 +91,7 @@ def _count_or_auto(text: str) -> int | None:
 
 def _within(smallest: int, largest: int) -> Callable[[str], int]:
     def whole_number(text: str) -> int:
-        value = int(text)
+        value = _whole(text)
         if not smallest <= value <= largest:
             raise argparse.ArgumentTypeError(f"{value} is not within {smallest} to {largest}")
         return value
@@ -92,14 +100,17 @@ def _within(smallest: int, largest: int) -> Callable[[str], int]:
 
 
 def _positive(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < 1e9:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
 
 
 def _port(text: str) -> int:
-    value = int(text)
+    value = _whole(text)
     if not 0 <= value <= 65535:
         raise argparse.ArgumentTypeError(f"{value} is not a port, 0 to 65535 (0: any free one)")
     return value
@@ -393,6 +404,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of every row of `Flags`, grouped for `--help`."""
     parser = argparse.ArgumentParser(
         prog="launch.py",
+        usage="launch.py [frontend|worker] [FLAG ...]; launch.py --help lists the flags",
         description="Stable Diffusion server, compatible with the A1111 WebUI API. `launch.py test` runs the tests.",
         epilog="Flags may also be given in the environment variable COMMANDLINE_ARGS. Unknown flags are ignored.",
         allow_abbrev=False,
@@ -408,6 +420,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _with_guess(word: str) -> str:
+    """An unknown word of the command line, with the flag that was perhaps meant."""
+    spellings = ["--" + row.name.replace("_", "-") for row in fields(Flags)]
+    meant = difflib.get_close_matches(word.partition("=")[0], spellings, 1, 0.75) if word.startswith("--") else []
+    return f"{word} (did you mean {meant[0]}?)" if meant else word
+
+
 def parse_flags(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Flags:
     """Flags from COMMANDLINE_ARGS followed by `argv` (which wins). Unknown ones are logged and ignored.
 
@@ -416,7 +435,7 @@ def parse_flags(argv: Sequence[str], environ: Mapping[str, str] = os.environ) ->
     words = [*shlex.split(environ.get("COMMANDLINE_ARGS", "")), *argv]
     known, unknown = build_parser().parse_known_args(words)
     if unknown:
-        logger.warning("unknown flags are ignored: %s", " ".join(unknown))
+        logger.warning("unknown flags are ignored: %s", " ".join(map(_with_guess, unknown)))
     given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in vars(known).items()
     }
