@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request
 
 from sdwebui_api.api import response_schema as schema
-from sdwebui_api.api.script_args import SECTIONS, titles
+from sdwebui_api.api.script_args import titles
 from sdwebui_api.api.services import Services, services_of
 from sdwebui_api.catalog.upscalers import LATENT_UPSCALE_MODES
 
@@ -142,15 +142,20 @@ async def scripts(request: Request) -> dict[str, list[str]]:
 @router.get("/script-info", **schema.answers(list[schema.ScriptInfo]))
 async def script_info(request: Request) -> Rows:
     services = services_of(request)
-    sections = {"refiner": _refiner_args(services), "sampler": _sampler_args(services), "seed": _seed_args()}
+    sections = {
+        "extra options": [],
+        "refiner": _refiner_args(services),
+        "sampler": _sampler_args(services),
+        "seed": _seed_args(),
+    }
     rows: Rows = []
     kinds: tuple[Kind, Kind] = ("txt2img", "img2img")
     for kind in kinds:
         for always_on in (False, True):
             rows += services.scripts.rows(kind, services.catalog, always_on=always_on)
         rows += [
-            {"name": name, "is_alwayson": True, "is_img2img": kind == "img2img", "args": sections[name]}
-            for name in SECTIONS
+            {"name": name, "is_alwayson": True, "is_img2img": kind == "img2img", "args": args}
+            for name, args in sections.items()
         ]
     return rows
 

@@ -13,16 +13,18 @@ if TYPE_CHECKING:
     from sdwebui_api.scripting.hooks import Kind
     from sdwebui_api.scripting.host import ScriptHost
 
-WITHOUT_EFFECT = frozenset({"seed", "sampler"})
-"""Built-in sections whose arguments A1111 accepts and does not use: the request's own fields hold."""
 REFINER = "refiner"
-SECTIONS = (REFINER, "sampler", "seed")
-"""Always-on titles that are no scripts here, in lower case, in the order of GET /scripts."""
+SECTIONS = ("extra options", "hypertile", REFINER, "sampler", "seed")
+"""Always-on titles that are no scripts here, in lower case. A1111 takes the arguments of all but the refiner and does
+not use them: the request's own fields hold."""
+LISTED = {"hypertile": "Hypertile"}
+"""Those that GET /scripts of A1111 does not write in lower case."""
 
 
 def titles(scripts: ScriptHost, kind: Kind) -> list[str]:
     """The answer of GET /scripts: selectable scripts, always-on ones, sections."""
-    return [*scripts.titles(kind, always_on=False), *scripts.titles(kind, always_on=True), *SECTIONS]
+    sections = [LISTED.get(name, name) for name in SECTIONS]
+    return [*scripts.titles(kind, always_on=False), *scripts.titles(kind, always_on=True), *sections]
 
 
 def read_sections(scripts: ScriptHost, kind: Kind, alwayson: Mapping[str, Any]) -> dict[str, Any]:

@@ -129,9 +129,21 @@ def _coerce_names(spec: OptionSpec, value: Any, field: str) -> tuple[str, ...]:
 
 
 def _coerce_color(spec: OptionSpec, value: Any, field: str) -> str:
-    if not isinstance(value, str) or not _COLOR.fullmatch(value.strip()):
+    if not isinstance(value, str) or not _is_color(value.strip()):
         raise _refuse(field, value, "a color like #ffffff")
     return value.strip()
+
+
+def _is_color(text: str) -> bool:
+    """A hexadecimal one, or another that Pillow knows, as in A1111: `white`, `rgb(255, 255, 255)`."""
+    if _COLOR.fullmatch(text):
+        return True
+    from PIL import ImageColor  # seldom needed, and `--help` should not wait for it
+
+    try:
+        return bool(ImageColor.getrgb(text))
+    except ValueError:
+        return False
 
 
 def _coerce_one_of(spec: OptionSpec, value: Any, field: str) -> str:

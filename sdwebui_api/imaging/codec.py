@@ -29,7 +29,6 @@ INPUT_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "IC
 OUTPUT_FORMATS = {"png": "PNG", "jpg": "JPEG", "jpeg": "JPEG", "webp": "WEBP", "avif": "AVIF", "gif": "GIF"}
 MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "AVIF": "image/avif", "GIF": "image/gif"}
 _SIDE_LIMITS = {"JPEG": 65535, "WEBP": 16383}
-_ALPHA_MODES = ("RGBA", "LA", "PA")
 _BROKEN = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, zlib.error,
     RuntimeError, AttributeError, AssertionError, ArithmeticError,
@@ -85,7 +84,8 @@ def read_image(data: bytes, field: str, max_pixels: int = MAX_PIXELS) -> Image.I
 
 
 def _normalised(image: Image.Image) -> Image.Image:
-    """`image` upright, 8 bits per channel, with palette or key-colour transparency as an alpha channel."""
+    """`image` upright, 8 bits per channel, with a palette's or key colour's transparency as an alpha channel. Grey with
+    alpha loses the alpha: A1111 reads only RGBA's."""
     try:
         image = ImageOps.exif_transpose(image)
     except _BROKEN as error:
@@ -95,7 +95,7 @@ def _normalised(image: Image.Image) -> Image.Image:
         image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
     elif image.mode in ("I", "F"):
         image = Image.fromarray(np.clip(np.nan_to_num(np.asarray(image)), 0, 255).astype(np.uint8))
-    elif image.mode in _ALPHA_MODES or (image.mode in ("RGB", "P") and isinstance(info.get("transparency"), bytes)):
+    elif image.mode in ("RGB", "P") and isinstance(info.get("transparency"), bytes):
         image = image.convert("RGBA")
     elif image.mode not in ("RGB", "RGBA", "L", "1", "P"):
         image = image.convert("RGB")

@@ -78,6 +78,11 @@ def test_hires_upscaler_is_not_checked_without_hires(client):
     assert client.post(T2I, json={**SMALL, "hr_upscaler": "no such"}).status_code == 200
 
 
+@pytest.mark.parametrize("name", ["Extra options", "Hypertile", "sampler", "Seed"])
+def test_sections_without_effect_are_accepted(name, client):
+    assert client.post(T2I, json={**SMALL, "alwayson_scripts": {name: {"args": [True]}}}).status_code == 200
+
+
 def test_refiner_section_is_the_refiner_fields(client, services):
     entry = {"Refiner": {"args": [True, "tiny-sd", 0.6]}}
     assert client.post(T2I, json={**SMALL, "alwayson_scripts": entry}).status_code == 200

@@ -45,9 +45,13 @@ def test_upscalers_are_those_that_exist(client):
 
 def test_script_info_of_the_built_in_sections(client):
     info = client.get("/sdapi/v1/script-info").json()
-    expected = [row for row in recorded("script-info") if row["name"] in ("refiner", "sampler", "seed")]
+    expected = [
+        row for row in recorded("script-info") if row["name"] in ("extra options", "refiner", "sampler", "seed")
+    ]
     assert sorted(info, key=str) == sorted(expected, key=str)
-    assert client.get("/sdapi/v1/scripts").json()["txt2img"] == ["refiner", "sampler", "seed"]
+    listed = client.get("/sdapi/v1/scripts").json()["txt2img"]
+    assert listed == ["extra options", "Hypertile", "refiner", "sampler", "seed"]
+    assert listed == recorded("scripts")["txt2img"][-5:]
 
 
 @pytest.mark.parametrize("name", ["refresh-checkpoints", "refresh-vae", "refresh-embeddings", "refresh-loras"])

@@ -55,6 +55,13 @@ def test_checkpoint_is_stored_as_its_title(client):
     assert answer["sd_checkpoint_hash"].startswith("a22b8a45be")
 
 
+@pytest.mark.parametrize("color", ["white", "rgb(0, 255, 0)", "#0f0c"])
+def test_colors_are_all_that_a1111_draws_with(color, client):
+    assert client.post(URL, json={"img2img_background_color": color}).status_code == 200
+    assert client.get(URL).json()["img2img_background_color"] == color
+    assert client.post(URL, json={"img2img_background_color": "no color"}).status_code == 422
+
+
 def test_all_or_nothing(client):
     before = client.get(URL).json()
     answer = client.post(URL, json={"CLIP_stop_at_last_layers": 2, "sd_model_checkpoint": "nope"})

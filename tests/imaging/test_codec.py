@@ -118,6 +118,13 @@ def test_palette_transparency_becomes_alpha() -> None:
     assert image.mode == "RGBA" and set(image.getchannel("A").tobytes()) <= {0, 100}
 
 
+def test_grey_with_alpha_is_grey() -> None:
+    buffer = io.BytesIO()
+    Image.new("LA", (8, 8), (200, 0)).save(buffer, "PNG")
+    image = decode_image(to_base64(buffer.getvalue()), "image")
+    assert image.mode == "RGB" and image.getpixel((0, 0)) == (200, 200, 200)
+
+
 def test_exif_orientation_is_applied() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -76,6 +76,7 @@ def test_the_hires_pass_where_there_is_one() -> None:
     assert applied("Hires upscaler", "Lanczos", with_pass).hires == HiresPass(upscaler="Lanczos")
     assert applied("Hires sampler", "LMS", with_pass).hires == HiresPass(sampler="LMS")
     assert applied("Hires steps", 3, request()).hires is None
+    assert find_axis("Hires sampler", "txt2img", "x_type").text("LMS") == "Hires sampler: LMS"
 
 
 def test_where_img2img_starts() -> None:

@@ -39,7 +39,7 @@ AXES: tuple[Axis, ...] = (
     Axis("Prompt S/R", "text", look.replace_in_prompt, plain_value),
     Axis("Prompt order", "permutations", look.reorder_prompt, joined_values),
     Axis("Sampler", "text", look.set_sampler, plain_value, choices=lambda _: SAMPLER_NAMES),
-    Axis("Hires sampler", "text", look.set_hires_sampler, plain_value, "txt2img", choices=lambda _: SAMPLER_NAMES),
+    Axis("Hires sampler", "text", look.set_hires_sampler, only="txt2img", choices=lambda _: SAMPLER_NAMES),
     Axis("Checkpoint name", "text", look.set_checkpoint, file_name, cost=1.0, choices=look.checkpoint_names),
     Axis("Negative Guidance minimum sigma", "float", field("s_min_uncond"), limits=SIGMAS),
     Axis("Sigma Churn", "float", field("s_churn"), limits=(0, 1000)),
