@@ -25,7 +25,7 @@ from sdwebui_api.catalog.merging import MergeRecipe
 from sdwebui_api.engine.original_names import original_names
 from sdwebui_api.engine.reading import Tensors, read_tensors
 from sdwebui_api.engine.scaled import is_scaled
-from sdwebui_api.errors import BadRequest, UnusableModel
+from sdwebui_api.errors import BadRequest, UnusableModel, not_stored
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def merge_checkpoints(recipe: MergeRecipe, folder: Path, on_tensor: OnTensor = l
     """Writes the merged checkpoint into `folder` and answers its path. Never overwrites a file.
 
     Raises BadRequest when the checkpoints do not fit together, the expression is none, the name is taken, or the
-    disk is too full; UnusableModel when a file cannot be read.
+    disk is too full; UnusableModel when a file cannot be read; NotStored when nothing can be written there.
     """
     _check_sources(recipe)
     tensors = [_read(source.path) for source in recipe.sources]
@@ -76,11 +76,14 @@ def merge_checkpoints(recipe: MergeRecipe, folder: Path, on_tensor: OnTensor = l
     target = folder / recipe.file_name(kind)
     if target.exists():
         raise BadRequest(f"{target.name} exists already", field="custom_name")
-    folder.mkdir(parents=True, exist_ok=True)
-    _check_space(folder, sum(output.size for output in outputs))
-    _write_beside(target, outputs, recipe.file_metadata(kind), on_tensor)
-    if (config := recipe.config_path()) is not None:
-        shutil.copyfile(config, target.with_suffix(".yaml"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _check_space(folder, sum(output.size for output in outputs))
+        _write_beside(target, outputs, recipe.file_metadata(kind), on_tensor)
+        if (config := recipe.config_path()) is not None:
+            shutil.copyfile(config, target.with_suffix(".yaml"))
+    except OSError as error:
+        raise not_stored(target.name, folder, error) from error
     log.info("merged %s into %s", ", ".join(source.name for source in recipe.sources), target)
     return target
 
@@ -95,6 +98,8 @@ def _check_sources(recipe: MergeRecipe) -> None:
 def _read(path: Path) -> Tensors:
     """With the text encoder's names as today's files have them."""
     found = original_names(read_tensors(path))
+    if kinds := {tensor.dtype for tensor in found.values()} - _DTYPES.keys():
+        raise UnusableModel(f"{path.name} has tensors of {kinds.pop()}, which cannot be merged")
     if is_scaled(found):
         raise UnusableModel(f"{path.name} keeps float8 weights beside their scales, which cannot be merged")
     return {

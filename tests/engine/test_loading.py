@@ -273,6 +273,14 @@ def test_external_vae_files_of_every_layout(tmp_path: Path) -> None:
         assert torch.equal(decoded(load_vae_file(tmp_path / name, FP32)), decoded(first)), name
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 4), (0,), (), (7, 32, 3, 3)])
+def test_a_vae_of_strange_shapes_is_refused(tmp_path: Path, tensors: dict[str, Tensor], shape: tuple[int, ...]) -> None:
+    name = "first_stage_model.encoder.down.1.block.0.conv1.weight"
+    save_file({**tensors, name: torch.zeros(shape)}, str(tmp_path / "vae.safetensors"))
+    with pytest.raises(UnusableModel):
+        load_vae_file(tmp_path / "vae.safetensors", FP32)
+
+
 def test_what_is_not_a_vae_is_refused(tmp_path: Path) -> None:
     save_file({"lora_down.weight": torch.zeros(2)}, str(tmp_path / "lora.safetensors"))
     with pytest.raises(UnusableModel, match=r"lora\.safetensors is not a VAE"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import time
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from sdwebui_api.catalog.hashes import HashCache
 from sdwebui_api.catalog.merging import MergeRecipe
 from sdwebui_api.catalog.vaes import VaeFile
 from sdwebui_api.engine.merging import merge_checkpoints
-from sdwebui_api.errors import BadRequest, Cancelled, UnusableModel
+from sdwebui_api.errors import BadRequest, Cancelled, NotStored, UnusableModel
 
 INPUT = "model.diffusion_model.input_blocks.0.0.weight"
 OUT = "model.diffusion_model.out.2.weight"
@@ -169,6 +171,16 @@ def test_cancelling_leaves_nothing_behind(shelf, out):
     assert list(out.iterdir()) == []
 
 
+def test_a_disk_that_refuses_is_told_with_its_folder(shelf, out, monkeypatch):
+    def fsync(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(NotStored, match="the disk is full") as caught:
+        merge_checkpoints(MergeRecipe(shelf("a.safetensors", tensors(1)), method="No interpolation"), out)
+    assert str(out) in caught.value.message and list(out.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["../a", "a/b", "a\\b", ".hidden", "x" * 300, "a\0b", ".safetensors", "..."])
 def test_names_that_are_none(name, shelf, out):
     recipe = MergeRecipe(shelf("a.safetensors", tensors(1)), method="No interpolation", custom_name=name)
@@ -211,3 +223,9 @@ def test_weights_beside_scales_are_not_merged(shelf, out):
     with pytest.raises(UnusableModel, match="beside their scales"):
         merge_checkpoints(MergeRecipe(shelf("a.safetensors", scaled), shelf("b.safetensors", tensors(2))), out)
     assert not out.exists()
+
+
+def test_tensors_of_a_kind_that_no_file_holds_are_not_merged(shelf, out):
+    odd = tensors(1) | {"model.diffusion_model.odd": torch.zeros(2, dtype=torch.complex64)}
+    with pytest.raises(UnusableModel, match="complex64"):
+        merge_checkpoints(MergeRecipe(shelf("a.safetensors", odd), shelf("b.safetensors", tensors(2))), out)

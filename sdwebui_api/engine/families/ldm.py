@@ -17,7 +17,7 @@ from sdwebui_api.engine.ldm_names import (
 from sdwebui_api.engine.libraries import IMPORTING
 from sdwebui_api.engine.model_config import ModelConfig
 from sdwebui_api.engine.original_names import UNET_PREFIX
-from sdwebui_api.engine.reading import Shapes, shapes_of
+from sdwebui_api.engine.reading import Shapes, reading_structure, shapes_of
 from sdwebui_api.engine.structure import (
     TextStructure,
     UNetStructure,
@@ -66,6 +66,7 @@ def select_clip_text(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in bare.items() if not name.endswith("position_ids")}
 
 
+@reading_structure("the UNet")
 def assemble_unet(tensors: Mapping[str, Tensor], heads: Callable[[UNetStructure], int | Sequence[int]]) -> Assembly:
     """A diffusers UNet of the dimensions that the weights have, with `heads` attention heads (or one per level)."""
     with IMPORTING:
@@ -103,6 +104,7 @@ def _unet_arguments(structure: UNetStructure, heads: int | Sequence[int]) -> dic
     }
 
 
+@reading_structure("the VAE")
 def assemble_vae(tensors: Mapping[str, Tensor]) -> Assembly:
     """A diffusers autoencoder from LDM or diffusers names (prefix removed)."""
     with IMPORTING:
@@ -141,6 +143,7 @@ def _as_linear(name: str, tensor: Tensor) -> Tensor:
     return tensor
 
 
+@reading_structure("the text encoder")
 def assemble_clip_text(tensors: Mapping[str, Tensor], config: ModelConfig) -> Assembly:
     """OpenAI's CLIP text model of any width and depth."""
     with IMPORTING:

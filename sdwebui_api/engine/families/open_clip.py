@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sdwebui_api.engine.families.base import Assembly
 from sdwebui_api.engine.libraries import IMPORTING
-from sdwebui_api.engine.reading import shapes_of
+from sdwebui_api.engine.reading import reading_structure, shapes_of
 from sdwebui_api.engine.structure import TextStructure, text_structure
 from sdwebui_api.errors import UnusableModel
 
@@ -34,6 +34,7 @@ _LAYERS = {
 _PROJECTION = "text_projection"
 
 
+@reading_structure("the text encoder")
 def assemble_open_clip(tensors: Mapping[str, Tensor], *, projection: bool) -> Assembly:
     """Of tensors with open_clip's names (`transformer.resblocks.0.…`) or transformers' (`text_model.…`).
 
