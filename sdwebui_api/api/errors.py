@@ -15,13 +15,13 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 
 from sdwebui_api.api.call_log import note_error
 from sdwebui_api.api.eas_answer import failure_of
 from sdwebui_api.api.json_hints import json_problem
-from sdwebui_api.errors import Busy, SdWebUIError, Unavailable
+from sdwebui_api.errors import Busy, Cancelled, SdWebUIError, Unavailable
 from sdwebui_api.scripting.arguments import UnknownScript
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(SdWebUIError, _own)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, _validation)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, _http)  # type: ignore[arg-type]
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -117,6 +118,11 @@ async def _http(request: Request, error: HTTPException) -> ErrorResponse:
     more = failure_of(request, error.status_code, str(error.detail))
     body = error_body("HTTPException", error.detail) | more
     return ErrorResponse(body, error.status_code, headers=error.headers)
+
+
+async def _gone(request: Request, error: Exception) -> ErrorResponse:
+    """The client went away before its body was whole: nobody reads the answer, and nothing is wrong here."""
+    return await _own(request, Cancelled("The client went away before the end of its request"))
 
 
 async def _unexpected(request: Request, error: Exception) -> ErrorResponse:

@@ -421,6 +421,14 @@ class TestErrors:
                 assert answer.status_code == status
             assert http.get(f"{front.url}/health/ready").status_code == 200
 
+    def test_a_body_that_breaks_off_is_not_put_and_no_fault_of_the_server(self, plain_front: Front, caplog):
+        caplog.set_level("INFO")
+        host, port = plain_front.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(b"POST /api/predict/sd_async HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf")
+        wait_until(lambda: "status=499" in caplog.text)
+        assert "Exception" not in caplog.text and plain_front.length() == 0
+
     def test_hostile_bytes_are_never_a_fault_of_the_server(self, front: Front):
         odd = ["%00", "%ff", "a" * 4000, "';--", "%F0%9F%98%80", "*", "%", "&&=&", "[]", "%7B%22", "%ED%A0%80"]
         for text in odd:
