@@ -33,9 +33,10 @@ class PromptsFromFile(Script):
     )
 
     def run(self, request: GenerationRequest, args: Arguments, context: ScriptContext) -> GenerationResult:
-        lines = [read_line(line, context) for line in args.prompts.splitlines() if line.strip()]
-        if not 0 < len(lines) <= MAX_LINES:
+        texts = [line for line in args.prompts.splitlines() if line.strip()]
+        if not 0 < len(texts) <= MAX_LINES:
             raise BadRequest(f"from 1 to {MAX_LINES} prompts, one per line", field="script_args[3]")
+        lines = [read_line(line, context) for line in texts]
         base = replace(request, do_not_save_grid=True)
         step = request.batch_size * request.n_iter if args.iterate_seed else 0
         jumps = request.random_seed and not args.iterate_seed and not args.same_seed

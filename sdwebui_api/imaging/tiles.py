@@ -14,6 +14,9 @@ from PIL import Image
 
 from sdwebui_api.errors import BadRequest
 
+MAX_TILES = 10_000
+"""Of one picture; small tiles that overlap by all but a pixel would be as many as the picture has pixels."""
+
 Corner = tuple[int, int]
 """x, y of a tile's upper left corner; names the tile."""
 
@@ -74,11 +77,14 @@ class Tiling:
 
 
 def cut(width: int, height: int, tile_width: int, tile_height: int, overlap: int) -> Tiling:
-    """The tiling of a picture of `width` x `height`. Raises BadRequest when tiles would not get any further."""
+    """The tiling of a picture of `width` x `height`. Raises BadRequest when tiles would not get any further, and when
+    they would be too many."""
     if overlap >= min(tile_width, tile_height):
         raise BadRequest(f"tiles of {tile_width}x{tile_height} cannot overlap by {overlap} pixels", field="script_args")
     xs = _starts(width, tile_width, overlap)
     ys = _starts(height, tile_height, overlap)
+    if len(xs) * len(ys) > MAX_TILES:
+        raise BadRequest(f"{len(xs) * len(ys)} tiles, at most {MAX_TILES}: larger ones are needed", field="script_args")
     return Tiling(width, height, tile_width, tile_height, overlap, xs, ys)
 
 

@@ -47,6 +47,8 @@ def test_tiles_fade_into_each_other() -> None:
 def test_tiles_that_never_get_further() -> None:
     with pytest.raises(BadRequest, match="overlap"):
         cut(256, 256, 64, 64, 64)
+    with pytest.raises(BadRequest, match="16265089 tiles"):
+        cut(4096, 4096, 64, 64, 63)
 
 
 @pytest.mark.parametrize(
