@@ -10,13 +10,14 @@ SdWebUIError (500)
 ├── Busy (429)               the queue is full; `retry_after` seconds
 ├── Unavailable (503)        cannot serve yet, or shutting down
 ├── OutOfMemory (507)        the job failed for lack of memory; the server lives
-├── NotStored (507; 502)     the pictures exist, but neither disk nor bucket (502) took them
+├── NotStored (507; 502)     what was made exists, but neither disk nor bucket (502) took it
 └── Cancelled (499)          the job was cancelled before it had a result
 """
 
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable, Sequence
 
 
@@ -106,6 +107,22 @@ class NotStored(SdWebUIError):
 
 class Cancelled(SdWebUIError):
     status = 499
+
+
+_NOT_OURS = ": this server may not write there"
+_REASONS = {
+    errno.ENOSPC: ": the disk is full",
+    errno.EDQUOT: ": the disk quota is used up",
+    errno.EROFS: ": the disk is read-only",
+    errno.EACCES: _NOT_OURS,
+    errno.EPERM: _NOT_OURS,
+}
+
+
+def not_stored(name: str, folder: object, error: OSError) -> NotStored:
+    """The answer where the file `name` could not be written into `folder`."""
+    reason = _REASONS.get(error.errno or 0, f": {error.strerror or error}")
+    return NotStored(f"{name} could not be saved in {folder}{reason}")
 
 
 def nearest(name: str, names: Iterable[str], count: int = 5) -> list[str]:

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from sdwebui_api.config.option_table import OPTION_TABLE, OptionSpec
-from sdwebui_api.errors import BadRequest, SdWebUIError, nearest
+from sdwebui_api.errors import BadRequest, nearest, not_stored
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ class OptionStore:
     def update(self, values: Mapping[str, Any], field: str = "options") -> list[str]:
         """Takes over and saves `values`, all of them or none; returns a warning per unknown name.
 
-        Raises BadRequest(422) naming `field.name`, or SdWebUIError when the file cannot be written.
+        Raises BadRequest(422) naming `field.name`, or NotStored when the file cannot be written.
         """
         coerced, warnings = coerce_values(values, field, self._table)
         with self._lock:
@@ -195,7 +195,7 @@ class OptionStore:
         try:
             write_json_atomically(self._path, contents)
         except OSError as error:
-            raise SdWebUIError(f"the settings could not be saved to {self._path}: {error}") from error
+            raise not_stored(self._path.name, self._path.parent, error) from error
 
 
 class UserOptionStore(OptionStore):

@@ -22,7 +22,7 @@ from sdwebui_api.engine.training.dataset import Dataset, read_examples
 from sdwebui_api.engine.training.embedding import EmbeddingLearner, embedding_data, initial_vectors, pickled
 from sdwebui_api.engine.training.hypernetwork import HypernetworkLearner
 from sdwebui_api.engine.training.loop import Learner, StepReport, train
-from sdwebui_api.errors import BadRequest, Busy, Cancelled, SdWebUIError, UnusableModel
+from sdwebui_api.errors import BadRequest, Busy, Cancelled, SdWebUIError, UnusableModel, not_stored
 from sdwebui_api.generation.training_preview import Painter, paint, png_of
 from sdwebui_api.generation.training_records import RunFolder
 from sdwebui_api.generation.training_request import NewEmbedding, NewHypernetwork, TrainingFiles, TrainingRequest
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from sdwebui_api.catalog.vaes import VaeFile
     from sdwebui_api.engine.model import DiffusionModel
     from sdwebui_api.jobs.job import Job
+    from sdwebui_api.storage.local import LocalStorage
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ class Trainer:
             vectors = initial_vectors(model.text_encoder, new.init_text, new.vectors)
         job.check()
         data = embedding_data(Embedding(new.name, vectors, "", step=0))
-        return self.files.storage.save(new.path, pickled(data))
+        return _store(self.files.storage, new.path, data)
 
     def create_hypernetwork(self, new: NewHypernetwork, job: Job) -> Path:
         """Raises BadRequest for layers that cannot be built."""
@@ -112,7 +113,7 @@ class Trainer:
         state = hypernetworks.create(
             new.name, new.widths, new.architecture, new.weight_init, use_dropout=new.use_dropout
         )
-        return self.files.storage.save(new.path, pickled(state.data()))
+        return _store(self.files.storage, new.path, state.data())
 
     def train(self, request: TrainingRequest, job: Job) -> TrainingOutcome:
         """Teach until the last step, or until the job is interrupted, and replace the file.
@@ -158,7 +159,7 @@ class _Training:
             self._folder.discard()
             raise
         if step > course.start:
-            self._storage.save(request.path, pickled(course.data(step)))
+            _store(self._storage, request.path, course.data(step))
         log.info("%s %s: trained up to step %d", request.kind, request.name, step)
         return TrainingOutcome(request.path, step)
 
@@ -232,6 +233,14 @@ class _Training:
     def _last_picture(self) -> Image.Image:
         assert self._picture is not None
         return self._picture
+
+
+def _store(storage: LocalStorage, path: Path, data: dict[Any, Any]) -> Path:
+    """Raises NotStored."""
+    try:
+        return storage.save(path, pickled(data))
+    except OSError as error:
+        raise not_stored(path.name, path.parent, error) from error
 
 
 def _due(step: int, every: int) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sdwebui_api.engine.training.loop import StepReport
+from sdwebui_api.errors import not_stored
 from sdwebui_api.storage.local import LocalStorage
 
 
@@ -39,6 +40,8 @@ class RunFolder:
                 return folder
             except FileExistsError:
                 number += 1
+            except OSError as error:
+                raise not_stored(folder.name, folder.parent, error) from error
 
     def save(self, name: str, data: bytes) -> Path:
         """`name` may have a folder in it."""

@@ -6,6 +6,7 @@ so a thousand waiting clients cost no threads and never delay a control request.
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 import time
@@ -15,7 +16,6 @@ from collections.abc import Callable
 from typing import Any
 
 from sdwebui_api.errors import (
-    DISK_REFUSES,
     BadRequest,
     Busy,
     Cancelled,
@@ -29,6 +29,13 @@ from sdwebui_api.jobs.lines import FairLines, Lines, OneLine, Work
 from sdwebui_api.jobs.preparing import Preparation
 
 log = logging.getLogger(__name__)
+
+_NO_BUGS = {
+    errno.ENOSPC: "The disk is full: the job could not write a file",
+    errno.EDQUOT: "The disk quota is used up: the job could not write a file",
+    errno.EROFS: "The disk is read-only: the job could not write a file",
+}
+"""What no job could write there."""
 
 Observer = Callable[[Job], None]
 Key = tuple[str | None, str]
@@ -292,14 +299,16 @@ def _outcome(job: Job, work: Work) -> tuple[Any, SdWebUIError | None]:
         return work(job), None
     except SdWebUIError as error:
         # The traceback would keep the job's frames, and with them its tensors, for as long as the job is remembered.
+        # So would that of the error behind it.
+        error.__context__ = error.__cause__ = None
         return None, error.with_traceback(None)
     except BaseException as error:  # a script's `exit()` too
         if _is_out_of_memory(error):
             log.error("job %s ran out of memory: %s", job.id, error)
             return None, OutOfMemory("There is not enough memory for this request; try a smaller size or batch")
-        if isinstance(error, OSError) and error.errno in DISK_REFUSES:
+        if isinstance(error, OSError) and error.errno in _NO_BUGS:
             log.error("job %s could not write a file: %s", job.id, error)
-            return None, NotStored(f"A file could not be written{DISK_REFUSES[error.errno]}")
+            return None, NotStored(_NO_BUGS[error.errno])
         log.exception("job %s failed", job.id)
         return None, SdWebUIError(f"The job failed ({type(error).__name__}); the log tells more under its id {job.id}")
 

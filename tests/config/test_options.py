@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import logging
+import os
 import pickle
 import re
 import threading
@@ -13,7 +15,7 @@ import pytest
 from sdwebui_api.config.option_sections import WITHOUT_EFFECT
 from sdwebui_api.config.option_table import OPTION_TABLE
 from sdwebui_api.config.options import Options, OptionStore, coerce_values, write_json_atomically
-from sdwebui_api.errors import BadRequest, SdWebUIError
+from sdwebui_api.errors import BadRequest, NotStored
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -209,9 +211,31 @@ def test_frozen_settings_refuse_changes_only(tmp_path):
 def test_settings_that_cannot_be_saved_are_not_taken_over(tmp_path):
     (tmp_path / "file").touch()
     store = OptionStore(tmp_path / "file" / "config.json")
-    with pytest.raises(SdWebUIError, match="could not be saved"):
+    with pytest.raises(NotStored, match="could not be saved"):
         store.update({"randn_source": "NV"})
     assert store.snapshot().randn_source == "GPU"
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.ENOSPC, "full"),
+        (errno.EROFS, "read-only"),
+        (errno.EACCES, "may not"),
+        (errno.EIO, os.strerror(errno.EIO)),
+    ],
+)
+def test_a_disk_that_refuses_is_told_with_its_folder(tmp_path, monkeypatch, number, reason):
+    def fsync(descriptor):
+        raise OSError(number, os.strerror(number))
+
+    store = OptionStore(tmp_path / "config.json")
+    store.update({"eta_ddim": 0.5})
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(NotStored, match=reason) as caught:
+        store.update({"randn_source": "NV"})
+    assert caught.value.status == 507 and str(tmp_path) in caught.value.message
+    assert store.snapshot().randn_source == "GPU" and os.listdir(tmp_path) == ["config.json"]
 
 
 def test_updates_from_many_threads_are_all_kept(store, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import threading
 import time
@@ -27,7 +29,7 @@ from sdwebui_api.app import build
 from sdwebui_api.config.options import Options
 from sdwebui_api.engine.embedding_files import read_embedding
 from sdwebui_api.engine.networks.selection import AppliedHypernetwork, NetworkSet
-from sdwebui_api.errors import BadRequest, Busy, Cancelled, NotFound
+from sdwebui_api.errors import BadRequest, Busy, Cancelled, NotFound, NotStored
 from sdwebui_api.generation.training import Trainer
 from sdwebui_api.generation.training_request import TrainingRequest
 from sdwebui_api.jobs.job import Job, PreviewSettings
@@ -402,6 +404,16 @@ def test_refused_hypernetworks(school: School, fields: dict[str, Any], field: st
         school.create_hypernetwork(**{"name": "refused"} | fields)
     assert caught.value.field == field
     assert not (school.root / "hypernetworks" / "refused.pt").exists()
+
+
+def test_a_full_disk_is_told_with_the_folder(school: School, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fsync(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(NotStored, match=r"homeless\.pt could not be saved in .*hypernetworks: the disk is full"):
+        school.create_hypernetwork(name="homeless")
+    assert not [path for path in (school.root / "hypernetworks").iterdir() if "homeless" in path.name]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import sys
 import threading
 import time
@@ -165,6 +166,16 @@ def test_failures_leave_the_server_alive(caplog):
     with pytest.raises(SdWebUIError, match="SystemExit"):
         runner.submit(lambda job: sys.exit(1), kind="txt2img").wait(PATIENCE)
     assert runner.submit(lambda job: 1, kind="txt2img").wait(PATIENCE) == 1
+
+
+@pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 507), (errno.EROFS, 507), (errno.ENOENT, 500)])
+def test_a_full_disk_is_no_bug(number, status):
+    def write(job: Job) -> None:
+        raise OSError(number, "…", "/secret/path")
+
+    with pytest.raises(SdWebUIError) as caught:
+        JobRunner().submit(write, kind="txt2img").wait(PATIENCE)
+    assert caught.value.status == status and "/secret" not in caught.value.message
 
 
 def test_ended_jobs_are_remembered_within_bounds():
