@@ -69,6 +69,8 @@ def generation_pictures(kind: str, values: Mapping[str, Any], swap: Swap) -> dic
         for name in ("mask", "latent_mask"):
             filled[name] = _swapped(values[name], name, swap)
         filled["init_images"] = _init_images(values, swap)
+    elif values["enable_hr"]:
+        filled["firstpass_image"] = _swapped(values["firstpass_image"], "firstpass_image", swap)
     return filled
 
 

@@ -111,6 +111,7 @@ class _Resolution:
     given: AbstractSet[str]
     stored: Options
     warnings: list[str] = field(default_factory=list)
+    first_picture: Image.Image | None = None
 
     def request(self) -> GenerationRequest:
         values = self.values
@@ -119,6 +120,7 @@ class _Resolution:
         self.warnings += warnings
         self.options = options = self.stored.with_values(coerced)
         checkpoint = self._checkpoint(overrides)
+        self.first_picture = self._first_picture()
         width, height = self._size(checkpoint)
         sampler, schedule = self._sampler()
         hires = None
@@ -192,10 +194,11 @@ class _Resolution:
         return self.resolver.files.vaes.resolve(name, checkpoint, field)
 
     def _size(self, checkpoint: CheckpointFile) -> tuple[int, int]:
-        """The request's; for a side it does not give, the checkpoint's native one."""
+        """The request's; for a side it does not give, that of its first picture, or the checkpoint's native one."""
         values = self.values
         native = checkpoint.native_size if self.options.use_native_default_size else None
-        default_width, default_height = native or A1111_SIZE
+        first = self.first_picture.size if self.first_picture is not None else None
+        default_width, default_height = first or native or A1111_SIZE
         width = values["width"] if "width" in self.given else default_width
         height = values["height"] if "height" in self.given else default_height
         # The old way to ask for a hires pass (A1111 `StableDiffusionProcessingTxt2Img.__post_init__`).
@@ -222,8 +225,6 @@ class _Resolution:
 
     def _hires(self, width: int, height: int, box: tuple[int, int], overrides: Mapping[str, Any]) -> HiresPass:
         values = self.values
-        if values["firstpass_image"]:
-            raise BadRequest("firstpass_image is not supported yet", field="firstpass_image")
         if values["denoising_strength"] is None:
             raise BadRequest("denoising_strength is needed with enable_hr", field="denoising_strength")
         self._check_hires_size(width, height, box)
@@ -246,7 +247,24 @@ class _Resolution:
             schedule=schedule,
             prompt=values["hr_prompt"],
             negative_prompt=values["hr_negative_prompt"],
+            first_picture=self.first_picture,
         )
+
+    def _first_picture(self) -> Image.Image | None:
+        """What the hires pass starts from instead of a first pass. Without a hires pass nobody reads it, as in A1111
+        (`StableDiffusionProcessingTxt2Img.sample`)."""
+        text, name = self.values.get("firstpass_image"), "firstpass_image"
+        if not text:
+            return None
+        if not self.values.get("enable_hr"):
+            self.warnings.append(f"{name}: it had no effect, for enable_hr is not set")
+            return None
+        picture = _decode(text, name)
+        if min(picture.size) < MIN_SIDE:
+            raise BadRequest(f"A start picture has at least {MIN_SIDE} pixels a side", field=name)
+        if picture.width * picture.height > MAX_INIT_PIXELS:
+            raise PayloadTooLarge(f"The start picture has more than {MAX_INIT_PIXELS} pixels", field=name)
+        return picture.convert("RGB")
 
     def _hires_sampler(self) -> tuple[str | None, str | None]:
         sampler, schedule = _unless_same(self.values["hr_sampler_name"]), _unless_same(self.values["hr_scheduler"])

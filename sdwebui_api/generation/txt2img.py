@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from sdwebui_api.catalog.upscalers import LATENT_UPSCALE_MODES, LatentUpscaleMode
@@ -18,6 +20,7 @@ from sdwebui_api.generation.latents import (
     images_to_tensor,
     latent_shape,
     picture_conditioning,
+    posterior_noise,
     shared_posterior_noise,
     tensor_to_images,
 )
@@ -42,10 +45,12 @@ class TextToImage:
     @property
     def passes(self) -> int:
         """Sampling passes per batch."""
-        return 2 if self._hires else 1
+        return 2 if self._hires and not self._hires.starts_from_picture else 1
 
     def sample(self, batch: Batch, title: str | None) -> Tensor:
         """Decoded pictures [B, 3, H, W] in about [-1, 1]. `title` names the batch to waiting clients."""
+        if self._hires is not None and self._hires.starts_from_picture:
+            return self._hires.sample(batch, None, title)
         run, request = self._run, self._run.request
         settings = run.first_pass_settings()
         timing = PromptTiming(settings.total_steps, use_old=request.options.use_old_scheduling)
@@ -86,21 +91,29 @@ class _HiresWorkflow:
         if hires.checkpoint is None and self._latent_mode is None and run.model.tiny_vae.encodes:
             run.model.tiny_vae.require_encoder()  # rather than after the first pass's steps
 
-    def sample(self, batch: Batch, latent: Tensor) -> Tensor:
+    @property
+    def starts_from_picture(self) -> bool:
+        """The request brought what the first pass would have made."""
+        return self._hires.first_picture is not None
+
+    def sample(self, batch: Batch, first: Tensor | None, title: str | None = None) -> Tensor:
+        """Decoded pictures [B, 3, H, W] in about [-1, 1]. `first`: latents of the first pass, unless the request
+        `starts_from_picture`; then this is the batch's only pass, and `title` names it to waiting clients."""
         run, hires = self._run, self._hires
         run.use_networks(run.plan.full_batch(batch.index, hires=True), hires=True)
         model = run.borrow(hires.checkpoint, hires.vae) if hires.checkpoint else run.model
-        latent, whole_concat = self._enlarge(model, batch, latent)
-        run.job.next_part()
+        latent, whole_concat = self._enlarge(model, batch, first)
+        if first is not None:
+            run.job.next_part()
         latent = self._crop(latent)
         if run.job.should_stop:
             return decode_latents(model, latent, tiling=run.request.tiling)
         noise = run.noise(batch, tuple(latent.shape[1:]))
         start_noise = noise.next()
         run.take(run.hooks.before_hires(Draft(run.request, run.plan, batch)))
-        first = run.first_pass_settings()
-        settings = self._settings(first)
-        timing = PromptTiming(first.total_steps, settings.total_steps, run.request.options.use_old_scheduling)
+        before = run.first_pass_settings()
+        settings = self._settings(before)
+        timing = PromptTiming(before.total_steps, settings.total_steps, run.request.options.use_old_scheduling)
         hires_batch = run.plan.batch(batch.index, hires=True)
         size = self._size.width, self._size.height
 
@@ -112,7 +125,7 @@ class _HiresWorkflow:
         start = run.hooks.before_sampling(
             SamplingStart(start_noise, latent, conditioning, settings, hires_batch, hires_pass=True)
         )
-        run.job.start_batch(None, start.settings.steps)
+        run.job.start_batch(title, start.settings.steps)
         with run.sampling(model):
             outcome = sample_from_latent(
                 start.settings,
@@ -144,14 +157,15 @@ class _HiresWorkflow:
         """How latents are enlarged; None: pictures are."""
         return LATENT_UPSCALE_MODES.get(self._hires.upscaler or "Latent")
 
-    def _enlarge(self, model: DiffusionModel, batch: Batch, latent: Tensor) -> tuple[Tensor, ConcatFor]:
+    def _enlarge(self, model: DiffusionModel, batch: Batch, first: Tensor | None) -> tuple[Tensor, ConcatFor]:
         """The latent at the second pass's size, and the image conditioning that goes with it."""
         options = self._run.request.options
         mode = self._latent_mode
         if mode is None:
-            return self._enlarge_pictures(model, batch, latent, self._hires.upscaler or "")
-        if self._keeper.keeps_first_pass:
-            self._keeper.keep_first_pass(batch, tensor_to_images(model.decode(latent, tiling=self._run.request.tiling)))
+            return self._enlarge_pictures(model, batch, self._first_pictures(batch, first))
+        latent = self._first_latent(batch) if first is None else first
+        if first is not None and self._keeper.keeps_first_pass:
+            self._keeper.keep_first_pass(batch, tensor_to_images(model.decode(first, tiling=self._run.request.tiling)))
         size = self._size.height // model.latent_scale, self._size.width // model.latent_scale
         latent = torch.nn.functional.interpolate(latent, size=size, mode=mode.mode, antialias=mode.antialias)
         if options.inpainting_mask_weight >= 1.0:
@@ -159,20 +173,33 @@ class _HiresWorkflow:
             return latent, lambda model: fully_masked_conditioning(model, batch.seeds, width, height)
         return latent, self._shows(batch, decode_latents(model, latent, tiling=False), latent)
 
-    def _enlarge_pictures(
-        self, model: DiffusionModel, batch: Batch, latent: Tensor, name: str
-    ) -> tuple[Tensor, ConcatFor]:
-        """Through decoded pictures and an image upscaler; decoded by the first pass's VAE, encoded by this one's."""
-        run = self._run
-        upscaler = find_upscaler(name, "hr_upscaler", run.upscalers)
-        small = tensor_to_images(run.decode(run.model, latent))
+    def _first_latent(self, batch: Batch) -> Tensor:
+        """The given picture, by the model that the first pass would have run on."""
+        model, pictures = self._run.model, images_to_tensor(self._first_pictures(batch, None))
+        shape = latent_shape(model, pictures.shape[-1], pictures.shape[-2])
+        noise = posterior_noise(batch.seeds, shape, model.device)
+        return self._run.encode(model, pictures.expand(len(batch), -1, -1, -1), noise)
+
+    def _first_pictures(self, batch: Batch, first: Tensor | None) -> list[Image.Image]:
+        """Those of the first pass, decoded by its VAE; or the one that was given, for all."""
+        if self._hires.first_picture is not None:
+            return [self._hires.first_picture]
+        assert first is not None
+        small = tensor_to_images(self._run.decode(self._run.model, first))
         self._keeper.keep_first_pass(batch, small)
+        return small
+
+    def _enlarge_pictures(
+        self, model: DiffusionModel, batch: Batch, small: Sequence[Image.Image]
+    ) -> tuple[Tensor, ConcatFor]:
+        """Through an image upscaler; encoded by the second pass's VAE. `small`: one for all, or one each."""
+        upscaler = find_upscaler(self._hires.upscaler or "", "hr_upscaler", self._run.upscalers)
         size = self._size.width, self._size.height
         images = [resize_image(ResizeMode.JUST_RESIZE, image, *size, upscaler) for image in small]
-        pictures = images_to_tensor(images)
+        pictures = images_to_tensor(images).expand(len(batch), -1, -1, -1)
         shape = latent_shape(model, self._size.width, self._size.height)
         noise = shared_posterior_noise(batch.seeds[-1], len(batch), shape, model.device)
-        latent = run.encode(model, pictures, noise)
+        latent = self._run.encode(model, pictures, noise)
         return latent, self._shows(batch, pictures, latent)
 
     def _shows(self, batch: Batch, pictures: Tensor, latent: Tensor) -> ConcatFor:

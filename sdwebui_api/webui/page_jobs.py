@@ -6,7 +6,7 @@ import asyncio
 import base64
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,14 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where in a gallery a job's pictures go: instead of `pictures[index]`."""
+
+    pictures: Sequence[Picture]
+    index: int
+
+
+@dataclass(frozen=True)
 class Sight:
     """What the page shows of a job at one moment."""
 
@@ -65,6 +73,8 @@ class PageJob:
     user: str | None
     created: float = field(default_factory=time.monotonic)
     pictures: list[Picture] = field(default_factory=list)
+    shown: int = 0
+    """Which of them is looked at first."""
     info: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     error: str | None = None
@@ -99,14 +109,16 @@ class PageJobs:
         """By user and id: two users may choose the same id."""
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def start(self, services: Services, kind: Kind, body: Mapping[str, Any], user: str | None) -> PageJob:
+    async def start(
+        self, services: Services, kind: Kind, body: Mapping[str, Any], user: str | None, place: Place | None = None
+    ) -> PageJob:
         """Submits `body` (fields of POST /sdapi/v1/<kind>). Raises what the API answers with an error."""
         checked = _checked(kind, body)
         services.runner.check_admission(user)
         async with linked(services, lambda swap: generation_pictures(kind, dict(checked), swap)) as pictures:
             prepared = await services.off_loop(prepare, services, kind, checked, pictures, None)
         job = submit(services, kind, prepared, user, checked.force_task_id)
-        return self.follow(services, job, user, lambda page_job, result: self._keep(page_job, prepared, result))
+        return self.follow(services, job, user, lambda page_job, result: self._keep(page_job, prepared, result, place))
 
     def follow(self, services: Services, job: Job, user: str | None, keep: Keep) -> PageJob:
         """A job that has been submitted becomes one of the page's. keep: called in the executor with its result."""
@@ -154,12 +166,18 @@ class PageJobs:
             page_job.seconds = time.perf_counter() - begun
             page_job.ended.set()
 
-    def _keep(self, page_job: PageJob, prepared: Prepared, result: GenerationResult) -> None:
+    def _keep(
+        self, page_job: PageJob, prepared: Prepared, result: GenerationResult, place: Place | None = None
+    ) -> None:
         page_job.info = {**result.info, **prepared.info(result, page_job.id, [])}
         page_job.warnings = page_job.info["warnings"]
         page_job.pictures = [
             Picture(self._file(prepared, image), image.infotext, image.role) for image in result.images
         ]
+        if place is not None and page_job.pictures:
+            page_job.shown = place.index
+            page_job.pictures[:0] = place.pictures[: place.index]
+            page_job.pictures += place.pictures[place.index + 1 :]
 
     def _file(self, prepared: Prepared, image: GeneratedImage) -> Path:
         """A copy of what was saved, or the picture encoded as the API would."""

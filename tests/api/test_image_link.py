@@ -130,6 +130,15 @@ def test_the_same_url_is_fetched_once(client, good):
     assert len(good.hits) == 1
 
 
+def test_first_pass_picture(client, services, good):
+    body = {**SMALL, "firstpass_image": url(good), "denoising_strength": 0.5, "hr_upscaler": "Lanczos"}
+    assert client.post("/sdapi/v1/txt2img", json={**body, "enable_hr": True}).status_code == 200
+    assert is_the_picture(last(services).hires.first_picture)
+    good.hits.clear()
+    assert client.post("/sdapi/v1/txt2img", json=body).status_code == 200
+    assert not good.hits, "nothing is fetched for what nobody reads"
+
+
 UNIT = {"enabled": True, "module": "canny", "model": "control_sd15_tiny_canny"}
 
 

@@ -94,12 +94,25 @@ def test_old_hires_size_option(studio: Studio) -> None:
     assert "Size: 640x448" in result.images[0].infotext and "Hires resize: 96x64" in result.images[0].infotext
 
 
-def test_first_pass_image_is_refused_rather_than_ignored(studio: Studio) -> None:
-    from sdwebui_api.errors import BadRequest
+def test_a_given_picture_takes_the_place_of_the_first_pass(studio: Studio) -> None:
+    fields = {**HIRES, "hr_upscaler": "Lanczos"}
+    both, first, job = studio.txt2img(**fields), studio.txt2img(), Job("test", "txt2img")
+    second = studio.txt2img(**fields, firstpass_image=encoded(first.images[0].image), job=job)
+    assert np.array_equal(pixels(both), pixels(second)) and both.images[0].infotext == second.images[0].infotext
+    assert (job.snapshot().job_count, job.snapshot().sampling_steps) == (1, 3)
 
-    with pytest.raises(BadRequest) as caught:
-        studio.txt2img(**HIRES, firstpass_image=encoded(gradient()))
-    assert caught.value.field == "firstpass_image"
+
+def test_a_given_picture_of_another_size(studio: Studio) -> None:
+    """It is stretched; in latent space each picture of a batch starts from a draw of its own."""
+    picture = encoded(gradient().resize((50, 44)).convert("RGBA"))
+    for upscaler in ("Latent", "Lanczos"):
+        fields = {**HIRES, "hr_upscaler": upscaler, "batch_size": 2, "steps": 2, "save_images": True}
+        options = {"save_images_before_highres_fix": True}
+        result = studio.txt2img(**fields, firstpass_image=picture, n_iter=2, override_settings=options)
+        shown = [image.image for image in result.images if image.role == "sample"]
+        assert [image.size for image in shown] == [(96, 96)] * 4
+        assert len({image.tobytes() for image in shown}) == 4
+    assert not [name for name in studio.files() if "before" in name]  # the client has it
 
 
 def test_embeddings_of_the_hires_prompt_do_not_replace_the_first_pass_ones(studio: Studio) -> None:

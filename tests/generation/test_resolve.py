@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 
 from sdwebui_api.api.generation_schema import Txt2ImgBody
 from sdwebui_api.config.options import Options
-from sdwebui_api.errors import NotFound, Unavailable
+from sdwebui_api.errors import BadRequest, NotFound, Unavailable
+from sdwebui_api.imaging.codec import encode_image, to_base64
 from tests.support.fakes import fake_services
 
 
@@ -20,6 +22,10 @@ def resolver(tmp_path):
 def resolve(resolver, options: Options | None = None, **fields):
     body = Txt2ImgBody.model_validate(fields)
     return resolver("txt2img", body.model_dump(), body.model_fields_set, options or Options())
+
+
+def encode_image_text(image):
+    return to_base64(encode_image(image, "png"))
 
 
 class NativeCheckpoints:
@@ -90,6 +96,19 @@ def test_old_hires_fields(resolver):
     fields = {"enable_hr": True, "denoising_strength": 0.5, "firstphase_width": 64, "firstphase_height": 64}
     request = resolve(resolver, width=256, height=256, **fields)
     assert (request.width, request.height, request.hires.scale) == (64, 64, 2.0)
+
+
+def test_a_first_picture_gives_its_size(resolver):
+    picture, hires = encode_image_text(Image.new("RGBA", (72, 40))), {"enable_hr": True, "denoising_strength": 0.5}
+    request = resolve(resolver, firstpass_image=f"data:image/png;base64,{picture}", **hires)
+    assert (request.width, request.height) == (72, 40) and request.hires.first_picture.mode == "RGB"
+    assert (resolve(resolver, firstpass_image=picture, width=64, height=64, **hires).width) == 64
+    for wrong in ("no picture", encode_image_text(Image.new("RGB", (7, 64)))):
+        with pytest.raises(BadRequest) as caught:
+            resolve(resolver, firstpass_image=wrong, **hires)
+        assert caught.value.field == "firstpass_image" and caught.value.status == 422
+    request = resolve(resolver, firstpass_image="no picture")
+    assert request.width == 512 and "enable_hr" in request.warnings[0]
 
 
 @pytest.mark.parametrize("same", [None, "", "Use same sampler"])

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import gradio as gr
 import pytest
+from PIL import Image
 
 from sdwebui_api.api.generation_schema import Txt2ImgBody
 from sdwebui_api.prompting.counting import count_tokens
 from sdwebui_api.webui import opening, remembered
 from sdwebui_api.webui.context import PageBuilder
 from sdwebui_api.webui.generation.form import Form
+from sdwebui_api.webui.generation.upscaling import Upscaling
 from sdwebui_api.webui.page_jobs import PageJobs
 from sdwebui_api.webui.tabs import txt2img
 from sdwebui_api.webui.ui_config import UiConfig
@@ -22,13 +25,15 @@ class Tab:
     """A built txt2img tab with the values of its components."""
 
     def __init__(self, folder, monkeypatch):
-        forms = []
+        forms, upscalings = [], []
+        monkeypatch.setattr(Upscaling, "wire", lambda one: (upscalings.append(one), WIRE_UPSCALING(one)))
         monkeypatch.setattr(remembered, "wire", lambda form: (forms.append(form), wire(form)))
         wire = WIRE
         self.page = PageBuilder(fake_services(folder), PageJobs(folder), UiConfig(folder / "ui-config.json"))
         with gr.Blocks(analytics_enabled=False) as self.page.blocks:
             txt2img.build(self.page)
         self.form: Form = forms[0]
+        self.upscaling: Upscaling = upscalings[0]
         self.values = {component: component.value for component in self.form.inputs}
 
     def set(self, **values):
@@ -39,7 +44,7 @@ class Tab:
         return Txt2ImgBody.model_validate(self.form.body(self.values))
 
 
-WIRE = remembered.wire
+WIRE, WIRE_UPSCALING = remembered.wire, Upscaling.wire
 
 
 @pytest.fixture
@@ -64,6 +69,53 @@ def test_folded_parts_count_only_when_they_are_on(tab):
     assert body.hr_sampler_name == "Use same sampler"
     assert (body.subseed, body.subseed_strength) == (7, 0.5)
     assert (body.refiner_checkpoint, body.refiner_switch_at) == ("tiny.safetensors", 0.3)
+
+
+class TestUpscaling:
+    """✨ below the pictures."""
+
+    @pytest.fixture
+    def pictures(self, tmp_path):
+        paths = []
+        for name, size in (("grid", (32, 16)), ("first", (24, 16)), ("second", (16, 40))):
+            paths.append(tmp_path / f"{name}.png")
+            Image.new("RGB", size).save(paths[-1])
+        return paths
+
+    def looking_at(self, tab, pictures, shown):
+        results, run = tab.page.results["txt2img"], tab.upscaling.run
+        texts = [f"a\nSteps: 1, Seed: {seed}, Variation seed: 9" for seed in range(len(pictures))]
+        gallery = [(str(path), None) for path in pictures]
+        looking = {results.gallery: gallery, results.infotexts: texts, results.shown: shown, run.job_id: None}
+        return {**tab.values, **looking}
+
+    def test_it_asks_for_the_hires_pass_of_the_picture(self, tab, pictures):
+        tab.set(hr_scale=3, batch_count=4, batch_size=2, width=512)
+        values = self.looking_at(tab, pictures, 2)
+        place = tab.upscaling._place(values, None)
+        body = Txt2ImgBody.model_validate(tab.upscaling._body(tab.page.services, values, place.pictures[place.index]))
+        assert body.enable_hr and body.hr_scale == 3 and (body.n_iter, body.batch_size) == (1, 1)
+        assert (body.width, body.height, body.seed, body.subseed) == (16, 40, 2, 9)
+        services = tab.page.services
+        request = services.resolver("txt2img", body.model_dump(), body.model_fields_set, services.options.snapshot())
+        assert request.hires.first_picture.size == (16, 40)
+
+    def test_what_comes_takes_its_place(self, tab, pictures):
+        jobs, services = tab.page.jobs, tab.page.services
+        values = self.looking_at(tab, pictures, 1)
+        place = tab.upscaling._place(values, None)
+
+        async def run():
+            body = tab.upscaling._body(services, values, place.pictures[place.index]) | {"steps": 1}
+            job = await jobs.start(services, "txt2img", body, None, place)
+            await asyncio.wait_for(job.ended.wait(), 60)
+            return job
+
+        job = asyncio.run(run())
+        assert job.error is None and job.shown == 1
+        assert [picture.path for picture in job.pictures][::2] == pictures[::2] and len(job.pictures) == 3
+        assert job.pictures[1].path not in pictures
+        services.runner.drain(5)
 
 
 def test_what_the_tab_asks_for_can_be_resolved(tab):

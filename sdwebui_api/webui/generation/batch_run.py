@@ -53,7 +53,7 @@ class BatchRun(Run):
             series = await start_series(page.jobs, services, "img2img", parts, user, most)
         except SdWebUIError as error:
             raise refusal(named(error)) from None
-        async for updates in self._follow(series, request):
+        async for updates in self.follow(series, request):
             yield updates
 
 

@@ -16,7 +16,7 @@ import gradio as gr
 from sdwebui_api.api.infotext import read_infotext
 from sdwebui_api.api.services import Services
 from sdwebui_api.config.paths import Paths
-from sdwebui_api.errors import SdWebUIError
+from sdwebui_api.errors import SdWebUIError, not_stored
 from sdwebui_api.storage.local import LocalStorage
 from sdwebui_api.webui.generation.form import Form
 from sdwebui_api.webui.generation.panel import Seed
@@ -119,10 +119,13 @@ def _keep(services: Services, file: str) -> Path:
         folder = storage.folder(services.options.snapshot().outdir_save, "outdir_save")
     except SdWebUIError as error:
         raise refusal(error.message) from None
-    folder.mkdir(parents=True, exist_ok=True)
     source = Path(file)
     target = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}-{source.name}"
-    shutil.copyfile(source, target)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+    except OSError as error:
+        raise refusal(not_stored(source.name, folder, error).message) from None
     return target
 
 
@@ -143,8 +146,8 @@ def infotext_html(text: str) -> str:
 
 
 def summary_html(job: PageJob) -> str:
-    """Below the pictures of a job: parameters of the first one, warnings, time."""
-    parts = [infotext_html(job.pictures[0].infotext)] if job.pictures else []
+    """Below the pictures of a job: parameters of the one that is shown, warnings, time."""
+    parts = [infotext_html(job.pictures[job.shown].infotext)] if job.pictures else []
     parts += [f'<div class="warning-line">{html.escape(said(warning))}</div>' for warning in job.warnings]
     if job.job.state == "cancelled":
         parts.append(f'<div class="note">{t("Cancelled before it began")}</div>')

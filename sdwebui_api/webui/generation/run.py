@@ -21,6 +21,9 @@ from sdwebui_api.webui.refusals import named, refusal
 
 Updates = dict[Component, Any]
 
+# The page's own calls are no API: `txt2img` by name is (`webui/named_calls.py`).
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+
 
 @dataclass
 class Run:
@@ -33,22 +36,20 @@ class Run:
     def wire(self) -> None:
         form, area, results = self.form, self.area, self.results
         self.job_id = form.page.store(f"{form.kind}_job")
-        outputs: list[Component] = [
+        self.outputs: list[Component] = [
             results.progress, results.gallery, results.info, results.infotexts, results.shown, results.files,
             self.job_id, area.generate, area.interrupt, area.skip,
         ]  # fmt: skip
-        # The page's own calls are no API: `txt2img` by name is (`webui/named_calls.py`).
-        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
-        begun = area.generate.click(self._generate, form.inputs, outputs, **quiet)
+        begun = area.generate.click(self._generate, form.inputs, self.outputs, **QUIET)
         again = (
             f"(on) => {{ if (on) setTimeout(() => document.getElementById('{form.id('generate')}')?.click(), 300) }}"
         )
         begun.success(None, area.forever, None, js=again)
-        area.interrupt.click(self._interrupt, self.job_id, area.forever, queue=False, **quiet)
-        area.skip.click(self._skip, self.job_id, None, queue=False, **quiet)
+        area.interrupt.click(self._interrupt, self.job_id, area.forever, queue=False, **QUIET)
+        area.skip.click(self._skip, self.job_id, None, queue=False, **QUIET)
         blocks = form.page.blocks
         assert blocks is not None
-        blocks.load(self._find_again, self.job_id, outputs, **quiet)
+        blocks.load(self._find_again, self.job_id, self.outputs, **QUIET)
 
     async def _generate(self, values: Mapping[Component, Any], request: gr.Request) -> AsyncIterator[Updates]:
         page, user = self.form.page, user_of(request)
@@ -58,7 +59,7 @@ class Run:
             job = await page.jobs.start(services, self.form.kind, body, user)
         except SdWebUIError as error:
             raise refusal(named(error)) from None
-        async for updates in self._follow(job, request):
+        async for updates in self.follow(job, request):
             yield updates
 
     async def _find_again(self, id: str | None, request: gr.Request) -> AsyncIterator[Updates]:
@@ -67,10 +68,11 @@ class Run:
         if job is None:
             yield {self.area.skip: gr.skip()}
             return
-        async for updates in self._follow(job, request):
+        async for updates in self.follow(job, request):
             yield updates
 
-    async def _follow(self, job: PageJob, request: gr.Request) -> AsyncIterator[Updates]:
+    async def follow(self, job: PageJob, request: gr.Request) -> AsyncIterator[Updates]:
+        """What the page shows of `job`, for `outputs`, until it has ended."""
         page, results = self.form.page, self.results
         if not job.ended.is_set():
             yield {**self._buttons(working=True), self.job_id: job.id, results.files: gr.update(visible=False)}
@@ -91,9 +93,9 @@ class Run:
             self.form.page.clean_later(picture.path for picture in job.pictures)
             return {results.info: gallery.summary_html(job)}
         return {
-            results.gallery: gr.update(value=[str(picture.path) for picture in job.pictures], selected_index=0),
+            results.gallery: gr.update(value=[str(picture.path) for picture in job.pictures], selected_index=job.shown),
             results.infotexts: [picture.infotext for picture in job.pictures],
-            results.shown: 0,
+            results.shown: job.shown,
             results.info: gallery.summary_html(job),
         }
 

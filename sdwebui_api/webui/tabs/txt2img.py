@@ -10,6 +10,7 @@ from sdwebui_api.webui.generation import control_units, gallery, hires, networks
 from sdwebui_api.webui.generation.form import Form
 from sdwebui_api.webui.generation.results import Results
 from sdwebui_api.webui.generation.run import Run
+from sdwebui_api.webui.generation.upscaling import Upscaling
 from sdwebui_api.webui.localization import t
 
 
@@ -21,7 +22,9 @@ def build(page: PageBuilder) -> None:
         networks.build(form, results)
     # What makes stores of its own stands outside of the tabs: gradio counts every child of theirs as a tab.
     gallery.wire_seed(form, results, seed)
-    Run(form, area, results).wire()
+    run = Run(form, area, results)
+    run.wire()
+    Upscaling(run).wire()
     remembered.wire(form)
 
 
