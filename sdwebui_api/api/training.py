@@ -131,6 +131,7 @@ async def begin_training(services: Services, kind: Kind, body: TrainBody, id: st
     trainer = _trainer(services)
     _refuse_a_second(services)
     task = await services.off_loop(_plan, services, trainer, kind, body)
+    _refuse_a_second(services)  # another may have begun meanwhile
     _refuse_taken_id(services, body.id_task)
     return services.runner.submit(
         lambda job: trainer.train(task, job),
@@ -209,5 +210,5 @@ def _refuse_a_second(services: Services) -> None:
 
 
 def _refuse_taken_id(services: Services, id: str) -> None:
-    if id and any(job.id == id for job in services.runner.live_jobs()):
+    if id and any(job.id == id and not job.winding_down for job in services.runner.live_jobs()):
         raise BadRequest(f"A job with the id {id[:100]!r} is waiting or running already", field="id_task")

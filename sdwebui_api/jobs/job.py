@@ -128,6 +128,8 @@ class Job:
         preview: PreviewSettings | None = None,
     ) -> None:
         self.id = id
+        self.known_as = id
+        """What the runner finds it by: its id, until another job takes that over."""
         self.kind = kind
         self.user = user
         self.summary = summary
@@ -216,6 +218,11 @@ class Job:
     def should_stop(self) -> bool:
         """The sampling loop should end here: interrupted or skipped."""
         return self._interrupted or self._skipped
+
+    @property
+    def winding_down(self) -> bool:
+        """Somebody has ended it early: what is left of it takes no longer than a step."""
+        return self._cancelled or self._interrupted
 
     def clear_skip(self) -> None:
         self._skipped = False

@@ -96,6 +96,9 @@ class JobRunner:
     ) -> Job:
         """Admit `work(job)`. Raises Busy, Unavailable, or BadRequest when `id` names a job that is live.
 
+        One that is winding down gives its id away: a client that hung up or interrupted may send its request again at
+        once, under the same id. The new job waits in line as any other; from now on the id is its.
+
         `prepare`: what may be done for it in another thread while it has to wait.
         """
         job = Job(id or uuid.uuid4().hex, kind, user=user, summary=summary, preview=preview)
@@ -116,7 +119,11 @@ class JobRunner:
 
     def _admit(self, job: Job) -> None:
         self._refuse_if_full(job.user)
-        if _key(job) in self._live:
+        same = self._live.get(_key(job))
+        if same is not None and same.winding_down:
+            same.known_as = f"{same.id} until {uuid.uuid4().hex}"
+            self._live = OrderedDict((_key(one), one) for one in self._live.values())
+        elif same is not None:
             raise BadRequest(f"A job with the id {job.id!r} is waiting or running already", field="force_task_id")
 
     def _refuse_if_full(self, user: str | None) -> None:
@@ -289,7 +296,7 @@ class JobRunner:
 
 
 def _key(job: Job) -> Key:
-    return job.user, job.id
+    return job.user, job.known_as
 
 
 def _outcome(job: Job, work: Work) -> tuple[Any, SdWebUIError | None]:

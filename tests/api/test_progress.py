@@ -115,11 +115,15 @@ def test_full_queue(tmp_path, pool):
         assert [future.result(5).status_code for future in futures] == [200, 200]
 
 
-def test_hang_up_cancels(server):
+def test_hang_up_cancels_and_the_id_is_free(server, pool):
     client, services = server
     with pytest.raises(httpx.ReadTimeout):
         client.post("/sdapi/v1/txt2img", json=BODY | {"force_task_id": "gone"}, timeout=2)
-    wait_for(lambda: services.runner.get("gone").state == "cancelled", 30)
+    first = services.runner.get("gone")
+    future = pool.submit(post, client, force_task_id="gone")  # at once, as clients do that try again
+    wait_for(lambda: first.state == "cancelled", 30)
+    services.generator.gate.set()
+    assert future.result(30).status_code == 200 and services.runner.get("gone") is not first
 
 
 def test_events(server, pool):

@@ -111,6 +111,28 @@ def test_id_of_a_live_job_is_refused_and_free_again_afterwards():
     assert runner.submit(gate, kind="txt2img", id="task(a)").wait(PATIENCE) == "value"
 
 
+@pytest.mark.parametrize("end", [JobRunner.cancel, JobRunner.interrupt])
+def test_a_job_that_winds_down_gives_its_id_away(end):
+    runner, held, begun = JobRunner(), threading.Event(), threading.Event()
+
+    def slow(job: Job) -> str:
+        begun.set()
+        held.wait(PATIENCE)
+        return "old"
+
+    old = runner.submit(slow, kind="txt2img", id="task(a)", user="ann")
+    other = runner.submit(lambda job: "other", kind="txt2img")
+    assert begun.wait(PATIENCE)
+    end(runner, old)
+    new = runner.submit(lambda job: "new", kind="txt2img", id="task(a)", user="ann")
+    assert runner.get("task(a)", "ann") is new and runner.live_jobs() == [old, other, new]
+    with pytest.raises(BadRequest):
+        runner.submit(lambda job: "newer", kind="txt2img", id="task(a)", user="ann")
+    held.set()
+    assert new.wait(PATIENCE) == "new" and runner.get("task(a)", "ann") is new
+    assert not runner.live_jobs() and old.state == ("cancelled" if end is JobRunner.cancel else "done")
+
+
 def test_cancel_while_waiting_leaves_the_others():
     runner = JobRunner()
     gate = Gate()
