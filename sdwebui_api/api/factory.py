@@ -23,6 +23,7 @@ from sdwebui_api.api import (
     training,
 )
 from sdwebui_api.api.auth import Doorkeeper
+from sdwebui_api.api.docs_page import docs_route
 from sdwebui_api.api.errors import install_error_handlers
 from sdwebui_api.api.layers import MAX_BODY_BYTES, layers
 from sdwebui_api.api.metrics import families_of_server, metrics_route
@@ -43,6 +44,7 @@ def create_app(services: Services, *, max_body_bytes: int = MAX_BODY_BYTES) -> F
         description="A Stable Diffusion server that answers the clients of the A1111 WebUI.",
         # A1111 reads JSON also from clients that send no content type.
         strict_content_type=False,
+        docs_url=None,  # FastAPI's is empty where the browser has no internet
         middleware=[
             *layers(services.flags, services.metrics, keeper, max_body_bytes, synchronous=synchronous),
             *inner,
@@ -60,6 +62,7 @@ def create_app(services: Services, *, max_body_bytes: int = MAX_BODY_BYTES) -> F
         app.include_router(control.stop_router)
     if services.flags.add_stop_route:
         app.include_router(control.plain_stop_router)
+    app.router.routes.append(docs_route())
     app.router.routes.append(metrics_route(services.metrics, lambda: families_of_server(services)))
     if services.queue is not None:
         app.router.routes.extend(

@@ -19,13 +19,46 @@
   }
 
   function changed(area, text, left, right, start, end) {
-    area.setRangeText(text, left, right);
+    // As if it were typed, for Ctrl+Z takes back only what was typed, and makes nonsense of a text changed otherwise.
+    area.setSelectionRange(left, right);
+    if (!document.execCommand(text ? 'insertText' : 'delete', false, text)) {
+      area.setRangeText(text, left, right);
+      area.dispatchEvent(new Event('input', { bubbles: true }));
+    }
     area.setSelectionRange(start, end);
-    area.dispatchEvent(new Event('input', { bubbles: true }));
+  }
+
+  // The innermost (…) around `at`: where it begins and ends, what is in it, and its weight.
+  function bracketsAt(text, at) {
+    const open = [];
+    for (let place = 0; place < text.length; place++) {
+      if (text[place] === '\\') place++;
+      else if (text[place] === '(') open.push(place);
+      else if (text[place] === ')') {
+        const left = open.pop();
+        if (!(left < at && at <= place)) continue;
+        const inside = text.slice(left + 1, place), given = /^(.*):([0-9.]+)$/s.exec(inside);
+        return { left, right: place + 1, words: given ? given[1] : inside, weight: given ? parseFloat(given[2]) : 1.1 };
+      }
+    }
+    return null;
+  }
+
+  // What is weighed: the selection, else the (…) at the cursor, else the word there.
+  function weighed(area) {
+    const text = area.value, at = area.selectionStart;
+    if (at === area.selectionEnd && bracketsAt(text, at)) return bracketsAt(text, at);
+    let [left, right] = wordAt(area);
+    while (left < right && /\s/.test(text[left])) left++;
+    while (left < right && /\s/.test(text[right - 1])) right--;
+    const words = text.slice(left, right);
+    const around = [bracketsAt(text, left), bracketsAt(text, left + 1)];
+    const brackets = around.find((one) => one && (one.words === words || text.slice(one.left, one.right) === words));
+    return brackets ?? { left, right, words, weight: 1 };
   }
 
   function weigh(area, direction) {
-    // Ctrl+Up and Ctrl+Down: (words:1.1) around the selection or the word at the cursor, another weight of <lora:name:1>.
+    // Ctrl+Up and Ctrl+Down: (words:1.1), or another weight of the <lora:name:1> at the cursor.
     const text = area.value, at = area.selectionStart;
     const tag = [...text.matchAll(/<[^<>]+:(-?[0-9.]+)>/g)].find((one) => one.index <= at && at <= one.index + one[0].length);
     const precision = option(tag ? 'keyedit_precision_extra' : 'keyedit_precision_attention', tag ? 0.05 : 0.1);
@@ -35,14 +68,9 @@
       changed(area, weight, right - tag[1].length, right, at, at);
       return;
     }
-    const [from, to] = wordAt(area);
-    if (from === to) return;
-    let weight = 1, [left, right] = [from, to];
-    const after = /^:([0-9.]+)\)/.exec(text.slice(to));
-    if (text[from - 1] === '(' && after) { weight = parseFloat(after[1]); left = from - 1; right = to + after[0].length; }
-    weight = moved(weight);
-    if (!(weight > 0)) return;
-    const words = text.slice(from, to), start = left + (weight === 1 ? 0 : 1);
+    const { left, right, words, weight: before } = weighed(area), weight = moved(before);
+    if (!words || !(weight > 0)) return;
+    const start = left + (weight === 1 ? 0 : 1);
     changed(area, weight === 1 ? words : `(${words}:${weight})`, left, right, start, start + words.length);
   }
 
@@ -147,8 +175,17 @@
     entitle(toasts);
   }, 300);
 
-  document.addEventListener('mouseover', (event) => {
-    const button = event.target.closest?.('button.tool');
-    if (button && !button.title) button.title = document.querySelector(`#page_hints [data-for="${button.id}"]`)?.textContent || '';
-  });
+  // Their names, for those who point at them and for those who have them read out: a symbol alone tells little.
+  function nameTools() {
+    for (const button of document.querySelectorAll('button.tool:not([aria-label])')) {
+      const hint = document.querySelector(`#page_hints [data-for="${button.id}"]`)?.textContent;
+      if (!hint) continue;
+      button.title = hint;
+      button.setAttribute('aria-label', hint);
+    }
+  }
+
+  let naming = null;
+  new MutationObserver(() => { naming ??= setTimeout(() => { naming = null; nameTools(); }, 300); })
+    .observe(document.documentElement, { childList: true, subtree: true });
 })();

@@ -38,6 +38,8 @@ def build(page: PageBuilder) -> None:
     )
     status = gr.Markdown(elem_id="extensions_result")
     table = gr.HTML(elem_id="extensions_list", apply_default_css=False)
+    how = t("To install one: put its folder into extensions/, look again, then apply and restart.")
+    gr.HTML(f'<div class="note">{how}</div>', padding=False)
     unticked = gr.Textbox(visible=False)
     state = gr.Textbox(visible=False)
 

@@ -8,19 +8,69 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.support.server import RunningServer
-from tests.webui.browser.chromium import open_tab
+from tests.webui.browser.chromium import open_tab, visit, visitor
 from tests.webui.browser.test_page import fill_number, generate, number, picture
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def keys_page(server: RunningServer, browser: Browser) -> Iterator[Page]:
+    """One page for what changes nothing but the prompt."""
+    with visitor(browser) as context:
+        yield visit(context, server.url)
+
+
+@pytest.mark.parametrize(
+    ("text", "begin", "end", "keys", "expected"),
+    [
+        ("a red apple", 3, 3, "Up", "a (red:1.1) apple"),
+        ("a red apple", 3, 3, "Up Down Down", "a (red:0.9) apple"),
+        ("a red apple", 3, 3, "Up Down", "a red apple"),
+        ("a red apple", 1, 6, "Up", "a (red:1.1) apple"),  # the blanks of a double click
+        ("a (red apple:1.2) b", 6, 6, "Up Up", "a (red apple:1.4) b"),
+        ("a (red apple) b", 6, 6, "Down", "a red apple b"),
+        ("a (red:1.2) b", 2, 11, "Up", "a (red:1.3) b"),
+        (r"a \(red\) b", 5, 5, "Up", r"a \((red:1.1)\) b"),
+        ("a <lora:x:1> b", 5, 5, "Up", "a <lora:x:1.05> b"),
+    ],
+)
+def test_attention_by_keys(keys_page: Page, text: str, begin: int, end: int, keys: str, expected: str) -> None:
+    prompt = keys_page.locator("#txt2img_prompt textarea")
+    prompt.fill(text)
+    prompt.evaluate("(area, at) => { area.focus(); area.setSelectionRange(...at); }", [begin, end])
+    for key in keys.split():
+        keys_page.keyboard.press(f"Control+Arrow{key}")
+    expect(prompt).to_have_value(expected)
+    for _ in keys.split():
+        keys_page.keyboard.press("Control+z")
+    expect(prompt).to_have_value(text)
+
+
+def test_buttons_of_a_symbol_have_names(keys_page: Page) -> None:
+    expect(keys_page.get_by_role("button", name="Write the chosen styles into the prompts").first).to_be_visible()
+    for button in keys_page.locator("button.tool:visible").all():
+        expect(button).to_have_attribute("aria-label", re.compile("[a-z]{3}"))
+
+
+def test_the_routes_are_listed_without_the_internet(browser: Browser, server: RunningServer) -> None:
+    with visitor(browser) as context:
+        context.route(re.compile(r"^https?://(?!127\.0\.0\.1)"), lambda route: route.abort())
+        page = context.new_page()
+        page.goto(f"{server.url}/docs")
+        page.get_by_role("searchbox").fill("enable_hr")
+        found = page.locator("details:visible", has_text="/sdapi/v1/txt2img").first
+        found.locator("summary").click()
+        expect(found.get_by_role("cell", name="enable_hr", exact=True)).to_be_visible()
 
 
 def test_cards_write_into_the_prompt_focused_last(page: Page, server: RunningServer) -> None:
