@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+
+from sdwebui_api.generation.training_request import TrainingFiles
 
 TRAIN = {"learn_rate": 0.005, "data_root": "faces", "steps": 50}
 
@@ -142,6 +145,28 @@ def test_a_second_training_is_refused_while_one_runs(client, services, faces):
     assert answers[0].status_code == 200
     services.trainer.gate.set()
     assert client.post("/sdapi/v1/train/embedding", json=embedding()).status_code == 200
+
+
+def test_of_two_trainings_at_once_one_is_refused(client, services, faces, monkeypatch):
+    """Both are looked at before either is under way."""
+    both, plan = threading.Barrier(2, timeout=30), TrainingFiles.training
+
+    def planned(*args: Any) -> Any:
+        both.wait()
+        return plan(*args)
+
+    monkeypatch.setattr(TrainingFiles, "training", planned)
+    services.trainer.gate.clear()
+
+    def train() -> int:
+        status = client.post("/sdapi/v1/train/embedding", json=embedding()).status_code
+        services.trainer.gate.set()
+        return status
+
+    threading.Timer(20.0, services.trainer.gate.set).start()  # so that two that are admitted end too
+    with ThreadPoolExecutor(2) as threads:
+        calls = [threads.submit(train) for _ in range(2)]
+    assert sorted(call.result() for call in calls) == [200, 429]
 
 
 def test_a_training_can_be_cancelled(client, services, faces):
