@@ -16,7 +16,7 @@ from sdwebui_api.api.options import store_options
 from sdwebui_api.api.script_args import read_sections, without_sections
 from sdwebui_api.api.services import Services
 from sdwebui_api.config.options import Options
-from sdwebui_api.errors import BadRequest, SdWebUIError
+from sdwebui_api.errors import BadRequest, NotFound, SdWebUIError
 from sdwebui_api.generation.infotext_request import fields_of_infotext
 from sdwebui_api.generation.request import GenerationRequest, GenerationResult
 from sdwebui_api.jobs.job import Job, PreviewSettings
@@ -93,13 +93,28 @@ def _with_infotext(services: Services, kind: Kind, body: GenerationBody, stored:
     overrides = body.override_settings or {}
     names = services.resolver.sampler_names
     found = fields_of_infotext(params, kind, body.model_fields_set, overrides, stored, names)
-    merged = {**found.fields, **given, "override_settings": {**found.override_settings, **overrides}}
+    merged = {
+        **_with_refiner_of_this_server(services, found.fields),
+        **given,
+        "override_settings": {**found.override_settings, **overrides},
+    }
     try:
         return type(body).model_validate(merged)
     except ValidationError as error:
         problem = error.errors()[0]
         name = ".".join(map(str, problem["loc"]))
         raise BadRequest(f"infotext: {name}: {problem['msg']}", field="infotext") from None
+
+
+def _with_refiner_of_this_server(services: Services, fields: dict[str, Any]) -> dict[str, Any]:
+    """An infotext's refiner by its title here; left out where it is not here, as in A1111."""
+    named = fields.get("refiner_checkpoint")
+    if named is None:
+        return fields
+    try:
+        return {**fields, "refiner_checkpoint": services.catalog.checkpoints.find(named, "infotext").title}
+    except NotFound:
+        return {name: value for name, value in fields.items() if name != "refiner_checkpoint"}
 
 
 def persist(services: Services, body: GenerationBody) -> list[str]:

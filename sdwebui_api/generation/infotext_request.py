@@ -32,7 +32,9 @@ def _styles(params: Params) -> list[str] | None:
     return styles if isinstance(styles, list) else None
 
 
-_COMMON: dict[str, tuple[str | Callable[[Params], Any], type]] = {
+_Table = Mapping[str, tuple[str | Callable[[Params], Any], type]]
+
+_TXT2IMG: _Table = {
     "prompt": ("Prompt", str),
     "negative_prompt": ("Negative prompt", str),
     "cfg_scale": ("CFG scale", float),
@@ -41,18 +43,21 @@ _COMMON: dict[str, tuple[str | Callable[[Params], Any], type]] = {
     "batch_size": ("Batch size", int),
     "styles": (_styles, list),
     "denoising_strength": ("Denoising strength", float),
+}
+_COMMON: _Table = {
     "steps": ("Steps", int),
     "sampler_name": ("Sampler", str),
     "scheduler": (_schedule, str),
     "seed": ("Seed", int),
     "subseed": ("Variation seed", int),
     "subseed_strength": ("Variation seed strength", float),
-    "seed_resize_from_w": ("Seed resize from-1", int),
-    "seed_resize_from_h": ("Seed resize from-2", int),
+    # A1111 has these two the wrong way round (`modules/processing_scripts/seed.py`).
+    "seed_resize_from_h": ("Seed resize from-1", int),
+    "seed_resize_from_w": ("Seed resize from-2", int),
     "refiner_checkpoint": ("Refiner", str),
     "refiner_switch_at": ("Refiner switch at", float),
 }
-_HIRES: dict[str, tuple[str | Callable[[Params], Any], type]] = {
+_HIRES: _Table = {
     "enable_hr": (_has_hires, bool),
     "hr_scale": ("Hires upscale", float),
     "hr_upscaler": ("Hires upscaler", str),
@@ -65,7 +70,8 @@ _HIRES: dict[str, tuple[str | Callable[[Params], Any], type]] = {
     "hr_prompt": ("Hires prompt", str),
     "hr_negative_prompt": ("Hires negative prompt", str),
 }
-_IMG2IMG: dict[str, tuple[str | Callable[[Params], Any], type]] = {"image_cfg_scale": ("Image CFG scale", float)}
+_TABLES: Mapping[Kind, _Table] = {"txt2img": {**_TXT2IMG, **_COMMON, **_HIRES}, "img2img": _COMMON}
+"""In A1111 the fields of img2img's own page, the prompt among them, are not known to the API."""
 
 SETTING_OF_ENTRY: Mapping[str, str] = {
     "Clip skip": "CLIP_stop_at_last_layers",
@@ -140,9 +146,8 @@ def fields_of_infotext(
     and schedule come out as A1111 echoes them: a schedule that the sampler prefers anyway is "Automatic". Raises
     BadRequest(field="infotext") for an entry that is no number where one belongs.
     """
-    table = _COMMON | (_HIRES if kind == "txt2img" else _IMG2IMG)
     fields = {}
-    for name, (source, type_) in table.items():
+    for name, (source, type_) in _TABLES[kind].items():
         if name in fields_set:
             continue
         value = params.get(source) if isinstance(source, str) else source(params)

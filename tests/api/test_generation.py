@@ -78,6 +78,16 @@ def test_hires_upscaler_is_not_checked_without_hires(client):
     assert client.post(T2I, json={**SMALL, "hr_upscaler": "no such"}).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("name", "title"), [("tiny-sd [a22b8a45be]", "tiny-sd.safetensors [a22b8a45be]"), ("gone", None)]
+)
+def test_an_infotext_names_its_refiner(name, title, client):
+    text = f"a\nSteps: 2, Sampler: Euler, CFG scale: 7, Refiner: {name}, Refiner switch at: 0.5"
+    answer = client.post(T2I, json={"infotext": text})
+    assert answer.status_code == 200
+    assert answer.json()["parameters"]["refiner_checkpoint"] == title
+
+
 @pytest.mark.parametrize("name", ["Extra options", "Hypertile", "sampler", "Seed"])
 def test_sections_without_effect_are_accepted(name, client):
     assert client.post(T2I, json={**SMALL, "alwayson_scripts": {name: {"args": [True]}}}).status_code == 200

@@ -74,9 +74,16 @@ def test_infotext_request_equals_the_recorded_echo() -> None:
 
 def test_what_the_client_sets_wins() -> None:
     params = parse_generation_parameters("a\nSteps: 9, Seed: 4, CFG scale: 3, Clip skip: 2, ENSD: 5")
-    added = fields_of_infotext(params, "img2img", {"steps", "prompt"}, {"CLIP_stop_at_last_layers": 1}, OPTIONS)
-    assert added.fields == {"negative_prompt": "", "cfg_scale": 3.0, "seed": 4}
+    added = fields_of_infotext(params, "txt2img", {"steps", "prompt"}, {"CLIP_stop_at_last_layers": 1}, OPTIONS)
+    assert added.fields.items() >= {"negative_prompt": "", "cfg_scale": 3.0, "seed": 4}.items()
+    assert not added.fields.keys() & {"steps", "prompt"}
     assert added.override_settings == {"eta_noise_seed_delta": 5}
+
+
+def test_of_img2img_only_the_fields_that_a1111_knows() -> None:
+    text = "a\nSteps: 9, Seed: 4, CFG scale: 3, Size: 64x96, Denoising strength: 0.5, Seed resize from: 32x48"
+    added = fields_of_infotext(parse_generation_parameters(text), "img2img", {"steps"}, {}, OPTIONS)
+    assert added.fields == {"seed": 4, "seed_resize_from_h": 32, "seed_resize_from_w": 48}
 
 
 def test_hires_entries_switch_hires_on() -> None:
