@@ -15,7 +15,7 @@ from sdwebui_api.queueing.model import TaskRecord
 from sdwebui_api.queueing.routes import CheckCallback
 from sdwebui_api.queueing.service import QueueService
 from sdwebui_api.queueing.settings import queue_settings
-from sdwebui_api.queueing.stores.build import open_store
+from sdwebui_api.queueing.stores.build import make_store
 
 if TYPE_CHECKING:
     from sdwebui_api.storage.net_guard import NetGuard
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def build_queue(flags: Flags, data_dir: Path) -> QueueService:
     """Connects to nothing yet. Raises BadRequest, naming the flag."""
     settings = queue_settings(flags, data_dir)
-    return QueueService(settings, open_store(settings), failure_body)
+    return QueueService(settings, make_store(settings), failure_body)
 
 
 def callback_check(flags: Flags) -> CheckCallback:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive
 
 from sdwebui_api.queueing.frames import PROTOBUF, frame_list, json_row
 from sdwebui_api.queueing.model import REQUEST_ID, Item
@@ -63,7 +64,7 @@ async def read_items(service: QueueService, order: GetOrder, request: Request) -
     nothing is removed for somebody who cannot receive it."""
     if order.timeout <= 0:
         return await _get(service, order, delete=order.delete)
-    ends = [asyncio.create_task(_client_left(request)), asyncio.create_task(service.closing.wait())]
+    ends = [asyncio.create_task(hung_up(request.receive)), asyncio.create_task(service.closing.wait())]
     end = time.monotonic() + order.patience
     try:
         seen = await service.store.wait(order.queue, -1, 0)
@@ -113,8 +114,9 @@ async def _unless(wanted: Awaitable[T], others: Sequence[asyncio.Task[Any]]) -> 
         task.cancel()
 
 
-async def _client_left(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
+async def hung_up(receive: Receive, message: str = "http.disconnect") -> None:
+    """Returns when the client has left. What it sends besides means nothing; pings are the server's business."""
+    while (await receive())["type"] != message:
         pass
 
 

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -23,6 +23,7 @@ from sdwebui_api.queueing.frames import frame, record
 from sdwebui_api.queueing.identity import Identity
 from sdwebui_api.queueing.model import Consumer, Delivery, Item
 from sdwebui_api.queueing.query import Query
+from sdwebui_api.queueing.reading import hung_up
 from sdwebui_api.queueing.service import QueueService
 from sdwebui_api.queueing.store import Replaced, StoreUnavailable, StreamEnded
 
@@ -269,19 +270,23 @@ async def watch_websocket(service: QueueService, order: WatchOrder, socket: WebS
     async with Watch(service, order) as watch:
         await socket.accept()
         log.info("watching %s: %s.%s", order.queue, order.identity.group, order.identity.user)
-        code = await _first_of(_send_all(watch, order, socket), _gone(socket))
+
+        async def send(item: Item) -> None:
+            await socket.send_bytes(frame(item, with_data=not order.index_only))
+
+        code = await _first_of(_send_all(watch, send), hung_up(socket.receive, "websocket.disconnect"))
         if code is not None:
             with suppress(WebSocketDisconnect, RuntimeError):  # the client was quicker
                 await socket.close(code)
     log.info("no longer watching %s: %s.%s", order.queue, order.identity.group, order.identity.user)
 
 
-async def _send_all(watch: Watch, order: WatchOrder, socket: WebSocket) -> int | None:
+async def _send_all(watch: Watch, send: Callable[[Item], Awaitable[None]]) -> int | None:
     """The code to close with; None: the client has gone."""
     try:
         async for item in watch.items():
-            await socket.send_bytes(frame(item, with_data=not order.index_only))
-    except WebSocketDisconnect:
+            await send(item)
+    except (WebSocketDisconnect, OSError):
         return None
     except StreamEnded:
         return ENDED
@@ -289,12 +294,6 @@ async def _send_all(watch: Watch, order: WatchOrder, socket: WebSocket) -> int |
         await asyncio.sleep(REPLACED_SECONDS)
         return REPLACED
     return RESTARTING
-
-
-async def _gone(socket: WebSocket) -> None:
-    """Returns when the client has left. What it sends means nothing here; pings are the server's business."""
-    while (await socket.receive())["type"] != "websocket.disconnect":
-        pass
 
 
 async def _first_of(*parts: Coroutine[Any, Any, int | None]) -> int | None:
@@ -322,22 +321,10 @@ class WatchStream(Response):
         async with Watch(self._service, self._order) as watch:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             await send({"type": "http.response.body", "body": b"", "more_body": True})
-            await _first_of(self._send_all(watch, send), _hung_up(receive))
 
-    async def _send_all(self, watch: Watch, send: Send) -> None:
-        try:
-            async for item in watch.items():
+            async def send_record(item: Item) -> None:
                 body = record(item, with_data=not self._order.index_only)
                 await send({"type": "http.response.body", "body": body, "more_body": True})
-        except OSError:
-            return  # the client has gone
-        except StreamEnded:
-            pass
-        except Replaced:
-            await asyncio.sleep(REPLACED_SECONDS)
-        await send({"type": "http.response.body", "body": b""})
 
-
-async def _hung_up(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+            if await _first_of(_send_all(watch, send_record), hung_up(receive)) is not None:
+                await send({"type": "http.response.body", "body": b""})

@@ -19,7 +19,7 @@ import pytest
 from sdwebui_api.api.eas_answer import failure_body
 from sdwebui_api.queueing.inprocess import InProcess
 from sdwebui_api.queueing.settings import QueueSettings
-from sdwebui_api.queueing.stores.build import open_store
+from sdwebui_api.queueing.stores.build import make_store
 from sdwebui_api.queueing.worker import Worker, WorkerRules
 from tests.support.fronts import run_front, run_whole_server
 from tests.support.hosts import running_host
@@ -71,7 +71,7 @@ def worker_of(queue_url: str) -> Iterator[None]:
     stop = threading.Event()
 
     async def work() -> None:
-        store = open_store(QueueSettings("sd_async", queue_url))
+        store = make_store(QueueSettings("sd_async", queue_url))
         await store.open()
         worker = Worker(lambda: store, InProcess(_two_keys), WorkerRules("sd_async", 8), failure_body)
         running = asyncio.create_task(worker.run())

@@ -6,8 +6,8 @@ from sdwebui_api.queueing.settings import QueueSettings
 from sdwebui_api.queueing.store import QueueStore
 
 
-def open_store(settings: QueueSettings) -> QueueStore:
-    """Made, not opened yet; nothing is connected or created. The other kind's libraries are not imported."""
+def make_store(settings: QueueSettings) -> QueueStore:
+    """Not opened yet: nothing is connected or created. The other kind's libraries are not imported."""
     if settings.url.startswith("sqlite:"):
         from sdwebui_api.queueing.stores.sqlite import SqliteStore
 

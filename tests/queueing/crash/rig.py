@@ -19,7 +19,7 @@ from sdwebui_api.config.flags import parse_flags
 from sdwebui_api.queueing.model import Consumer, Item, NewItem, TaskRecord, sink_of
 from sdwebui_api.queueing.settings import queue_settings
 from sdwebui_api.queueing.store import QueueStore, StoreUnavailable
-from sdwebui_api.queueing.stores.build import open_store
+from sdwebui_api.queueing.stores.build import make_store
 from tests.queueing.crash.check import Put
 from tests.queueing.crash.zygote import Zygote
 from tests.support.redis_server import RedisServer, free_port
@@ -54,7 +54,7 @@ class Looker:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
         flags = parse_flags(["--queue-url", url], environ={})
-        self._store: QueueStore = open_store(queue_settings(flags, data_dir))
+        self._store: QueueStore = make_store(queue_settings(flags, data_dir))
         self.run(self._store.open)
 
     def run(self, act: Callable[..., Any], *args: Any, **more: Any) -> Any:

@@ -21,7 +21,7 @@ from sdwebui_api.queueing.model import Consumer, Delivery
 from sdwebui_api.queueing.service import QueueService
 from sdwebui_api.queueing.settings import QueueSettings, queue_settings
 from sdwebui_api.queueing.store import QueueStore
-from sdwebui_api.queueing.stores.build import open_store
+from sdwebui_api.queueing.stores.build import make_store
 from tests.queueing.crash.ledger import Ledger
 from tests.support.fakes import fake_services, golden_flags
 
@@ -62,7 +62,7 @@ def worker(data_dir: str, ledger: str, flags: Sequence[str], seconds: float) -> 
     services.runner.concurrency = 4
     services.generator = QuickGenerator(seconds)
     settings = queue_settings(services.flags, Path(data_dir))
-    store: Any = Recorded(open_store(settings), Ledger(Path(ledger)))
+    store: Any = Recorded(make_store(settings), Ledger(Path(ledger)))
     services.queue = QueueService(settings, store, failure_body)
     return worker_main.work(services)
 
@@ -71,9 +71,9 @@ def real_worker(data_dir: str, ledger: str, flags: Sequence[str], seconds: float
     """`launch.py worker` with the engine and the golden models; a job lasts as long as it lasts."""
 
     def recorded(settings: QueueSettings) -> Any:
-        return Recorded(open_store(settings), Ledger(Path(ledger)))
+        return Recorded(make_store(settings), Ledger(Path(ledger)))
 
-    api_queue.open_store = recorded
+    api_queue.make_store = recorded
     return worker_main.serve(golden_flags(Path(data_dir), "--ckpt", "tiny-sd.safetensors", *flags))
 
 
