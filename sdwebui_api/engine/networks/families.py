@@ -143,7 +143,8 @@ def _decomposed(change: Tensor, weight: Tensor, magnitude: Tensor) -> Tensor:
     magnitude = magnitude.reshape(*magnitude.shape[:2], *[1] * (weight.ndim - 2))
     axes = (0 if magnitude.shape[0] == 1 else 1, *range(2, weight.ndim))
     length = torch.linalg.vector_norm(merged, dim=axes, keepdim=True)
-    return merged * (magnitude / length) - weight
+    # What is zero throughout (pruned models have such rows) has no direction, and stays zero.
+    return merged * (magnitude / length.masked_fill(length == 0, 1.0)) - weight
 
 
 # --- the kinds ------------------------------------------------------------------------------------------------

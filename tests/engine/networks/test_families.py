@@ -211,6 +211,13 @@ def test_dora_sets_lengths(axis: int) -> None:
     close(merged / merged.norm(dim=axis, keepdim=True), directions / directions.norm(dim=axis, keepdim=True))
 
 
+def test_dora_leaves_zero_rows_at_zero() -> None:
+    weight = torch.cat([LINEAR[:5], torch.zeros(1, 4)])
+    leaves = {"diff": torch.zeros(6, 4), "dora_scale": random(6, 1).abs()}
+    merged = weight + layer_delta(leaves, weight).weight
+    assert torch.isfinite(merged).all() and not merged[5].any()
+
+
 def test_dora_of_a_convolution_as_lycoris_writes_it() -> None:
     up, down, magnitude = random(6, 2, 1, 1), random(2, 4, 3, 3), random(1, 4, 1, 1).abs()
     leaves = {"lora_up.weight": up, "lora_down.weight": down, "dora_scale": magnitude}
