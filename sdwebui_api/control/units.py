@@ -30,6 +30,9 @@ T = TypeVar("T")
 MAX_UNITS = 10
 """As many as the extension's setting `control_net_unit_count` allows."""
 
+_DEEPEST = 4
+"""Lists within lists of pictures; nobody means more, and JSON may nest a thousand."""
+
 MODEL_FREE = ("reference_only", "reference_adain", "reference_adain+attn")
 """Preprocessors that work without a control model."""
 
@@ -285,19 +288,22 @@ class _UnitReader:
         """The picture that the door has fetched from `image_link`, in place of the unit's `image`."""
         return (UnitImage(np.array(self._decode(value, "image_link").convert("RGB"))),)
 
-    def _image_list(self, value: Any) -> tuple[UnitImage, ...]:
+    def _image_list(self, value: Any, depth: int = 0) -> tuple[UnitImage, ...]:
         """A text, `{"image", "mask"}`, `[image, mask]`, or a list of any of them."""
         if value is None or value == "" or value == []:
             return ()
         if isinstance(value, (str, bytes, Mapping)):
             one = self._image(value)
             return () if one is None else (one,)
-        if not isinstance(value, (list, tuple)):
+        if not isinstance(value, (list, tuple)) or depth > _DEEPEST:
             raise BadRequest("An image is a text, an object or a list", field=self._field("image"))
         if len(value) == 2 and all(item is None or isinstance(item, (str, bytes)) for item in value):
             one = self._image({"image": value[0], "mask": value[1]})
             return () if one is None else (one,)
-        lists = (self._image_list(item) if isinstance(item, (list, tuple)) else (self._image(item),) for item in value)
+        lists = (
+            self._image_list(item, depth + 1) if isinstance(item, (list, tuple)) else (self._image(item),)
+            for item in value
+        )
         return tuple(one for images in lists for one in images if one is not None)
 
     def _image(self, value: Any) -> UnitImage | None:

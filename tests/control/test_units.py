@@ -237,6 +237,14 @@ def test_malformed_units_name_the_field(fields: dict[str, Any], name: str) -> No
     assert refused.value.status == 422
 
 
+def test_lists_within_lists_end_somewhere() -> None:
+    image: Any = IMAGE
+    for _ in range(900):
+        image = [image]
+    with pytest.raises(BadRequest, match="An image is a text"):
+        one(image=image)
+
+
 def test_args_that_are_no_list() -> None:
     with pytest.raises(BadRequest) as refused:
         read_units("canny", FIELD, init_image=False, find_model=find_model)
