@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sdwebui_api.catalog.files import whole_characters
+
 log = logging.getLogger(__name__)
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
@@ -111,7 +113,7 @@ def _contents(path: Path) -> str:
 
 def _text(found: Mapping[str, Any], key: str) -> str:
     value = found.get(key)
-    return value if isinstance(value, str) else ""
+    return whole_characters(value) if isinstance(value, str) else ""
 
 
 def _weight(found: Mapping[str, Any]) -> float:

@@ -40,7 +40,8 @@ def find_files(
     """Files ending in one of `suffixes` but in none of `excluded`, below every folder, in natural order.
 
     A subfolder that `is_unit` is found itself, and nothing in it. Links are followed. Of two files with the same
-    relative name the one in the earlier folder counts.
+    relative name the one in the earlier folder counts. Names that are no text (not UTF-8) are left out: no client could
+    be told of them.
     """
     wanted, unwanted = tuple(suffixes), tuple(excluded)
     found: dict[str, FoundFile] = {}
@@ -49,6 +50,9 @@ def find_files(
             lower = path.name.lower()
             if path.is_dir() or (lower.endswith(wanted) and not (unwanted and lower.endswith(unwanted))):
                 name = path.relative_to(folder).as_posix() if path != folder else path.name
+                if whole_characters(name) != name:
+                    logger.warning("%a is left out: its name is not UTF-8", str(path))
+                    continue
                 first = found.setdefault(name, FoundFile(path, name))
                 if first.path != path:
                     logger.warning("%s is hidden by %s, which has the same name", path, first.path)
@@ -69,6 +73,11 @@ def _walk(folder: Path, is_unit: Callable[[Path], bool]) -> Iterator[Path]:
             continue
         # unlike Path.is_file, which raises for a link to a name that no file can have, or to where nobody may look
         yield from (Path(root, name) for name in files if os.path.isfile(os.path.join(root, name)))
+
+
+def whole_characters(text: str) -> str:
+    """`text` as UTF-8 can hold it: half a character (of a JSON escape, or of another encoding) becomes `?`."""
+    return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def unique_stem(name: str, endings: Iterable[str]) -> str:
@@ -103,4 +112,4 @@ def safetensors_metadata(path: Path) -> dict[str, str]:
     metadata = safetensors_header(path).get("__metadata__")
     if not isinstance(metadata, dict):
         return {}
-    return {key: value for key, value in metadata.items() if isinstance(value, str)}
+    return {whole_characters(key): whole_characters(value) for key, value in metadata.items() if isinstance(value, str)}

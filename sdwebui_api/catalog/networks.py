@@ -212,6 +212,10 @@ def _unpacked(value: str) -> Any:
     if value[:1] != "{":
         return value
     try:
-        return json.loads(value)
+        found = json.loads(value)
+        json.dumps(
+            found, ensure_ascii=False, allow_nan=False
+        ).encode()  # an answer could hold no NaN and half characters
+        return found
     except (ValueError, RecursionError):
         return value

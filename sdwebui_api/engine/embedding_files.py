@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sdwebui_api.catalog.files import whole_characters
 from sdwebui_api.engine.reading import read_pickle, read_tensors
 from sdwebui_api.errors import UnusableModel
 
@@ -66,7 +67,7 @@ def read_embedding(path: Path, name: str, *, hashing: bool = True) -> Embedding 
     if data is None:
         return None
     if path.suffix.lower() in PICTURES:
-        name = str(data.get("name") or name)
+        name = _text(data.get("name")) or name
     return Embedding(
         name=name,
         tensor=vectors_of(data, path),
@@ -120,7 +121,7 @@ def _whole(value: Any) -> int | None:
 
 
 def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
+    return None if value is None else whole_characters(str(value))
 
 
 # --- pictures -------------------------------------------------------------------------------------------------

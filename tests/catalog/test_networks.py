@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,27 @@ def test_metadata_in_order_and_unpacked(tmp_path: Path) -> None:
         "broken": "{x",
     }
     assert file.metadata == expected and list(file.metadata)[:2] == ["ss_sd_model_name", "ss_tag_frequency"]
+
+
+def test_metadata_that_no_answer_could_hold(tmp_path: Path) -> None:
+    write(
+        tmp_path / "a.safetensors",
+        ss_output_name="a\ud800",
+        half='{"x": "\\ud800"}',
+        nan='{"x": NaN}',
+        far='{"x": 1e999}',
+    )
+    file = catalog(tmp_path).find("a")
+    assert file is not None and file.alias == "a?"
+    json.dumps(file.metadata, ensure_ascii=False, allow_nan=False).encode()
+    assert file.metadata["half"] == '{"x": "\\ud800"}' and file.metadata["nan"] == '{"x": NaN}'
+
+
+def test_a_name_that_is_no_text_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path / "a.safetensors")
+    write(Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.safetensors")))
+    assert [file.name for file in catalog(tmp_path).all()] == ["a"]
+    assert "not UTF-8" in caplog.text and caplog.text.encode()
 
 
 def test_a_stated_hash_and_none(tmp_path: Path) -> None:
