@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from sdwebui_api.jobs.job import Job, Progress, _call_on
+from sdwebui_api.jobs.job import Job, Progress, call_on
 
 
 async def changes(job: Job, *, idle_seconds: float = 15.0, min_interval: float = 0.1) -> AsyncIterator[Progress | None]:
@@ -16,7 +16,7 @@ async def changes(job: Job, *, idle_seconds: float = 15.0, min_interval: float =
     """
     loop = asyncio.get_running_loop()
     changed = asyncio.Event()
-    remove = job.add_listener(lambda: _call_on(loop, changed.set))
+    remove = job.add_listener(lambda: call_on(loop, changed.set))
     try:
         while True:
             changed.clear()

@@ -73,7 +73,7 @@ class Progress:
 
     @property
     def fraction(self) -> float:
-        """[0, 1): how much of the work is done, as `/internal/progress` counts."""
+        """[0, 1]: how much of the work is done, as `/internal/progress` counts."""
         if self.job_count <= 0:
             return 0.0
         within = self.sampling_step / self.sampling_steps if self.sampling_steps > 0 else 0.0
@@ -339,7 +339,7 @@ class Job:
 
         def wake() -> None:
             if self._ended.is_set():
-                _call_on(loop, ended.set)
+                call_on(loop, ended.set)
 
         remove = self.add_listener(wake)
         try:
@@ -379,7 +379,7 @@ class Job:
         self._notify()
 
 
-def _call_on(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+def call_on(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
     """Run `callback` on `loop` from any thread; nothing happens when the loop has been closed."""
     try:
         loop.call_soon_threadsafe(callback)

@@ -24,7 +24,7 @@ from sdwebui_api.errors import (
     SdWebUIError,
     Unavailable,
 )
-from sdwebui_api.jobs.job import Job, Prepare, PreviewSettings
+from sdwebui_api.jobs.job import Job, JobState, Prepare, PreviewSettings
 from sdwebui_api.jobs.lines import FairLines, Lines, OneLine, Work
 from sdwebui_api.jobs.preparing import Preparation
 
@@ -68,6 +68,8 @@ class JobRunner:
         self._waiting: Lines = FairLines(max_queue) if fair else OneLine()
         self._live: OrderedDict[Key, Job] = OrderedDict()
         self._ended: OrderedDict[Key, Job] = OrderedDict()
+        self._ending = 0
+        """Jobs that are live no more, whose end not everybody has been told of."""
         self._last_started: Job | None = None
         self._idle_workers = 0
         self._workers = 0
@@ -193,8 +195,7 @@ class JobRunner:
             job._cancel()
             if not self._remove_waiting(job):
                 return True
-        job._finish("cancelled", error=Cancelled(f"Job {job.id} was cancelled"))
-        self._tell(job)
+        self._end(job, "cancelled", error=Cancelled(f"Job {job.id} was cancelled"))
         return True
 
     def interrupt(self, job: Job) -> bool:
@@ -211,16 +212,20 @@ class JobRunner:
         """
         with self._changed:
             self._draining = True
-            in_time = self._changed.wait_for(lambda: not self._live, timeout)
+            in_time = self._changed.wait_for(self._is_idle, timeout)
             left = list(self._live.values())
         for job in reversed(left):
             log.warning("job %s is cancelled: the server shuts down", job.id)
             self.cancel(job)
         with self._changed:
-            self._changed.wait_for(lambda: not self._live, 10.0)
+            self._changed.wait_for(self._is_idle, 10.0)
             self._closed = True
             self._changed.notify_all()
         return in_time
+
+    def _is_idle(self) -> bool:
+        """No job is left, and those that were have told everybody of their end."""
+        return not self._live and not self._ending
 
     def _remove_waiting(self, job: Job) -> bool:
         removed = self._waiting.remove(job)
@@ -262,12 +267,19 @@ class JobRunner:
             self._waiting.ended(job)
             self._retire(job)
         if job.cancelled:
-            job._finish("cancelled", error=Cancelled(f"Job {job.id} was cancelled"))
+            self._end(job, "cancelled", error=Cancelled(f"Job {job.id} was cancelled"))
         elif error is not None:
-            job._finish("cancelled" if isinstance(error, Cancelled) else "failed", error=error)
+            self._end(job, "cancelled" if isinstance(error, Cancelled) else "failed", error=error)
         else:
-            job._finish("done", value=value)
+            self._end(job, "done", value=value)
+
+    def _end(self, job: Job, state: JobState, *, value: Any = None, error: SdWebUIError | None = None) -> None:
+        """After `_retire`, without the lock: listeners and observers may take their time."""
+        job._finish(state, value=value, error=error)
         self._tell(job)
+        with self._changed:
+            self._ending -= 1
+            self._changed.notify_all()
 
     def _tell(self, job: Job) -> None:
         for observer in self._observers:
@@ -282,6 +294,7 @@ class JobRunner:
 
     def _retire(self, job: Job) -> None:
         self._live.pop(_key(job), None)
+        self._ending += 1
         self._ended[_key(job)] = job
         self._drop_old()
         self._changed.notify_all()

@@ -220,6 +220,18 @@ def test_drain_finishes_what_was_admitted():
         runner.submit(gate, kind="txt2img")
 
 
+def test_drain_waits_until_everybody_was_told():
+    runner, told = JobRunner(), []
+
+    def slow(job: Job) -> None:
+        time.sleep(0.2)
+        told.append(job.state)
+
+    runner.observe(slow)
+    job = runner.submit(lambda job: 1, kind="txt2img")
+    assert runner.drain(PATIENCE) and told == ["done"] and not job.live
+
+
 def test_drain_cancels_what_takes_too_long():
     runner = JobRunner()
     gate = Gate()
