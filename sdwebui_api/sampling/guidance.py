@@ -356,7 +356,6 @@ class GuidedDenoiser:
         Without negative prompts the first part of each image stands for them.
         """
         numbers = [i for i, image in enumerate(parts) for _ in image]
-        images = torch.tensor(numbers, device=x.device)
         concat = self._conditioning.concat
         if concat is not None:
             concat = concat.expand(x.shape[0], -1, -1, -1)
@@ -365,7 +364,14 @@ class GuidedDenoiser:
         labels = self._conditioning.labels
         label, label_negative = (None, None) if labels is None else labels.at(self._step)
         rows = [
-            Rows(x[images], levels[images], cond, concat[images] if concat is not None else None, prompts, label),
+            Rows(
+                _picked(x, numbers),
+                levels[:1].expand(len(numbers)),
+                cond,
+                None if concat is None else _picked(concat, numbers),
+                prompts,
+                label,
+            ),
             Rows(x, levels, uncond, concat, negatives, label_negative),
         ]
         if editing and concat is not None:
@@ -376,7 +382,7 @@ class GuidedDenoiser:
         rows = [replace(row, context=uncond if index else cond) for index, row in enumerate(rows)]
         outputs = self._run(rows[:1] if skip_uncond else rows, x.shape[0])
         if skip_uncond:
-            outputs = torch.cat([outputs, outputs[[image[0][0] for image in parts]]])
+            outputs = torch.cat([outputs, _picked(outputs, [image[0][0] for image in parts])])
         return self._hooks.cfg_denoised(Denoised(outputs, self._now())).x if self._hooks is not None else outputs
 
     def _changed(self, rows: list[Rows], hooks: EvaluationHooks) -> list[Rows]:
@@ -449,3 +455,8 @@ class GuidedDenoiser:
         except SamplingStopped as stop:
             # Takes effect at the next evaluation: a stop during the last one still gives the finished picture.
             self._stop = stop
+
+
+def _picked(tensor: Tensor, numbers: Sequence[int]) -> Tensor:
+    """Rows of a tensor, one by one: a tensor of indices would be sent to a GPU, which has to catch up for it first."""
+    return torch.cat([tensor[number : number + 1] for number in numbers])
