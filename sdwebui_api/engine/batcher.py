@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -21,6 +21,8 @@ from torch import Tensor
 from sdwebui_api.engine.batch_size import FixedBatchSize
 from sdwebui_api.engine.devices import as_out_of_memory
 from sdwebui_api.engine.networks.control import ControlInput, joined
+from sdwebui_api.engine.stopwatch import Stopwatch
+from sdwebui_api.errors import OutOfMemory
 
 log = logging.getLogger(__name__)
 
@@ -130,12 +132,24 @@ class _Line:
 class StepBatcher:
     """Groups evaluations, as many per forward pass as `sizes` says; a limit of 1 turns grouping off."""
 
-    def __init__(self, sizes: FixedBatchSize | int = 8, max_cells: int = 16 * 64 * 64) -> None:
-        """`max_cells`: latent area (rows times height times width) that a group may have; one alone may have more."""
+    def __init__(
+        self,
+        sizes: FixedBatchSize | int = 8,
+        max_cells: int = 16 * 64 * 64,
+        stopwatch: Stopwatch | None = None,
+        make_room: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`max_cells`: latent area (rows times height times width) that a group may have; one alone may have more.
+
+        `stopwatch`: of the device (default: a CPU's). `make_room` is called, with the device free, when one evaluation
+        alone has run out of memory: whether a second attempt has more.
+        """
         self._sizes = FixedBatchSize(sizes) if isinstance(sizes, int) else sizes
         self.largest_group = self._sizes.largest
         self.statistics = BatchStatistics()
         self._max_cells = max_cells
+        self._stopwatch = stopwatch or Stopwatch()
+        self._make_room = make_room
         self._line = _Line()
         self._changed = threading.Condition()
 
@@ -214,6 +228,7 @@ class StepBatcher:
             with leader.network.holding():
                 group = self._take_group(leader)
                 self._run(group)
+            self._try_again(group)
         except BaseException as error:
             for entry in group or [leader]:
                 if not entry.done and entry.error is None:
@@ -272,9 +287,18 @@ class StepBatcher:
                 self._line.waiting.remove(entry)
             return group
 
+    def _try_again(self, group: Sequence[_Entry]) -> None:
+        """What ran out of memory though it was alone, after others' idle weights have made room."""
+        failed = [entry for entry in group if isinstance(entry.error, OutOfMemory)]
+        if failed and self._make_room():
+            with group[0].network.holding():
+                for entry in failed:
+                    entry.error = None
+                    self._run([entry])
+
     def _run(self, group: Sequence[_Entry]) -> None:
         """Fill every entry's result or error. A failure of the group is retried in parts, so that it hits one only."""
-        started = time.monotonic()
+        started = self._stopwatch.start()
         try:
             rows = _forward([entry.evaluation for entry in group], group[0].network)
         except Exception as error:  # any failure belongs to the entry that causes it, whatever it is
@@ -282,7 +306,8 @@ class StepBatcher:
             return
         for entry, result in zip(group, rows, strict=True):
             entry.result = result
-        self._record(group, time.monotonic() - started)
+        self._count(group)
+        self._stopwatch.stop(started, self._recorder(group))
 
     def _retry(self, group: Sequence[_Entry], error: Exception) -> None:
         out_of_memory = as_out_of_memory(error)
@@ -304,13 +329,21 @@ class StepBatcher:
         self._max_cells = min(self._max_cells, cells // 2)
         log.warning("%d evaluations together ran out of memory; groups are smaller from now on", len(group))
 
-    def _record(self, group: Sequence[_Entry], seconds: float) -> None:
-        key = group[0].network.key
+    def _recorder(self, group: Sequence[_Entry]) -> Callable[[float], None]:
+        """Remembers how many seconds `group` took; holds none of its tensors."""
+        key, weights_and_kind, size = group[0].network.key, group[0].weights_and_kind, len(group)
+        rows = sum(entry.evaluation.x.shape[0] for entry in group)
+
+        def record(seconds: float) -> None:
+            with self._changed:
+                known = self._line.forward_seconds.get(key, seconds)
+                self._line.forward_seconds[key] = 0.8 * known + 0.2 * seconds
+                self._sizes.record(weights_and_kind, size, rows, seconds)
+
+        return record
+
+    def _count(self, group: Sequence[_Entry]) -> None:
         with self._changed:
-            known = self._line.forward_seconds.get(key, seconds)
-            self._line.forward_seconds[key] = 0.8 * known + 0.2 * seconds
-            rows = sum(entry.evaluation.x.shape[0] for entry in group)
-            self._sizes.record(group[0].weights_and_kind, len(group), rows, seconds)
             self.statistics.forwards += 1
             self.statistics.evaluations += len(group)
             self.statistics.largest = max(self.statistics.largest, len(group))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import psutil
 import torch
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from sdwebui_api.config.flags import Flags
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -182,12 +184,19 @@ class FairLock:
         self.__exit__()
 
 
+_ALLOCATION_FAILED = (
+    "DefaultCPUAllocator", "can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)  # fmt: skip
+"""What errors say that torch's own allocator for GPUs did not raise: RAM's, the driver's and the libraries'."""
+
+
 def as_out_of_memory(error: BaseException) -> OutOfMemory | None:
     """Our error when `error` says that memory ran out, on whatever device; gives cached device memory back."""
     if isinstance(error, OutOfMemory):
         return error
     text = str(error)
-    allocator_failed = "DefaultCPUAllocator" in text or "can't allocate memory" in text
+    allocator_failed = isinstance(error, RuntimeError) and any(word in text for word in _ALLOCATION_FAILED)
     if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not allocator_failed:
         return None
     if torch.cuda.is_available():
@@ -203,9 +212,24 @@ class Device:
 
     def __init__(self, plan: DevicePlan) -> None:
         self.plan = plan
+        self.make_room: Callable[[], bool] = lambda: False
+        """Has weights that nobody uses leave the device; whether any did. Not to be called while holding it."""
         self._lock = FairLock()
         self._visitor: nn.Module | None = None
         self._visit: Visit | BlockwiseVisit | None = None
+
+    def with_room_made(self, work: Callable[[], T]) -> T:
+        """What `work` returns, which holds the device by itself. It gets a second attempt when it ran out of memory
+        and idle weights could make room. Raises what `work` raises."""
+        try:
+            return work()
+        except OutOfMemory as error:
+            # Its frames, and those of torch's error behind it, hold the tensors of the attempt.
+            failure = error.with_traceback(None)
+            failure.__context__ = None
+        if not self.make_room():
+            raise failure
+        return work()
 
     @contextmanager
     def running(self, module: nn.Module) -> Iterator[None]:
@@ -275,3 +299,4 @@ class Device:
             self._send_home()
             if self.plan.device.type == "cuda":
                 torch.cuda.empty_cache()
+                torch.accelerator.empty_host_cache()  # pinned RAM, which torch would keep too

@@ -21,6 +21,7 @@ from sdwebui_api.engine.devices import Device, DevicePlan, as_out_of_memory
 from sdwebui_api.engine.embeddings import EmbeddingDatabase, EmbeddingStore
 from sdwebui_api.engine.families.base import TextTower
 from sdwebui_api.engine.filling import Weights
+from sdwebui_api.engine.libraries import import_without_scipy
 from sdwebui_api.engine.load_settings import DEFAULTS, LoadSettings
 from sdwebui_api.engine.loading import OpenCheckpoint
 from sdwebui_api.engine.mapped import read_ahead
@@ -30,6 +31,7 @@ from sdwebui_api.engine.networks.control_files import load_control_network, made
 from sdwebui_api.engine.networks.selection import NO_NETWORKS, NetworkSet
 from sdwebui_api.engine.networks.variants import Variants
 from sdwebui_api.engine.source import FamilyNames, LentText, LoadedText, LoadedUNet, Progress, Source, identity
+from sdwebui_api.engine.stopwatch import Stopwatch
 from sdwebui_api.engine.text_encoder import TextEncoder, Tokenizer
 from sdwebui_api.engine.tiny_vae import TinyVae, TinyVaeFiles
 from sdwebui_api.engine.vae import Vae
@@ -57,12 +59,15 @@ class Engine:
     def __init__(self, flags: Flags, paths: Paths) -> None:
         self.plan = DevicePlan.from_flags(flags)
         self.device = Device(self.plan)
-        self.batcher = StepBatcher(_batch_size(flags, self.plan), memory.cells_limit(self.plan))
+        self.batcher = StepBatcher(
+            _batch_size(flags, self.plan), memory.cells_limit(self.plan), Stopwatch(self.plan.device), self._make_room
+        )
         self._hashing = not flags.no_hashing
         self._versions = count(1)
         self._embeddings = EmbeddingStore([paths.embeddings_dir], hashing=self._hashing, versions=self._versions)
         room, resting = memory.weights_room(self.plan, flags), memory.resting_room(self.plan, flags)
         self._weights = WeightsCache(room, on_evict=self._forget_dropped, ram=resting)
+        self.device.make_room = self._make_room
         self._variants = Variants(self.device)
         self.tokenizer = Tokenizer()
         self._text_widths: dict[str, int] = {}
@@ -90,6 +95,11 @@ class Engine:
         gc.collect()
         self.device.forget()
         allocator.give_back()
+
+    def _make_room(self) -> bool:
+        """A GPU's memory that idle weights keep is for whoever runs out of it; whether there was any. On a CPU nothing
+        runs out in time to be helped."""
+        return self.plan.device.type == "cuda" and self._weights.make_room()
 
     @property
     def ready(self) -> bool:
@@ -257,6 +267,7 @@ class Engine:
 
         return self._part(key, load, LoadedText, base=source.text_key)
 
+    @contextmanager
     def _part(
         self,
         key: str,
@@ -266,29 +277,50 @@ class Engine:
         *,
         keep: bool = True,
         source: Source | None = None,
-    ) -> AbstractContextManager[T]:
+    ) -> Iterator[T]:
         def load_part(reserve: Callable[[int], None]) -> Loaded:
             return self._load_where_it_fits(load, reserve)
 
-        in_ram = source is not None and source.rests_in_ram
-        return self._weights.lease(key, load_part, kind, base=base, keep=keep, in_ram=in_ram)
+        def enter() -> T:
+            in_ram = source is not None and source.rests_in_ram
+            return held.enter_context(self._weights.lease(key, load_part, kind, base=base, keep=keep, in_ram=in_ram))
+
+        with ExitStack() as held:
+            yield self._woken(enter)
+
+    def _woken(self, enter: Callable[[], T]) -> T:
+        """A part that rests in RAM may find the GPU full: the second attempt has what idle parts leave."""
+        try:
+            return enter()
+        except Exception as error:
+            out_of_memory = as_out_of_memory(error)
+            if out_of_memory is None or out_of_memory is error:  # a load has had its second attempt
+                raise
+        if not self._make_room():
+            raise out_of_memory
+        return enter()
 
     def _load_where_it_fits(self, load: Load, reserve: Callable[[int], None]) -> Loaded:
         """A second attempt, after dropping everything idle, when memory runs out. Raises OutOfMemory.
 
         The weights serve training too, so they must not become inference tensors in a job that runs without autograd.
         """
+        import_without_scipy()
         with torch.inference_mode(False), torch.no_grad():
             try:
-                return load(reserve)
+                loaded = load(reserve)
             except Exception as error:
                 if as_out_of_memory(error) is None:
                     raise
-            self._weights.unload_all()
-            try:
-                return load(reserve)
-            except Exception as error:
-                raise as_out_of_memory(error) or error from None
+                loaded = None
+            if loaded is None:
+                self._weights.unload_all()
+                try:
+                    loaded = load(reserve)
+                except Exception as error:
+                    raise as_out_of_memory(error) or error from None
+        allocator.give_back()  # what was there while weights were converted lies between those that stay
+        return loaded
 
     def _model(
         self,
@@ -317,6 +349,7 @@ class Engine:
             dtype=self.plan.unet_dtype,
             problems=(*network.problems, *text.problems),
             settings=settings,
+            holder=self.device,
         )
 
     def warm(self, checkpoint: CheckpointFile, vae: VaeFile | None = None, on_progress: Progress | None = None) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -131,7 +132,9 @@ class DiffusionModel:
         dtype: torch.dtype,
         problems: tuple[str, ...] = (),
         settings: LoadSettings = DEFAULTS,
+        holder: Device | None = None,
     ) -> None:
+        """`holder`: whose room is made for pictures that do not fit (default: nobody's)."""
         self.key = f"{unet.key}+{vae.key}"
         self.problems = problems
         """What of the networks asked for does not fit this checkpoint, in words."""
@@ -160,6 +163,7 @@ class DiffusionModel:
         self.latent_factor = facts.latent_factor
         """Scaled latent = VAE latent times this (SD1: 0.18215)."""
         self._batcher = batcher
+        self._holder = holder
 
     def participate(self) -> AbstractContextManager[None]:
         """Run a sampling loop inside, so that the StepBatcher can wait for its next step."""
@@ -200,13 +204,17 @@ class DiffusionModel:
 
         With `noise` (latent-shaped, standard normal) a draw from the posterior, mean + std * noise; else its mode.
         """
-        encoded = self._vae.encode(images, noise, tiling=tiling, fallback=self._vae_fallback)
-        return encoded * self.latent_factor
+        encode = partial(self._vae.encode, images, noise, tiling=tiling, fallback=self._vae_fallback)
+        return self._with_room_made(encode) * self.latent_factor
 
     def decode(self, latents: Tensor, *, tiling: bool = False) -> Tensor:
         """[B, 3, 8h, 8w] in about [-1, 1] of scaled `latents` [B, 4, h, w]. Raises Diverged for not-a-number."""
         latents = latents.to(self.device) / self.latent_factor
-        return self._vae.decode(latents, tiling=tiling, fallback=self._vae_fallback)
+        decode = partial(self._vae.decode, latents, tiling=tiling, fallback=self._vae_fallback)
+        return self._with_room_made(decode)
+
+    def _with_room_made(self, work: Callable[[], Tensor]) -> Tensor:
+        return work() if self._holder is None else self._holder.with_room_made(work)
 
     def preview(self, latent: Tensor) -> Image.Image:
         """A rough picture of one scaled latent [4, h, w], one pixel per latent cell; costs next to nothing."""

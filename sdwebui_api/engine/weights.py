@@ -275,6 +275,16 @@ class WeightsCache:
         self._dropped(dropped)
         return len(dropped)
 
+    def make_room(self) -> bool:
+        """Send every part that nobody holds away from the device, to rest in RAM where it may; whether any went."""
+        leaving = _Leaving()
+        with self._mutex:
+            while idle := self._idle(in_ram=False):
+                for key in idle:
+                    self._send_away(key, leaving)
+        self._finish(leaving)
+        return bool(leaving.dropped or leaving.resting)
+
     def _dropped(self, keys: list[Hashable]) -> None:
         if keys:
             log.info("dropped from memory: %s", ", ".join(str(key) for key in keys))
