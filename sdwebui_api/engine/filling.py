@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sdwebui_api.engine.blocks import ALIGNMENT
+from sdwebui_api.engine.blocks import ALIGNMENT, Block
 from sdwebui_api.engine.families.base import Assembly
 from sdwebui_api.engine.feed_forward import keep_feed_forwards_small
 from sdwebui_api.engine.float8 import keep_in_float8
@@ -121,15 +121,15 @@ def _check(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], part: st
 def _fill(places: Iterable[_Place], weights: Weights, tell: Tell | None) -> dict[str, Tensor]:
     filled: dict[str, Tensor] = {}
     places = list(places)
-    # One buffer for all that stays as it is read, and room to read one of those in that are packed.
-    buffer = _buffer(sum(place.size for place in places if place.packing is None), weights)
-    room = _buffer(max((place.size for place in places if place.packing is not None), default=0), weights)
-    report, used, done = _reporting(tell, sum(place.size for place in places)), 0, 0
+    # One block for all that stays as it is read, and room to read one of those in that are packed.
+    block = Block(sum(place.size for place in places if place.packing is None), weights.device, pinned=weights.pinned)
+    largest = max((place.size for place in places if place.packing is not None), default=0)
+    room = torch.empty(largest, dtype=torch.uint8, device=weights.device)
+    report, done = _reporting(tell, sum(place.size for place in places)), 0
     with MappedReader(weights.device) as reader, torch.no_grad():
         for place in sorted(places, key=lambda place: reader.position(place.source)):
             if place.packing is None:
-                target = _view(buffer[used : used + place.size], place)
-                used += place.size
+                target = _view(block.take(place.size), place)
             else:
                 target = _view(room, place)
             reader.copy(full(place.source, place.scale), target)
@@ -137,11 +137,6 @@ def _fill(places: Iterable[_Place], weights: Weights, tell: Tell | None) -> dict
             done += place.size
             report(done)
     return filled
-
-
-def _buffer(size: int, weights: Weights) -> Tensor:
-    pinned = weights.pinned and torch.cuda.is_available()
-    return torch.empty(size, dtype=torch.uint8, device=weights.device, pin_memory=pinned)
 
 
 def _view(buffer: Tensor, place: _Place) -> Tensor:

@@ -90,7 +90,7 @@ def merge(twin: Any, plan: MergePlan, device: torch.device, storage: torch.devic
     """
     misfits: Counter[str] = Counter()
     changed = [twin.get_submodule(name) for name in plan.changes]
-    room = Block(sum(room_for(layer.weight) for layer in changed if not packs(layer)), storage)
+    room = Block(sum(room_for(layer.weight) for layer in changed if not packs(layer)), storage, pinned=True)
     workspace = torch.empty(CHUNK_ON_GPU if device.type == "cuda" else CHUNK, device=device)
     for layer, changes in zip(changed, plan.changes.values(), strict=True):
         # New parameters, not new contents: the old ones belong to the checkpoint.
