@@ -93,7 +93,7 @@ class CompiledNetwork:
         if self._device.type != "cuda":
             return lambda given: _call(self._twin, given)
         with self._held():
-            return Replay(self._twin, inputs)
+            return Replay(self._twin, inputs, self._device)
 
     @property
     def ready(self) -> int:
@@ -121,9 +121,13 @@ def _repeats(block: nn.Module, device: torch.device) -> bool:
 class Replay:
     """A forward pass recorded as a CUDA graph: one launch in place of thousands."""
 
-    def __init__(self, module: Any, inputs: Inputs) -> None:
-        """Call while holding the device."""
+    def __init__(self, module: Any, inputs: Inputs, device: torch.device) -> None:
+        """Call while holding `device`, which need not be the thread's current one."""
         self._inputs = {name: tensor.clone() for name, tensor in inputs.items()}
+        with torch.cuda.device(device):
+            self._capture(module)
+
+    def _capture(self, module: Any) -> None:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

@@ -151,6 +151,7 @@ class _Stage:
     """A buffer between file and device, pinned for a GPU."""
 
     def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._cuda = device.type == "cuda"
         self._buffer = torch.empty(CHUNK, dtype=torch.uint8, pin_memory=self._cuda)
         self._on_its_way: torch.cuda.Event | None = None
@@ -167,8 +168,8 @@ class _Stage:
 
     def used(self) -> None:
         if self._cuda:
-            self._on_its_way = torch.cuda.Event()
-            self._on_its_way.record()
+            # Of this device: the thread's current one may be another (`--device-id`).
+            self._on_its_way = torch.cuda.current_stream(self._device).record_event()
 
     def wait(self) -> None:
         if self._on_its_way is not None:
