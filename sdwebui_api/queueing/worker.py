@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 HAND_BACK_SECONDS = 10.0
 """Beyond the drain: for results that are being written, and for giving back the rest."""
 SINK_CHECK_SECONDS = 1.0
+WANTED_CHECK_SECONDS = 1.0
+"""Between two looks whether what is being worked on is still wanted: one small read for each request in hand."""
 ROOM_POLL_SECONDS = 0.1
 IDLE_SECONDS = 5.0
 BUSY, UNAVAILABLE, CANCELLED = 429, 503, 499
@@ -125,6 +127,13 @@ class Worker(ConsumerLoop):
     def active(self) -> int:
         """Requests in hand."""
         return len(self._held)
+
+    async def run(self) -> None:
+        looking = asyncio.create_task(self._look_for_unwanted())
+        try:
+            await super().run()
+        finally:
+            looking.cancel()
 
     # -- taking ------------------------------------------------------------------------------------
 
@@ -261,6 +270,18 @@ class Worker(ConsumerLoop):
 
     def _indexes(self) -> list[int]:
         return list(self._held)
+
+    async def _look_for_unwanted(self) -> None:
+        """What was cancelled elsewhere would otherwise be computed until its lease is to be renewed."""
+        while True:
+            await asyncio.sleep(WANTED_CHECK_SECONDS)
+            for index in list(self._held):
+                try:
+                    await self._lost(index)
+                except SdWebUIError:
+                    break  # the store is away: the heartbeat says so
+                except Exception:
+                    log.exception("whether request %d is still wanted could not be found out", index)
 
     async def _lost(self, index: int) -> None:
         """An item that is gone (deleted by a user, finished by another worker) need not be computed any further.

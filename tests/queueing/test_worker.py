@@ -238,10 +238,11 @@ async def test_the_work_of_a_dead_worker_comes_back_when_its_lease_ends(store):
 
 
 async def test_what_a_user_deletes_is_not_computed_any_further(store):
+    """Within a second or two, however long the lease is."""
     receipt = await store.put(QUEUE, item(b"{}", rid="r"))
     stage = Stage()
     stage.gate.clear()
-    async with at_work(worker(store, stage, lease=1.5)):
+    async with at_work(worker(store, stage, lease=600)):
         await until(lambda: stage.running)
         await store.delete(QUEUE, [receipt.index])
         await until(lambda: stage.cancelled == ["r"])
