@@ -14,6 +14,7 @@ TEMPLATES = tuple(message_templates())
 """As they are written in the server's code (and pydantic's): the keys of `localization/zh/messages.json`."""
 
 _FIELD = re.compile(r"([\w.\[\]-]{1,200}): (?=\S)")
+_FILE = re.compile(r"(.{1,200}?\.(?:safetensors|ckpt|pt|pth|bin|onnx)): (?=\S)")
 
 
 def _pattern(template: str) -> re.Pattern[str]:
@@ -37,15 +38,25 @@ _PATTERNS = [(template, _pattern(template)) for template in sorted(TEMPLATES, ke
 def said(message: str) -> str:
     """`message` for the page, to be translated on its way out as far as it is known. Not escaped.
 
-    A name of a field before it (`seed: …`) stays.
+    A name of a field or of a model file before it (`seed: …`) stays.
     """
     if is_marked(message):
         return message
+    return _behind(_FILE, message) or _known(message) or _behind(_FIELD, message) or message
+
+
+def _known(message: str) -> str | None:
     for template, pattern in _PATTERNS:
         if found := pattern.fullmatch(message):
             return t(template, **found.groupdict())
-    if found := _FIELD.match(message):
-        rest = message[found.end() :]
-        spoken = said(rest)
-        return message if spoken == rest else found[0] + spoken
-    return message
+    return None
+
+
+def _behind(name: re.Pattern[str], message: str) -> str | None:
+    """What is known behind a name."""
+    found = name.match(message)
+    if found is None:
+        return None
+    rest = message[found.end() :]
+    spoken = said(rest)
+    return None if spoken == rest else found[0] + spoken

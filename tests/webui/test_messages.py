@@ -47,8 +47,9 @@ FOLDERS = ("sdwebui_api", "scripts", "extensions")
 VALUE = "\0"
 """Where a text of the code holds a value."""
 SAID_TO_THE_PAGE = (
-    "sdwebui_api/catalog", "sdwebui_api/control/passes.py", "sdwebui_api/control/preparation.py",
-    "sdwebui_api/control/service.py", "sdwebui_api/control/units.py", "sdwebui_api/generation", "sdwebui_api/imaging",
+    "sdwebui_api/catalog", "sdwebui_api/control/hint.py", "sdwebui_api/control/passes.py", "sdwebui_api/control/poses",
+    "sdwebui_api/control/preparation.py", "sdwebui_api/control/preprocessors", "sdwebui_api/control/service.py",
+    "sdwebui_api/control/units.py", "sdwebui_api/engine", "sdwebui_api/generation", "sdwebui_api/imaging",
     "sdwebui_api/jobs", "sdwebui_api/postprocess", "sdwebui_api/prompting", "sdwebui_api/sampling",
     "sdwebui_api/scripting", "scripts", "extensions",
 )  # fmt: skip
@@ -122,6 +123,8 @@ def test_a_message_is_translated_with_its_values_and_its_field() -> None:
     assert in_chinese(said("seed: Input should be less than or equal to 9")) == "seed: 不能大于 9"
     assert in_chinese(named(BadRequest("not an image in a known format", field="mask"))) == "mask: 不是可识别的图像格式"
     assert said("Nobody: knows this") == "Nobody: knows this"
+    model = "my model (v1).safetensors: 3 tensors of the UNet are missing, e.g. 'out.2.bias'"
+    assert in_chinese(said(model)) == "my model (v1).safetensors: UNet 缺少 3 个张量，例如 'out.2.bias'"
     assert "<" not in in_chinese(str(refusal("Sampler not found: <img src=x>").message))
 
 

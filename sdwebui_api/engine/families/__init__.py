@@ -16,11 +16,11 @@ FAMILIES: tuple[Family, ...] = (SD1, SD2, SDXL, SDXL_REFINER)
 def recognise(shapes: Shapes) -> Family:
     """The family whose key and shape pattern the file has; raises UnusableModel when there is none."""
     if (kind := unsupported_checkpoint(shapes)) is not None:
-        raise UnusableModel(f"this is {kind}")
+        raise UnusableModel(kind)
     for family in FAMILIES:
         if family.recognise(shapes):
             return family
     if (kind := another_file(shapes)) is not None:
-        raise UnusableModel(f"this is {kind}")
+        raise UnusableModel(kind)
     known = ", ".join(family.title for family in FAMILIES)
     raise UnusableModel(f"not a checkpoint of a supported family ({known})")

@@ -28,35 +28,35 @@ def _input_channels(count: int) -> Callable[[Shapes], bool]:
 _Kinds = tuple[tuple[Callable[[Shapes], bool], str], ...]
 
 _CHECKPOINTS: _Kinds = (
-    (_has("depth_model."), "a depth-to-image checkpoint, which is not supported; use a ControlNet depth model"),
-    (_input_channels(5), "a depth-to-image checkpoint, which is not supported; use a ControlNet depth model"),
-    (_input_channels(7), "an upscaler of latent diffusion, which is not supported"),
-    (_has("embedder.model.visual."), "an unCLIP checkpoint (image variations), which is not supported"),
-    (_has("noise_augmentor."), "an unCLIP checkpoint (image variations), which is not supported"),
-    (_has("edm_mean"), "a checkpoint with EDM's preconditioning (Playground 2.5), which is not supported"),
-    (_has("edm_vpred."), "a checkpoint with EDM's preconditioning (CosXL), which is not supported"),
-    (_has("joint_blocks."), "a Stable Diffusion 3 checkpoint, which is not supported yet"),
-    (_has("double_blocks."), "a FLUX checkpoint, which is not supported yet"),
-    (_has("time_stack."), "a video checkpoint, which is not supported"),
+    (_has("depth_model."), "this is a depth-to-image checkpoint, which is not supported; use a ControlNet depth model"),
+    (_input_channels(5), "this is a depth-to-image checkpoint, which is not supported; use a ControlNet depth model"),
+    (_input_channels(7), "this is an upscaler of latent diffusion, which is not supported"),
+    (_has("embedder.model.visual."), "this is an unCLIP checkpoint (image variations), which is not supported"),
+    (_has("noise_augmentor."), "this is an unCLIP checkpoint (image variations), which is not supported"),
+    (_has("edm_mean"), "this is a checkpoint with EDM's preconditioning (Playground 2.5), which is not supported"),
+    (_has("edm_vpred."), "this is a checkpoint with EDM's preconditioning (CosXL), which is not supported"),
+    (_has("joint_blocks."), "this is a Stable Diffusion 3 checkpoint, which is not supported yet"),
+    (_has("double_blocks."), "this is a FLUX checkpoint, which is not supported yet"),
+    (_has("time_stack."), "this is a video checkpoint, which is not supported"),
 )
 _UNET_ALONE = (
-    "a UNet alone, without text encoder and VAE; use the complete checkpoint, whose UNet's tensors begin with "
+    "this is a UNet alone, without text encoder and VAE; use the complete checkpoint, whose UNet's tensors begin with "
     "model.diffusion_model."
 )
 _OTHERS: _Kinds = (
-    (_has("lora_unet_"), "a LoRA: it belongs into the folder Lora"),
-    (_has("lora_te_"), "a LoRA: it belongs into the folder Lora"),
-    (_has("control_model."), "a ControlNet: it belongs into the folder ControlNet"),
-    (_begins("controlnet_"), "a ControlNet: it belongs into the folder ControlNet"),
+    (_has("lora_unet_"), "this is a LoRA: it belongs into the folder Lora"),
+    (_has("lora_te_"), "this is a LoRA: it belongs into the folder Lora"),
+    (_has("control_model."), "this is a ControlNet: it belongs into the folder ControlNet"),
+    (_begins("controlnet_"), "this is a ControlNet: it belongs into the folder ControlNet"),
     (_begins("input_blocks.", "diffusion_model.input_blocks."), _UNET_ALONE),
     (
         _begins("down_blocks."),
-        "the UNet of a diffusers folder; the whole folder is a checkpoint, its UNet alone is none",
+        "this is the UNet of a diffusers folder; the whole folder is a checkpoint, its UNet alone is none",
     ),
-    (_begins("first_stage_model.", "decoder.", "encoder.down"), "a VAE: it belongs into the folder VAE"),
+    (_begins("first_stage_model.", "decoder.", "encoder.down"), "this is a VAE: it belongs into the folder VAE"),
     (
         _begins("cond_stage_model.", "conditioner.", "text_model.", "transformer.resblocks."),
-        "a text encoder alone; use the complete checkpoint",
+        "this is a text encoder alone; use the complete checkpoint",
     ),
 )
 

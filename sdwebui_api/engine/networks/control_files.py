@@ -41,8 +41,8 @@ from sdwebui_api.engine.reading import Tensors, read_pickle, read_tensors, shape
 from sdwebui_api.errors import UnusableModel
 
 _UNSUPPORTED: tuple[tuple[str, Callable[[Collection[str]], bool]], ...] = (
-    ("a ControlLLLite", lambda names: _any(names, "lllite_")),
-    ("a SparseCtrl", lambda names: any("motion_modules." in name for name in names)),
+    ("this is a ControlLLLite, which is not supported", lambda names: _any(names, "lllite_")),
+    ("this is a SparseCtrl, which is not supported", lambda names: any("motion_modules." in name for name in names)),
 )
 
 
@@ -80,9 +80,9 @@ def load_control_network(
     """
     tensors = _read(path)
     try:
-        for kind, matches in _UNSUPPORTED:
+        for message, matches in _UNSUPPORTED:
             if matches(tensors):
-                raise UnusableModel(f"this is {kind}, which is not supported")
+                raise UnusableModel(message)
         if is_face_adapter(shapes_of(tensors)):
             shortcut = "v2" in path.stem.lower()
             return _face_adapter(tensors, unet, weights, device, key, reserve, encoder_folders, shortcut=shortcut)
