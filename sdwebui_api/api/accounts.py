@@ -42,9 +42,12 @@ class Accounts:
 
 def _api_pairs(text: str | None) -> Iterator[Pair]:
     for entry in (text or "").split(","):
-        name, _, password = (part.strip() for part in entry.partition(":"))
-        if entry.strip():
-            yield name, f"{name}:{password}".encode()
+        if not entry.strip():
+            continue
+        name, colon, password = (part.strip() for part in entry.partition(":"))
+        if not colon:  # not a user whose password is empty
+            raise BadRequest("--api-auth: expected USER:PASSWORD[,USER:PASSWORD]")
+        yield name, f"{name}:{password}".encode()
 
 
 def read_pairs(text: str, flag: str) -> list[Pair]:

@@ -39,6 +39,12 @@ def test_basic(tmp_path):
     assert client.get(SAMPLERS, headers=basic("second:p:w")).status_code == 200
 
 
+@pytest.mark.parametrize("flag", ["--api-auth", "--gradio-auth"])
+def test_a_name_without_a_password_ends_the_start(flag, tmp_path):
+    with pytest.raises(SdWebUIError, match=f"{flag}: expected USER:PASSWORD"):
+        client_with(tmp_path, flag, "user:pass,alone")
+
+
 @pytest.mark.parametrize("header", ["Bearer s3cret", "bearer s3cret", "s3cret"])
 def test_token(header, tmp_path):
     client = client_with(tmp_path, "--token", "s3cret")
