@@ -9,19 +9,26 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.fronts import Front, http, run_whole_server
+from tests.support.redis_server import shared_redis
 
 BODY = json.dumps({"prompt": "a", "steps": 2, "width": 8, "height": 8})
 ANN, BOB = ({"Authorization": token} for token in ("anns-token", "bobs-token"))
 
 
-@pytest.fixture(scope="module")
-def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
+@pytest.fixture(scope="module", params=["sqlite", "redis"])
+def front(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     data = tmp_path_factory.mktemp("queue")
     tokens = data / "tokens"
     tokens.write_text("ann:anns-token\nbob:bobs-token\nnameless-token\n")
-    url = f"sqlite:///{data / 'queue.sqlite3'}"
+    url = f"sqlite:///{data / 'queue.sqlite3'}" if request.param == "sqlite" else emptied_redis()
     with run_whole_server(url, data, "--cluster", "--token-file", str(tokens)) as (found, _):
         yield found
+
+
+def emptied_redis() -> str:
+    server = shared_redis()
+    assert server.ask("FLUSHALL") == b"+OK"
+    return server.url
 
 
 def result(front: Front, user: dict[str, str], **query: str) -> dict | None:

@@ -36,11 +36,7 @@ def sdk_python() -> str:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdwebui_api-tests"
     folder = cache / f"{PACKAGE.replace('==', '-')}-{sys.version_info[0]}.{sys.version_info[1]}"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    if (
-        subprocess.run([python, "-c", "import eas_prediction"], capture_output=True).returncode
-        if python.exists()
-        else 1
-    ):
+    if not (python.exists() and _imports(python)):
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
         subprocess.run([python, "-m", "pip", "install", "-q", PACKAGE], check=True)
     return str(python)
