@@ -118,8 +118,8 @@ class _Tiles:
             request,
             seed=request.seed + turn + batch,
             init=replace(start_of(request), images=tuple(tiles), posterior_seed=self.collected.last_seed),
-            # A last batch with fewer tiles than the others is as small as that.
-            batch_size=len(tiles),
+            # A single tile would be painted as often as the batch is large.
+            batch_size=1 if len(tiles) == 1 else request.batch_size,
             n_iter=1,
             do_not_save_samples=True,
             do_not_save_grid=True,

@@ -52,6 +52,8 @@ class GenerationPlan:
     seeds: tuple[int, ...]
     subseeds: tuple[int, ...]
     batch_size: int
+    """Pictures at once. Several start images, fewer than the request's batch size, make it smaller; the seeds that are
+    left over then stay in `info` (A1111)."""
 
     @property
     def main(self) -> PromptPair:
@@ -78,6 +80,7 @@ class GenerationPlan:
 def plan_generation(request: GenerationRequest, styles: Sequence[Style]) -> GenerationPlan:
     """Seeds count up per image; with a variation strength only the variation seeds do (A1111)."""
     count = request.batch_size * request.n_iter
+    starts = len(request.init.images) if request.init else 0
     step = 1 if request.subseed_strength == 0 else 0
     hires = request.hires or HiresPass()
     main = _prompt_pair(request, styles, request.prompt, request.negative_prompt)
@@ -91,7 +94,7 @@ def plan_generation(request: GenerationRequest, styles: Sequence[Style]) -> Gene
         hires_negative_prompts=(second.negative_prompt,) * count,
         seeds=tuple(request.seed + index * step for index in range(count)),
         subseeds=tuple(request.subseed + index for index in range(count)),
-        batch_size=request.batch_size,
+        batch_size=min(request.batch_size, starts) if starts > 1 else request.batch_size,
     )
 
 

@@ -357,8 +357,6 @@ class _Resolution:
         size: int = self.values["batch_size"]
         if init and len(init.images) > size:
             raise BadRequest(f"{len(init.images)} images for a batch of {size}", field="init_images")
-        if init and 1 < len(init.images) < size:
-            size = len(init.images)
         if width * height * size > MAX_PIXELS_PER_BATCH:
             name = "batch_size" if width * height <= MAX_PIXELS_PER_BATCH else "width"
             raise BadRequest(f"{size} pictures of {width}x{height} at once are too much", field=name)

@@ -270,6 +270,15 @@ def test_any_seed_works_for_start_images_too(studio: Studio) -> None:
         assert studio.img2img(init_images=[encoded(gradient())], seed=seed, batch_size=2, steps=1).info["seed"] == seed
 
 
+def test_fewer_start_images_than_the_batch_has_room_for(studio: Studio) -> None:
+    """Each gives one picture per batch; the seeds that nobody used are told, as A1111 tells them."""
+    images = [encoded(gradient()), encoded(gradient().rotate(90))]
+    result = studio.img2img(init_images=images, seed=5, batch_size=3, n_iter=2, steps=1)
+    assert len(result.images) == len(result.info["infotexts"]) == 4
+    assert result.info["all_seeds"] == [5, 6, 7, 8, 9, 10] and result.info["batch_size"] == 2
+    assert ["Seed: 7," in text for text in result.info["infotexts"]] == [False, False, True, False]
+
+
 def test_a_repainted_part_is_pasted_back_by_the_upscaler_of_the_settings(studio: Studio) -> None:
     """Generated at 64x64 and pasted into 128x128: twice the same pixel in every direction with Nearest."""
     mask = Image.new("L", (128, 128), 255)
