@@ -260,6 +260,12 @@ async def test_a_file_of_a_later_version(path):
         await SqliteStore(path).open()
 
 
+async def test_a_sqlite_that_is_too_old(path, monkeypatch):
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
+    with pytest.raises(StoreUnavailable, match=r"too old; 3\.35"):
+        await SqliteStore(path).open()
+
+
 async def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(StoreUnavailable):

@@ -19,6 +19,8 @@ from sdwebui_api.queueing.store import StoreUnavailable
 
 log = logging.getLogger(__name__)
 
+OLDEST = (3, 35)
+"""Of sqlite, for RETURNING. A Python built on an old distribution brings that one's."""
 VERSION = 1
 PATIENCE = 4.0
 """Seconds to wait for other processes that write. Clients of the queue give up after 5."""
@@ -205,6 +207,8 @@ class Link:
 
     def _open(self) -> sqlite3.Connection:
         """Only the writer makes a file: one that a reader made would have no tables."""
+        if sqlite3.sqlite_version_info < OLDEST:
+            raise sqlite3.NotSupportedError(f"sqlite {sqlite3.sqlite_version} is too old; 3.35 or newer is needed")
         address = f"{self.path.absolute().as_uri()}?mode={'rwc' if self._writes else 'rw'}"
         connection = sqlite3.connect(address, uri=True, timeout=0, isolation_level=None, check_same_thread=False)
         try:
