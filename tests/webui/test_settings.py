@@ -211,18 +211,28 @@ class TestInTheBrowser:
         assert page.input_value("#input_jpeg_quality") == "55"
         assert page.locator(".setting.changed").count() == 0
 
-    def test_a_wrong_value_is_named_and_nothing_is_saved(
+    def test_a_wrong_value_is_named_and_the_others_are_saved(
         self, server: tuple[str, Path], context: BrowserContext
     ) -> None:
         url, data_dir = server
         page = open_settings(context, url)
         page.fill("#settings_search", "grid")
         page.fill("#input_n_rows", "-7")
+        assert "n_rows" in apply(page) and page.locator(".setting.changed").count() == 1  # what was typed is there
         page.uncheck("#input_grid_save")
-        assert "n_rows" in apply(page)
-        path = data_dir / "config.json"
-        assert "grid_save" not in (json.loads(path.read_text()) if path.exists() else {})
-        assert page.locator(".setting.changed").count() == 2  # what was typed is still there
+        page.fill("#settings_search", "jpeg quality")
+        page.fill("#input_jpeg_quality", "500")
+        told = apply(page)
+        assert told.startswith("1 settings saved: grid_save,") and "n_rows" in told and "jpeg_quality" in told
+        stored = json.loads((data_dir / "config.json").read_text())
+        assert stored["grid_save"] is False and "n_rows" not in stored and stored.get("jpeg_quality") != 500
+        page.wait_for_function("document.querySelectorAll('.setting.changed').length == 2")
+        assert page.input_value("#input_n_rows") == "-7"
+        page.fill("#input_jpeg_quality", "50")
+        page.fill("#settings_search", "grid")
+        page.fill("#input_n_rows", "7")
+        assert apply(page).startswith("2 settings saved")
+        assert page.locator(".setting.changed").count() == 0
 
     def test_sections_and_settings_without_effect(self, server: tuple[str, Path], context: BrowserContext) -> None:
         page = open_settings(context, server[0])

@@ -1,6 +1,6 @@
 // The form of the settings tab: shows one section or what the search finds, collects what was changed.
 (() => {
-  const view = { section: null, search: "", idle: false };
+  const view = { section: null, search: "", idle: false, sent: {} };
   let root = null;
 
   const read = {
@@ -11,6 +11,25 @@
     names: (input) => [...input.querySelectorAll("input:checked")].map((box) => box.value),
     json: (input) => JSON.parse(input.value),
   };
+
+  const write = {
+    switch: (input, value) => { input.checked = value; },
+    number: (input, value) => { input.value = value === null ? "" : value; },
+    text: (input, value) => { input.value = value; },
+    lines: (input, value) => { input.value = value.join("\n"); },
+    names: (input, value) => {
+      for (const box of input.querySelectorAll("input")) box.checked = value.includes(box.value);
+    },
+    json: (input, value) => { input.value = typeof value === "string" ? value : JSON.stringify(value); },
+  };
+
+  function reset(input) {
+    for (const one of [input, ...input.querySelectorAll("input, option")]) {
+      if (one instanceof HTMLOptionElement) one.selected = one.defaultSelected;
+      else if (one.type === "checkbox") one.checked = one.defaultChecked;
+      else if ("defaultValue" in one) one.value = one.defaultValue;
+    }
+  }
 
   function valueOf(row) {
     const input = row.querySelector("[data-kind]");
@@ -63,9 +82,14 @@
   function opened() {
     if (!root.querySelector(".settings-form")) return;
     for (const row of root.querySelectorAll(".setting")) {
+      const input = row.querySelector("[data-kind]");
+      const refused = "refused" in row.dataset && row.dataset.name in view.sent;
       row.dataset.words = row.querySelector("label").textContent + " " + row.dataset.name;
+      if (refused) reset(input);  // gradio may have left what was typed in a new form
       row.dataset.before = JSON.stringify(valueOf(row));
+      if (refused) write[input.dataset.kind](input, view.sent[row.dataset.name]);  // to be corrected, not typed again
     }
+    changes();
     const search = root.querySelector("#settings_search");
     const idle = root.querySelector("#settings_show_idle");
     search.value = view.search;
@@ -93,7 +117,7 @@
       watch("value", opened);
       opened();
     },
-    collect: () => JSON.stringify(changes()),
+    collect: () => JSON.stringify(view.sent = changes()),
     valueOf,
   };
 })();

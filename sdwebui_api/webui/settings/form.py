@@ -42,12 +42,14 @@ Choices = Mapping[str, Sequence[tuple[str, str]]]
 
 @dataclass(frozen=True)
 class Form:
-    """locked: settings that cannot be changed; hidden: settings that are not shown."""
+    """locked: settings that cannot be changed; hidden: settings that are not shown; refused: those whose new value the
+    server did not take, and the browser still has."""
 
     options: Options
     choices: Choices = field(default_factory=dict)
     locked: Collection[str] = ()
     hidden: Collection[str] = ()
+    refused: Collection[str] = ()
     notice: str = ""
 
     def html(self) -> str:
@@ -106,7 +108,8 @@ class Form:
         idle = name in WITHOUT_EFFECT
         note = escape(t("kept for other programs, without effect here")) if idle else ""
         return (
-            f'<div class="setting{" idle" if idle else ""}" data-name="{escape(name)}" id="setting_{escape(name)}">'
+            f'<div class="setting{" idle" if idle else ""}" data-name="{escape(name)}" id="setting_{escape(name)}"'
+            f"{' data-refused' if name in self.refused else ''}>"
             f'<label for="input_{escape(name)}">{escape(t(LABELS.get(name, name)))}</label>'
             f"{control(name, spec, value, self.choices.get(name), locked=locked)}"
             f"<small>{escape(name)}{' · ' + note if note else ''}</small></div>"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -18,6 +19,7 @@ from sdwebui_api.webui.context import PageBuilder
 from sdwebui_api.webui.languages import localizations_folder
 from sdwebui_api.webui.localization import t
 from sdwebui_api.webui.localization.texts import load_texts
+from sdwebui_api.webui.refusals import named
 from sdwebui_api.webui.server_messages import said
 from sdwebui_api.webui.settings.choices import choices_of
 from sdwebui_api.webui.settings.form import Form
@@ -45,12 +47,16 @@ def build(page: PageBuilder) -> None:
         values: dict[str, Any] = json.loads(written or "{}")
         if not values:
             return gr.skip(), t("Nothing was changed.")
+        services = page.services_for(request)
         try:
-            await apply_options(page.services_for(request), values)
+            refused = await apply_each(services, values)
         except SdWebUIError as error:
             return gr.skip(), f"{t('Not saved:')} {said(error.message)}"
-        names = ", ".join(sorted(values))
-        return show(request), t("{count} settings saved: {names}", count=len(values), names=names)
+        saved = sorted(values.keys() - refused.keys())
+        told = [t("{count} settings saved: {names}", count=len(saved), names=", ".join(saved))] if saved else []
+        told += [f"{t('Not saved:')} {named(error)}" for error in refused.values()]
+        form = form_of(services, languages, tabs_of(page), refused) if saved else None
+        return form.html() if form else gr.skip(), "\n\n".join(told)
 
     async def free(request: gr.Request) -> str:
         services = page.services_for(request)
@@ -69,14 +75,32 @@ def build(page: PageBuilder) -> None:
     unload.click(free, None, [status], api_visibility="private")
 
 
+async def apply_each(services: Services, values: Mapping[str, Any]) -> dict[str, SdWebUIError]:
+    """Takes over what can be, and answers why the others cannot. Raises SdWebUIError when nothing can be saved."""
+    left, refused = dict(values), {}
+    while left:
+        try:
+            await apply_options(services, left)
+            break
+        except SdWebUIError as error:
+            name = re.split(r"[.\[]", (error.field or "").removeprefix("options."))[0]
+            if name not in left:
+                raise
+            refused[name] = error
+            del left[name]
+    return refused
+
+
 def tabs_of(page: PageBuilder) -> list[tuple[str, str]]:
     """(label, id) of those that may be hidden; without this one nobody could show them again."""
     tabs = page.tabs.children if page.tabs is not None else []
     return [(str(tab.label), str(tab.id)) for tab in tabs if isinstance(tab, gr.Tab) and tab.id != "settings"]
 
 
-def form_of(services: Services, languages: Sequence[str], tabs: Sequence[tuple[str, str]]) -> Form:
-    """The form as the services' user sees it now."""
+def form_of(
+    services: Services, languages: Sequence[str], tabs: Sequence[tuple[str, str]], refused: Collection[str] = ()
+) -> Form:
+    """The form as the services' user sees it now. `refused`: settings that keep what was typed."""
     options, flags = services.options.snapshot(), services.flags
     current = services.current_checkpoint()
     if current is not None:
@@ -86,6 +110,7 @@ def form_of(services: Services, languages: Sequence[str], tabs: Sequence[tuple[s
         options,
         choices_of(services, languages, tabs),
         locked=locked,
+        refused=refused,
         hidden=PLACES if flags.hide_ui_dir_config else (),
         notice=t("Settings are frozen on this server.") if flags.freeze_settings else "",
     )
