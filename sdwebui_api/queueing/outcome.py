@@ -13,7 +13,6 @@ from sdwebui_api.queueing.model import LAST_CODE, Delivery, Item, NewItem
 DEAD_REASON = "deadReason"
 BODY_KEY = "callback_url"
 OK = 200
-NOT_ALLOWED = 405
 TOO_LARGE = 413
 CANCELLED = 499
 FAILED = 500
@@ -78,11 +77,6 @@ def outcome_of(item: Item, answer: Answer, callback_url: str, failure: FailureBo
         return Outcome(None)
     result = NewItem(answer.body, kept_tags(item.tags), item.priority)
     return Outcome(result, callback=_callback(result, callback_url))
-
-
-def is_queue(path: str) -> bool:
-    """Whether the worker would put the request into the queue again."""
-    return path.startswith("api/predict/")
 
 
 def refused(item: Item, status: int, text: str, failure: FailureBody) -> Outcome:

@@ -17,7 +17,7 @@ from starlette.websockets import WebSocket
 
 from sdwebui_api.errors import BadRequest, NotFound, PayloadTooLarge
 from sdwebui_api.queueing.attributes import attributes_of
-from sdwebui_api.queueing.call import CALLBACK_URL, USER
+from sdwebui_api.queueing.call import CALLBACK_URL, USER, queued_call
 from sdwebui_api.queueing.frames import PROTOBUF, attribute_list
 from sdwebui_api.queueing.identity import (
     REQUEST_ID_HEADER,
@@ -89,6 +89,8 @@ class QueueDoor:
     # -- dispatch ------------------------------------------------------------------------------------
 
     async def http(self, request: Request) -> Response:
+        if queued_call(request.scope) is not None:
+            raise BadRequest("/api/predict/… is the queue itself and cannot be queued", status=405)
         if request.method == "HEAD":
             self._check_service(request)
             return Response()

@@ -19,11 +19,9 @@ from sdwebui_api.queueing.consuming import ConsumerLoop, FindStore
 from sdwebui_api.queueing.inprocess import Answer
 from sdwebui_api.queueing.model import Delivery, sink_of
 from sdwebui_api.queueing.outcome import (
-    NOT_ALLOWED,
     FailureBody,
     Outcome,
     given_up,
-    is_queue,
     outcome_of,
     refused,
     without_callback,
@@ -211,9 +209,6 @@ class Worker(ConsumerLoop):
         path = item.path or self.rules.default_path
         if delivery.count > self.rules.max_delivery:
             return given_up(delivery, self.rules.max_delivery, self._failure)
-        if is_queue(path):
-            text = "/api/predict/… is the queue itself and cannot be queued"
-            return refused(item, NOT_ALLOWED, text, self._failure)
         body, callback_url = without_callback(item)
         try:
             if callback_url:

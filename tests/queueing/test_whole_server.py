@@ -17,7 +17,7 @@ BODY = {"prompt": "a lighthouse", "steps": 5, "width": 8, "height": 8}
 
 @pytest.fixture
 def whole(queue_url, tmp_path):
-    with run_whole_server(queue_url, tmp_path) as (front, services):
+    with run_whole_server(queue_url, tmp_path, "--subpath", "sd") as (front, services):
         yield front, services
         services.generator.gate.set()
 
@@ -62,6 +62,14 @@ def test_every_post_endpoint_can_be_queued_by_its_path(whole):
         assert asked[path][1] in body
     tags, body = result_of(front, put(front, "sdapi/v1/no-such-route", {}))
     assert tags["lastCode"] == "404" and body["parameters"]["status"] == 404
+
+
+def test_the_queue_itself_cannot_be_queued(whole):
+    front, _ = whole
+    for path in ("api/predict/sd_async/sdapi/v1/txt2img", "sd/api/predict/sd_async"):
+        tags, body = result_of(front, put(front, path, {}))
+        assert tags["lastCode"] == "405" == str(body["parameters"]["status"])
+    assert http.get(front.input, params={"_attrs_": "true"}).json()["stream.lastEntry"] == "2"
 
 
 def test_a_failure_has_room_for_its_own_tags_beside_all_that_a_client_may_send(whole):

@@ -118,14 +118,6 @@ async def test_a_result_that_is_too_large_becomes_a_failure_that_names_save_dir(
     assert "save_dir" in str(parameters(result.data)["error_msg"])
 
 
-async def test_the_queue_itself_cannot_be_queued(store):
-    await store.put(QUEUE, item(b"{}", rid="r", path=f"api/predict/{QUEUE}/sdapi/v1/txt2img"))
-    stage = Stage()
-    async with at_work(worker(store, stage)):
-        result = await result_of(store, "r", SINK)
-    assert (result.tags[LAST_CODE], stage.calls) == ("405", [])
-
-
 @pytest.mark.parametrize("status", [200, 422])
 async def test_a_callback_is_written_with_the_result(store, status):
     body = b'{"prompt": "a", "callback_url": "https://me.example/done"}'
