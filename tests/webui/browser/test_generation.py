@@ -246,6 +246,24 @@ def test_a_gallery_sends_its_picture_everywhere(page: Page, server: RunningServe
     expect(page.locator("#inpaint_controls")).to_be_visible()
 
 
+def test_a_picture_is_enlarged_in_its_place(page: Page) -> None:
+    """By the settings of the hires pass, which is not ticked; a grid is refused."""
+    page.fill("#txt2img_prompt textarea", "a red apple")
+    fill_number(page, "txt2img_steps", 2)
+    fill_number(page, "txt2img_batch_count", 2)
+    generate(page)
+    page.click("#txt2img_upscale")
+    expect(page.locator(".toast-body")).to_contain_text("beside the grid")
+    page.locator("#txt2img_gallery .thumbnails button").nth(2).click()
+    info = page.locator("#txt2img_html_info")
+    expect(info).not_to_contain_text("Time taken")
+    page.click("#txt2img_upscale")
+    expect(info).to_contain_text("Hires upscale: 2")
+    files = page.locator("#txt2img_gallery .thumbnails img").evaluate_all("images => images.map((one) => one.src)")
+    sizes = [Image.open(io.BytesIO(httpx.get(file, timeout=60).content)).size for file in files]
+    assert sizes[1:] == [(128, 128), (256, 256)]
+
+
 def test_the_page_says_how_many_are_ahead(page: Page, server: RunningServer) -> None:
     """Jobs of the API's, as many as run at once and two more."""
 
