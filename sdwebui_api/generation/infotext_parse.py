@@ -21,6 +21,8 @@ _ENTRY = re.compile(r'(\w[\w \-/]{1,100}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 _SIZE = re.compile(r"^(\d+)x(\d+)$")
 _LEAST_ENTRIES = 3
 """A last line with fewer entries is part of the prompt."""
+_LONGEST_SIDE = 2**20
+"""Pixels; no program makes pictures with longer ones."""
 _LONGEST_ENTRIES = 200_000
 """So is a longer one: pictures come from strangers, and reading must not take seconds."""
 
@@ -151,10 +153,12 @@ def _restore_old_hires_size(res: Params, old_hires_size: bool) -> None:
 
 
 def _whole(value: Any) -> int:
+    """0 for what is no side of a picture: the text is a stranger's, and may have a number of a thousand digits."""
     try:
-        return int(value)
+        side = int(value)
     except (TypeError, ValueError):
         return 0
+    return side if abs(side) <= _LONGEST_SIDE else 0
 
 
 _A1111_VERSION = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?(?:-(\d+))?(?:-g?[0-9a-f]+)?")

@@ -120,6 +120,8 @@ def test_old_hires_sizes() -> None:
     assert [known[key] for key in ("Size-1", "Size-2", "Hires resize-1", "Hires resize-2")] == [512, 384, 1024, 768]
     unknown = parse_generation_parameters(text.format("0x0"))
     assert (unknown["Size-1"], unknown["Size-2"]) == (640, 448)
+    monstrous = text.replace("1024", "9" * 400).format("0x0")
+    assert parse_generation_parameters(monstrous)["Hires resize-1"] == 0
     old = parse_generation_parameters("p\nSteps: 1, Seed: 2, Size: 8x8, Hires resize: 64x32", old_hires_size=True)
     assert (old["Size-1"], old["Size-2"]) == (64, 32)
 
