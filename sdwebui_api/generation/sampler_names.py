@@ -25,7 +25,12 @@ class SamplingNames:
     ) -> tuple[str, str]:
         """(sampler name, schedule label). Raises BadRequest with the choices, naming one of the fields."""
         row, chosen = resolve_names(
-            sampler, schedule, lenient=self._lenient, sampler_field=sampler_field, schedule_field=schedule_field
+            sampler,
+            schedule,
+            lenient=self._lenient,
+            sampler_field=sampler_field,
+            schedule_field=schedule_field,
+            hires_pass=schedule_field == "hr_scheduler",
         )
         return row.name, chosen.label
 

@@ -56,14 +56,14 @@ def find_sampler(text: str | None, *, lenient: bool = False, field: str = "sampl
 def find_schedule(text: str | None, *, lenient: bool = False, field: str = "scheduler") -> Schedule:
     """The schedule row that `text` names by name, label or alias; None and "" are Automatic.
 
-    "automatic", spelled just so, is `MODEL_SIGMAS`.
+    The label of `MODEL_SIGMAS`, which only `resolve_names` gives out, is that one.
 
     Raises:
         BadRequest: 400 "Scheduler not found" with the choices. With `lenient`: Automatic instead.
     """
     if not text:
         return AUTOMATIC
-    if text == MODEL_SIGMAS.name:
+    if text == MODEL_SIGMAS.label:
         return MODEL_SIGMAS
     if lenient:
         return _EXACT_SCHEDULES.get(text, AUTOMATIC)
@@ -80,14 +80,18 @@ def resolve_names(
     lenient: bool = False,
     sampler_field: str = "sampler_name",
     schedule_field: str = "scheduler",
+    hires_pass: bool = False,
 ) -> tuple[Sampler, Schedule]:
     """Sampler and schedule of a request. An explicit schedule wins over one inside the sampler's name.
 
-    As A1111's API (`Api.get_sampler`, `sd_samplers.get_sampler_and_scheduler`), a schedule that is the sampler's own
-    preference becomes Automatic; the infotext then names it all the same.
+    As in A1111's API (`sd_samplers.get_sampler_and_scheduler`), a schedule that is the sampler's own preference
+    becomes Automatic; the infotext then names it all the same. The name "automatic" is Automatic too, but A1111 does
+    not look at `hr_scheduler` before it is used: there, with `hires_pass`, it is `MODEL_SIGMAS`.
     """
     row = find_sampler(sampler, lenient=lenient, field=sampler_field)
-    if schedule:
+    if hires_pass and schedule == AUTOMATIC.name:
+        chosen = MODEL_SIGMAS
+    elif schedule:
         chosen = find_schedule(schedule, lenient=lenient, field=schedule_field)
     else:
         chosen = (split_combined_name(sampler)[1] if sampler else None) or AUTOMATIC

@@ -50,7 +50,8 @@ def polyexponential(steps: int, sigma_min: float, sigma_max: float, *, rho: floa
 
 def kl_optimal(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
     """Sabour et al. 2024, "Align Your Steps", section 3: evenly spaced arctan sigma."""
-    low, high = math.atan(sigma_min), math.atan(sigma_max)
+    # In float32: near pi/2 the tangent magnifies the rounding, which recordings have too (Zero Terminal SNR).
+    low, high = torch.tensor(sigma_min).arctan(), torch.tensor(sigma_max).arctan()
     share = torch.arange(steps + 1) / steps
     return torch.tan(share * low + (1.0 - share) * high)
 
@@ -163,9 +164,7 @@ SCHEDULES: tuple[Schedule, ...] = (
 )
 
 AUTOMATIC = SCHEDULES[0]
-MODEL_SIGMAS = Schedule("automatic", "automatic", None)
-"""The model's own sigmas whatever the sampler prefers.
-
-In A1111 only the label "Automatic" stands for the sampler's preference (`KDiffusionSampler.get_sigmas`); a client that
-sends the name "automatic", as webuiapi always does, gets these.
+MODEL_SIGMAS = Schedule("model_sigmas", "Model sigmas", None)
+"""The model's own sigmas whatever the sampler prefers: what a hires pass has whose `hr_scheduler` is the name
+"automatic" and not the label (A1111 `KDiffusionSampler.get_sigmas`).
 """

@@ -64,10 +64,12 @@ def test_lenient_is_a1111(text: str) -> None:
     assert names("Euler a Karras", lenient=True) == ("Euler a", "Karras")
 
 
-def test_the_name_automatic_means_the_models_own_sigmas() -> None:
-    """webuiapi always sends it; A1111 then does not take the sampler's preference, unlike for "Automatic"."""
-    _, named = resolve_names("DPM++ 2M", "automatic")
-    _, labelled = resolve_names("DPM++ 2M", "Automatic")
-    assert named is MODEL_SIGMAS
-    assert labelled is AUTOMATIC
-    assert find_schedule(named.label) is MODEL_SIGMAS
+def test_the_name_automatic_is_automatic_but_for_the_hires_pass() -> None:
+    """A1111 corrects `scheduler` before it looks at it (an unknown one is recorded as Automatic), not `hr_scheduler`;
+    webuiapi always sends `"scheduler": "automatic"`."""
+    assert resolve_names("DPM++ 2M", "automatic")[1] is AUTOMATIC
+    assert resolve_names("DPM++ 2M", "automatic", lenient=True)[1] is AUTOMATIC
+    _, second = resolve_names("DPM++ 2M", "automatic", hires_pass=True)
+    assert second is MODEL_SIGMAS
+    assert find_schedule(second.label) is MODEL_SIGMAS
+    assert resolve_names("DPM++ 2M", "Automatic", hires_pass=True)[1] is AUTOMATIC
