@@ -13,6 +13,7 @@ from torch import LongTensor, Tensor
 from sdwebui_api.engine.devices import Device
 from sdwebui_api.engine.families.base import TextTower
 from sdwebui_api.engine.libraries import IMPORTING
+from sdwebui_api.engine.text_cleaning import cleaned
 from sdwebui_api.engine.text_output import TextOutput
 
 DATA = Path(__file__).parent / "data"
@@ -37,7 +38,7 @@ class Tokenizer:
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids without start and end marks, not truncated."""
-        return self._encoder.encode(text, add_special_tokens=False).ids
+        return self._encoder.encode(cleaned(text), add_special_tokens=False).ids
 
 
 class TextModels(Protocol):
