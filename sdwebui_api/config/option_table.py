@@ -50,7 +50,7 @@ class OptionSpec:
         """The held `value` as GET /options answers it."""
         if self.kind == "names":
             return list(value)
-        return float(value) if self.answered_as_float else value
+        return float(value) if self.answered_as_float or self.kind == "real" else value
 
 
 def _refuse(field: str, value: Any, expected: str, choices: tuple[str, ...] = ()) -> BadRequest:
@@ -103,11 +103,12 @@ def _coerce_whole(spec: OptionSpec, value: Any, field: str) -> int:
     return int(number)
 
 
-def _coerce_real(spec: OptionSpec, value: Any, field: str) -> float:
+def _coerce_real(spec: OptionSpec, value: Any, field: str) -> float | int:
+    """A whole number stays one, for infotexts show it as the client wrote it (`Schedule rho: 5`)."""
     number = _as_number(value)
     if number is None or not _in_range(spec, number):
         raise _refuse(field, value, "a number" + _range_text(spec))
-    return float(number)
+    return number
 
 
 def _coerce_text(spec: OptionSpec, value: Any, field: str) -> str:

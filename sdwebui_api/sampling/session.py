@@ -136,9 +136,10 @@ def sample_from_latent(
 def _timesteps_from_latent(run: _Run, latent: Tensor, noise: Tensor, steps: int, last: int) -> SamplingOutcome:
     timesteps = run.timesteps(steps)
     last = min(last, len(timesteps) - 1)
-    alpha = run.alphas.cpu().float()[timesteps[last]]
-    x = latent * alpha.sqrt() + noise * (1 - alpha).sqrt()
-    x = x + noise * run.extra_noise() * alpha.sqrt()
+    alpha = run.alphas.cpu()[timesteps[last]]  # in float16 with `use_downcasted_alpha_bar`: so are its roots
+    signal, share = alpha.sqrt().float(), (1 - alpha).sqrt().float()
+    x = latent * signal + noise * share
+    x = x + noise * run.extra_noise() * signal
     return run.walk_timesteps(x, timesteps[:last], last + 1, start=latent, is_img2img=True)
 
 
@@ -279,7 +280,7 @@ class _Run:
         arguments = self._settings_arguments()
         denoiser = self._denoiser(steps, start, blend_before=False)
         if "noise" in self.sampler.needs:
-            arguments["noise"] = self._noise_function(x, path)
+            arguments["noise"] = self._noise_function(x, path, sigmas)
         if "span" in self.sampler.needs:
             arguments["span"] = span
         return self._launch(denoiser, x, sigmas, arguments)
@@ -339,10 +340,12 @@ class _Run:
             hooks=self._extras.hooks,
         )
 
-    def _noise_function(self, x: Tensor, path: Tensor) -> NoiseFunction:
+    def _noise_function(self, x: Tensor, path: Tensor, sigmas: Tensor) -> NoiseFunction:
         if self.sampler.brownian_noise:
             per_image = not self.settings.options.no_dpmpp_sde_batch_determinism
-            return BrownianNoise(x, path, self._noise.seeds, source=self._noise.source, per_image=per_image)
+            # One tree for the batch is k-diffusion's own, which knows of the steps to walk only.
+            span = path if per_image else sigmas
+            return BrownianNoise(x, span, self._noise.seeds, source=self._noise.source, per_image=per_image)
         return lambda _sigma, _sigma_next: self._noise.next()
 
     # -- settings of the sampler -----------------------------------------------------------------------------------

@@ -18,7 +18,12 @@ class OptionSource(Protocol):
     def get(self, name: str, default: Any = None, /) -> Any: ...
 
 
-_COERCIONS: dict[str, Callable[[Any], Any]] = {"bool": bool, "int": int, "float": float, "str": str}
+def _real(value: Any) -> float:
+    """Whole numbers stay so: infotexts show them as they were written."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else float(value)
+
+
+_COERCIONS: dict[str, Callable[[Any], Any]] = {"bool": bool, "int": int, "float": _real, "str": str}
 
 
 @dataclass(frozen=True)

@@ -22,16 +22,17 @@ class _Coefficients:
     """alpha_bar at the timesteps and one timestep back. The first one steps to timestep 0."""
 
     def __init__(self, alphas_cumprod: Tensor, timesteps: Tensor, eta: float = 0.0) -> None:
-        alphas = alphas_cumprod.detach().cpu().float().double()
+        given = alphas_cumprod.detach().cpu()
+        alphas = given.float().double()
         steps = timesteps.cpu().long()
         self.alpha = alphas[steps]
+        self.noise_share = (1 - given[steps]).sqrt().double()  # rounded as what is given, float16 at times
         self.alpha_previous = alphas[torch.cat([steps.new_zeros(1), steps[:-1]])]
         ratio = (1 - self.alpha_previous) / (1 - self.alpha) * (1 - self.alpha / self.alpha_previous)
         self.sigma = eta * ratio.clamp(min=0).sqrt()
 
     def predicted_image(self, x: Tensor, eps: Tensor, i: int) -> Tensor:
-        alpha = float(self.alpha[i])
-        return (x - (1 - alpha) ** 0.5 * eps) / alpha**0.5
+        return (x - float(self.noise_share[i]) * eps) / float(self.alpha[i]) ** 0.5
 
     def step_back(self, image: Tensor, direction: Tensor, i: int) -> Tensor:
         """DDIM, equation 12, without its noise."""

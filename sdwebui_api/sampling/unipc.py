@@ -18,7 +18,7 @@ class NoiseScheduleVP:
     """log alpha_t of a discrete-time model, interpolated linearly in t. DPM-Solver, appendix D.4."""
 
     def __init__(self, alphas_cumprod: Tensor) -> None:
-        self._log_alphas = 0.5 * torch.log(alphas_cumprod.detach().cpu().double())
+        self._log_alphas = (0.5 * torch.log(alphas_cumprod.detach().cpu())).double()
         self.count = len(self._log_alphas)
         self._times = torch.linspace(0.0, 1.0, self.count + 1)[1:].double()
 

@@ -166,7 +166,35 @@ def test_options_are_read_by_name_and_coerced() -> None:
     assert options.s_noise == 1.0 and options.eta_ddim == 1.0
 
 
+def test_whole_numbers_stay_whole_in_the_infotext() -> None:
+    """A1111 stores what the client wrote: `Schedule rho: 5`, not 5.0."""
+    options = SamplingOptions.from_options({"rho": 5, "sigma_max": 10.0, "eta_ancestral": "0.5"})
+    infotext = from_noise(settings("DPM++ 2S a", options=vars(options))).infotext
+    shown = {"Schedule type": "Karras", "Schedule max sigma": 10.0, "Schedule rho": 5, "Eta": 0.5}
+    assert {name: repr(value) for name, value in infotext.items()} == {n: repr(v) for n, v in shown.items()}
+
+
 def test_one_noise_for_the_whole_batch_on_request() -> None:
     plain = from_noise(settings("DPM++ SDE"))
     shared = from_noise(settings("DPM++ SDE", options={"no_dpmpp_sde_batch_determinism": True}))
     assert not torch.equal(plain.latent, shared.latent)
+
+
+def test_one_noise_for_the_whole_batch_spans_the_steps_that_are_walked(monkeypatch: pytest.MonkeyPatch) -> None:
+    spans: list[float] = []
+
+    def recorded(x: torch.Tensor, sigmas: torch.Tensor, *_seeds: object, **_how: object) -> object:
+        spans.append(float(sigmas.max()))
+        return lambda *_levels: torch.zeros_like(x)
+
+    monkeypatch.setattr("sdwebui_api.sampling.session.BrownianNoise", recorded)
+    from_latent(settings("DPM++ SDE", denoising_strength=0.5))
+    from_latent(settings("DPM++ SDE", denoising_strength=0.5, options={"no_dpmpp_sde_batch_determinism": True}))
+    assert spans[0] > 14 > spans[1]
+
+
+def test_downcast_alphas_are_rounded_where_roots_are_taken() -> None:
+    """As A1111's DDIM takes them, in float16: 1 - alpha_bar of the second timestep rounds by some 0.01 %."""
+    plain = from_noise(settings("DDIM", steps=5)).latent
+    downcast = from_noise(settings("DDIM", steps=5, options={"use_downcasted_alpha_bar": True})).latent
+    assert 1e-5 < float((plain - downcast).abs().max()) < 0.05
