@@ -169,7 +169,7 @@ def load_font(file: str, size: int) -> ImageFont.FreeTypeFont:
     """The font in `file` (empty: the shipped one) at `size` pixels. Raises BadRequest when it is none."""
     try:
         return ImageFont.truetype(file or FONT_FILE, size)
-    except OSError:
+    except (OSError, TypeError, ValueError):  # not even a file's name: a zero byte in it
         raise BadRequest(f"{file!r} is not a font file", field="font") from None
 
 

@@ -57,7 +57,8 @@ def test_wrapping_between_words() -> None:
 
 def test_fonts_and_colours_that_are_none() -> None:
     grid = Image.new("RGB", (8, 8))
-    with pytest.raises(BadRequest, match="font"):
-        annotate_grid(grid, (8, 8), [label("a")], [label("b")], font=__file__)
+    for font in (__file__, "a\0b"):
+        with pytest.raises(BadRequest, match="font"):
+            annotate_grid(grid, (8, 8), [label("a")], [label("b")], font=font)
     with pytest.raises(BadRequest, match="colour"):
         annotate_grid(grid, (8, 8), [label("a")], [label("b")], colours=Colours(active="no colour"))
