@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import regex
+
 from sdwebui_api.errors import BadRequest, NotFound, nearest
 
 SHIPPED = Path(__file__).parent / "data" / "textual_inversion_templates"
@@ -18,6 +20,10 @@ LONGEST_CAPTION = 20_000
 LARGEST_TEMPLATE = 2**20
 """Bytes."""
 
+REGEX_SECONDS = 2.0
+"""For the words of one file's name."""
+
+_OPTION = "dataset_filename_word_regex"
 _NUMBERS_AT_START = re.compile(r"^[-\d]+\s*")
 
 
@@ -25,23 +31,31 @@ _NUMBERS_AT_START = re.compile(r"^[-\d]+\s*")
 class FileNameWords:
     """How a caption is made of a file's name where no text file lies beside it."""
 
-    pattern: re.Pattern[str] | None = None
+    pattern: regex.Pattern[str] | None = None
     """Option `dataset_filename_word_regex`: only what it finds, if given …"""
     joint: str = " "
     """… joined by `dataset_filename_join_string`."""
 
     @classmethod
-    def from_options(cls, regex: str, joint: str) -> FileNameWords:
+    def from_options(cls, pattern: str, joint: str) -> FileNameWords:
         """Raises BadRequest naming the option."""
         try:
-            return cls(re.compile(regex) if regex else None, joint)
-        except re.error as error:
-            raise BadRequest(f"not a regular expression: {error}", field="dataset_filename_word_regex") from error
+            return cls(regex.compile(pattern) if pattern else None, joint)
+        except (regex.error, RecursionError, OverflowError) as error:
+            raise BadRequest(f"not a regular expression: {error}", field=_OPTION) from error
 
     def of(self, stem: str) -> str:
-        """`00012-0-a red apple` → `a red apple`."""
+        """`00012-0-a red apple` → `a red apple`.
+
+        Raises BadRequest when the pattern takes too long: `regex`, unlike `re`, can be stopped, and it is a client's.
+        """
         words = _NUMBERS_AT_START.sub("", stem)
-        return words if self.pattern is None else self.joint.join(m[0] for m in self.pattern.finditer(words))
+        if self.pattern is None:
+            return words
+        try:
+            return self.joint.join(found[0] for found in self.pattern.finditer(words, timeout=REGEX_SECONDS))
+        except TimeoutError:
+            raise BadRequest("this regular expression takes too long", field=_OPTION) from None
 
 
 def caption_of(image: Path, names: FileNameWords) -> str:

@@ -19,6 +19,9 @@ def test_words_of_a_name_by_regular_expression():
     assert FileNameWords.from_options(r"\w+", ", ").of("12-red_apple+table") == "red_apple, table"
     with pytest.raises(BadRequest, match="not a regular expression"):
         FileNameWords.from_options("(", " ")
+    slow = FileNameWords.from_options(r"(?:\w|[\w.]|\w\w)*[!?]", " ")
+    with pytest.raises(BadRequest, match="too long"):
+        slow.of("a" * 200)
 
 
 def test_prompt_is_the_template_filled():
