@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdwebui_api.engine.allocator import apart
+from sdwebui_api.engine.allocator import apart, give_back
 
 BAND_BYTES = 8 * 2**20
 """Of a band of a convolution's input. Smaller ones are as fast on idle cores; on busy ones every operation waits."""
@@ -55,6 +55,7 @@ def _decode_one(vae: Any, latent: Tensor) -> Tensor:
     latent = latent if vae.post_quant_conv is None else vae.post_quant_conv(latent)
     x = decoder.mid_block(decoder.conv_in(latent))
     for block in decoder.up_blocks:
+        give_back()  # what the block before worked with would lie beside the larger maps of this one
         for resnet in block.resnets:
             x = _resnet(resnet, x)
         for upsampler in block.upsamplers or ():
