@@ -55,8 +55,13 @@ def test_nothing_is_lost_when_processes_are_killed(store, victims, zygote, table
 
 @pytest.fixture(scope="module")
 def zygote_with_engine() -> Iterator[Zygote]:
+    """Has imported the networks too: diffusers and transformers themselves fetch them when they are asked for."""
     engine = ["sdwebui_api.engine.engine", "sdwebui_api.generation.generator", "sdwebui_api.scripting.build"]
-    made = Zygote("tests.queueing.crash.roles", "diffusers", "transformers", *engine)
+    networks = [
+        "diffusers.models.unets.unet_2d_condition", "diffusers.models.autoencoders.autoencoder_kl",
+        "transformers.models.clip.modeling_clip", "transformers.models.clip.tokenization_clip",
+    ]  # fmt: skip
+    made = Zygote("tests.queueing.crash.roles", *networks, "sdwebui_api.app", *engine)
     yield made
     made.close()
 
