@@ -17,7 +17,7 @@ from sdwebui_api.engine.networks.ip_adapter import IPAdapter
 from sdwebui_api.engine.networks.reference import Reference
 from sdwebui_api.engine.networks.style_adapter import StyleAdapter
 from sdwebui_api.errors import BadRequest
-from sdwebui_api.sampling.guidance import Evaluation
+from sdwebui_api.sampling.evaluation import Evaluation
 from sdwebui_api.sampling.rows import Row
 
 Finish = Callable[[Tensor, Tensor, Tensor, Sequence[Row]], Tensor]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sdwebui_api.errors import BadRequest
+from sdwebui_api.sampling.evaluation import Denoised, Evaluation, EvaluationHooks, EvaluationInputs, Guided
 from sdwebui_api.sampling.model import GuidedModel
 from sdwebui_api.sampling.rows import Row, Rows, fit_by_last_vector, merged, pad_by_prompt
 
@@ -145,58 +146,6 @@ class StepReport:
 
 
 OnStep = Callable[[StepReport], None]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """When: `number` of `total` model evaluations, counted from 0; `steps` of the sampler as asked for."""
-
-    number: int
-    total: int
-    steps: int
-
-
-@dataclass(frozen=True)
-class EvaluationInputs:
-    """What one evaluation of the UNet is about to see, for `EvaluationHooks`.
-
-    The rows of x are those of all prompt parts (image by image), then one per image for the negative prompts; an
-    edit model has a third group. levels `[N]`: sigma or timestep of each row; concat `[N, C, h, w]` or None;
-    cond `[K, T, D]` and uncond `[B, T', D]`.
-    """
-
-    x: Tensor
-    levels: Tensor
-    concat: Tensor | None
-    cond: Tensor
-    uncond: Tensor
-    at: Evaluation
-
-
-@dataclass(frozen=True)
-class Denoised:
-    """Its predictions: rows as in `EvaluationInputs`; without negative prompts theirs repeat the prompts'."""
-
-    x: Tensor
-    at: Evaluation
-
-
-@dataclass(frozen=True)
-class Guided:
-    """What guidance made of them, `[B, 4, h, w]`: what the sampler gets."""
-
-    x: Tensor
-    at: Evaluation
-
-
-class EvaluationHooks(Protocol):
-    """What scripts may change around every evaluation."""
-
-    def cfg_denoiser(self, inputs: EvaluationInputs) -> EvaluationInputs: ...
-
-    def cfg_denoised(self, denoised: Denoised) -> Denoised: ...
-
-    def after_cfg(self, guided: Guided) -> Guided: ...
 
 
 class GuidedDenoiser:

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from sdwebui_api.sampling.brownian import BrownianNoise
 from sdwebui_api.sampling.dpm_solver import Span
+from sdwebui_api.sampling.evaluation import EvaluationHooks
 from sdwebui_api.sampling.guidance import (
     Conditioning,
-    EvaluationHooks,
     GuidanceSettings,
     GuidedDenoiser,
     InpaintBlend,

@@ -10,14 +10,8 @@ from typing import TYPE_CHECKING, Any
 from sdwebui_api.errors import SdWebUIError
 from sdwebui_api.generation.plan import Batch
 from sdwebui_api.generation.request import GenerationRequest, GenerationResult
-from sdwebui_api.sampling.guidance import (
-    BlendHook,
-    Denoised,
-    EvaluationHooks,
-    EvaluationInputs,
-    Guided,
-    SamplingStopped,
-)
+from sdwebui_api.sampling.evaluation import Denoised, EvaluationHooks, EvaluationInputs, Guided
+from sdwebui_api.sampling.guidance import BlendHook, SamplingStopped
 from sdwebui_api.scripting.hooks import (
     Blend,
     Draft,

@@ -53,7 +53,8 @@ if TYPE_CHECKING:
     from sdwebui_api.imaging.inpaint import PreparedInit
     from sdwebui_api.imaging.upscale import Upscaler
     from sdwebui_api.jobs.job import Job
-    from sdwebui_api.sampling.guidance import Conditioning, Denoised, EvaluationInputs, Guided
+    from sdwebui_api.sampling.evaluation import Denoised, EvaluationInputs, Guided
+    from sdwebui_api.sampling.guidance import Conditioning
     from sdwebui_api.sampling.settings import SamplingSettings
 
 __all__ = [

@@ -11,7 +11,7 @@ from sdwebui_api.control.preprocessors.table import find_preprocessor
 from sdwebui_api.control.unit import ControlMode, ControlUnit
 from sdwebui_api.engine.networks.control import ControlInput, Residuals, joined
 from sdwebui_api.errors import BadRequest
-from sdwebui_api.sampling.guidance import Evaluation
+from sdwebui_api.sampling.evaluation import Evaluation
 from sdwebui_api.sampling.rows import Row
 
 ROWS = (Row(0, True), Row(1, True), Row(0, False), Row(1, False))

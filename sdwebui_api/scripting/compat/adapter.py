@@ -10,7 +10,8 @@ from sdwebui_api.errors import SdWebUIError
 from sdwebui_api.generation.plan import Batch
 from sdwebui_api.generation.request import GenerationRequest, GenerationResult
 from sdwebui_api.prompting.extra_networks import parse_extra_networks
-from sdwebui_api.sampling.guidance import Denoised, Evaluation, EvaluationInputs, Guided, SamplingStopped
+from sdwebui_api.sampling.evaluation import Denoised, Evaluation, EvaluationInputs, Guided
+from sdwebui_api.sampling.guidance import SamplingStopped
 from sdwebui_api.scripting.chain import report_error
 from sdwebui_api.scripting.compat import translate
 from sdwebui_api.scripting.compat.models import SD_MODEL

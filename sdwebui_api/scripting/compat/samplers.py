@@ -6,7 +6,7 @@ from collections import namedtuple
 from typing import Any
 
 from sdwebui_api.generation.plan import Batch
-from sdwebui_api.sampling.guidance import Evaluation
+from sdwebui_api.sampling.evaluation import Evaluation
 from sdwebui_api.sampling.samplers import SAMPLERS, Sampler
 from sdwebui_api.sampling.schedules import SCHEDULES
 from sdwebui_api.scripting.compat.world import NotOffered
