@@ -204,7 +204,7 @@ class Run:
             s_tmax=request.s_tmax,
             s_noise=request.s_noise,
             options=SamplingOptions.from_options(
-                request.options.as_dict(), sdxl=self.model.family.align_your_steps == "sdxl"
+                dict(request.options), sdxl=self.model.family.align_your_steps == "sdxl"
             ),
         )
 
@@ -232,14 +232,16 @@ class Run:
         *,
         size: tuple[int, int] | None = None,
         report: bool = True,
+        encoded_by: DiffusionModel | None = None,
     ) -> Conditioning:
-        """The batch's prompts, encoded by `model`'s text encoder.
+        """The batch's prompts for `model`, encoded by its text encoder or by that of `encoded_by`.
 
         `size`: (width, height) of the pass, for models that are told; None: the request's.
         `report`: note in the infotext which embeddings were used; A1111 does so for the first pass only.
         """
         options = self.request.options
-        conditioner = TextConditioner(model.text_encoder, model.embeddings, self.encodings)
+        encoder = encoded_by or model
+        conditioner = TextConditioner(encoder.text_encoder, encoder.embeddings, self.encodings)
         settings = TextSettings.of(options, model.family.own_clip_skip)
         with self.job.stages.timing("text"):
             uncond = build_uncond(batch.negative_prompts, timing, conditioner, settings)
@@ -255,11 +257,17 @@ class Run:
         return Conditioning(
             cond=cond,
             uncond=uncond,
-            empty_prompt=conditioner.empty(settings) if options.pad_cond_uncond else None,
+            empty_prompt=conditioner.empty(self._as_loaded(settings, model)) if options.pad_cond_uncond else None,
             concat=concat,
             edit_model=model.in_channels == 2 * model.latent_channels,
             labels=self._labels(model, cond, uncond, size or (self.request.width, self.request.height)),
         )
+
+    def _as_loaded(self, settings: TextSettings, model: DiffusionModel) -> TextSettings:
+        """For the empty prompt that pads others: A1111 encodes it when the checkpoint is loaded, before any override
+        (`sd_models.get_empty_cond`)."""
+        overridden = "CLIP_stop_at_last_layers" in self.request.override_settings
+        return replace(settings, clip_skip=1) if overridden and model.family.own_clip_skip is None else settings
 
     def _labels(
         self, model: DiffusionModel, cond: BatchConditioning, uncond: UncondSchedule, size: tuple[int, int]

@@ -100,6 +100,7 @@ class _HiresWorkflow:
         """Decoded pictures [B, 3, H, W] in about [-1, 1]. `first`: latents of the first pass, unless the request
         `starts_from_picture`; then this is the batch's only pass, and `title` names it to waiting clients."""
         run, hires = self._run, self._hires
+        first_model = run.model
         run.use_networks(run.plan.full_batch(batch.index, hires=True), hires=True)
         model = run.borrow(hires.checkpoint, hires.vae) if hires.checkpoint else run.model
         latent, whole_concat = self._enlarge(model, batch, first)
@@ -121,7 +122,17 @@ class _HiresWorkflow:
             whole = whole_concat(model)
             return self._crop(whole) if whole is not None else None
 
-        conditioning = run.condition(model, hires_batch, timing, concat(model), size=size, report=False)
+        # With the networks of the first pass in the text encoder, if so wanted, and those of the second in the UNet.
+        by_first = run.request.options.hires_fix_use_firstpass_conds and hires.checkpoint is None
+        conditioning = run.condition(
+            model,
+            hires_batch,
+            timing,
+            concat(model),
+            size=size,
+            report=False,
+            encoded_by=first_model if by_first else None,
+        )
         start = run.hooks.before_sampling(
             SamplingStart(start_noise, latent, conditioning, settings, hires_batch, hires_pass=True)
         )

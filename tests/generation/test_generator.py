@@ -115,6 +115,22 @@ def test_a_given_picture_of_another_size(studio: Studio) -> None:
     assert not [name for name in studio.files() if "before" in name]  # the client has it
 
 
+def test_whole_numbers_of_overrides_are_shown_as_they_were_sent(studio: Studio) -> None:
+    options = {"rho": 5, "sigma_max": 10.0, "sigma_min": 0.1}
+    text = studio.txt2img(sampler_name="DPM++ 2M", override_settings=options).images[0].infotext
+    assert "Schedule min sigma: 0.1, Schedule max sigma: 10.0, Schedule rho: 5," in text
+
+
+def test_prompts_are_padded_by_what_was_encoded_with_the_checkpoint(studio: Studio) -> None:
+    """A1111 encodes the padding when it loads a checkpoint: an override of clip skip comes too late for it."""
+    fields: dict[str, Any] = {"prompt": "a fish", "negative_prompt": "blue " * 80, "steps": 2}
+    overridden = {"pad_cond_uncond": True, "CLIP_stop_at_last_layers": 2}
+    by_override = studio.txt2img(Options({"randn_source": "CPU"}), **fields, override_settings=overridden)
+    by_settings = studio.txt2img(Options({"randn_source": "CPU", **overridden}), **fields)
+    assert by_override.images[0].infotext == by_settings.images[0].infotext
+    assert not np.array_equal(pixels(by_override), pixels(by_settings))
+
+
 def test_embeddings_of_the_hires_prompt_do_not_replace_the_first_pass_ones(studio: Studio) -> None:
     result = studio.txt2img(**HIRES, prompt="a tiny-ti", hr_prompt="a tiny-emb")
     assert 'TI hashes: "tiny-ti: ' in result.images[0].infotext

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sdwebui_api.catalog.hashes import HashCache
@@ -125,6 +126,16 @@ def test_networks_of_the_hires_pass_are_its_prompts(studio: Studio) -> None:
     assert lora_hashes(same.info) == lora_hashes(none.info) == STYLE
     assert lora_hashes(other.info) == f"{STYLE}, {CONV}"
     assert len({result.images[0].image.tobytes() for result in (same, other, none)}) == 3
+
+
+def test_the_first_pass_s_networks_may_encode_the_hires_prompt(studio: Studio) -> None:
+    fields: dict[str, Any] = {"enable_hr": True, "denoising_strength": 0.6, "prompt": "a fish <lora:tiny-style:1>"}
+    wanted = {"hires_fix_use_firstpass_conds": True}
+    by_option = studio.txt2img(**fields, hr_prompt="a fish", override_settings=wanted)
+    by_tag = studio.txt2img(**fields, hr_prompt="a fish <lora:tiny-style:te=1:unet=0>")
+    without = studio.txt2img(**fields, hr_prompt="a fish")
+    shown = [np.asarray(result.images[0].image).astype(int) for result in (by_option, by_tag, without)]
+    assert np.abs(shown[0] - shown[1]).max() <= 1 < np.abs(shown[0] - shown[2]).max()
 
 
 def test_options_put_their_tag_into_the_prompt(studio: Studio) -> None:
