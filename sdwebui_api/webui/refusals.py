@@ -17,7 +17,13 @@ def refusal(message: str) -> gr.Error:
     return gr.Error(html.escape(said(message)), title=t("Not possible"), print_exception=False)
 
 
+PICTURES = {"init_images": t("Initial picture"), "mask": t("Mask")}
+"""Fields of a request, as the page calls them."""
+
+
 def named(error: SdWebUIError) -> str:
     """The message, with the field it is about where it does not say so itself."""
     name, message = getattr(error, "field", None), said(error.message)
-    return f"{name}: {message}" if name and name not in message and not is_marked(error.message) else message
+    if not name or name in message or is_marked(error.message):
+        return message
+    return f"{PICTURES.get(name.partition('[')[0], name)}: {message}"

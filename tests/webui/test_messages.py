@@ -190,3 +190,12 @@ def test_refusals_of_the_extensions_routes_are_known(extension: str) -> None:
     assert brought <= set(TEMPLATES)
     spoken = in_chinese(spans(["There is a {name} already"]))
     assert spoken == '<span data-said="There is a {name} already">{name} 已存在</span>'
+
+
+@pytest.mark.parametrize(
+    ("field", "spoken"),
+    [("init_images[0]", "初始图片"), ("mask", "蒙版"), ("alwayson_scripts.x", "alwayson_scripts.x")],
+)
+def test_a_refused_picture_is_called_as_on_the_page(field: str, spoken: str) -> None:
+    told = str(refusal(named(BadRequest("not an image in a known format", field=field))).message)
+    assert in_chinese(told) == f"{spoken}: 不是可识别的图像格式"
