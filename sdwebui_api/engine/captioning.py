@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from sdwebui_api.engine.devices import Device, DevicePlan
+from sdwebui_api.engine.libraries import IMPORTING
 from sdwebui_api.engine.pictures import normalised, picture_dtype, pretrained
 from sdwebui_api.errors import UnusableModel
 
@@ -99,7 +100,8 @@ def _features(output: Any) -> Tensor:
 
 def load_captioner(folder: Path, plan: DevicePlan, device: Device) -> Captioner:
     """Raises UnusableModel when the folder holds no BLIP."""
-    from transformers import BertTokenizer, BlipForConditionalGeneration
+    with IMPORTING:
+        from transformers import BertTokenizer, BlipForConditionalGeneration
 
     model, dtype = pretrained(BlipForConditionalGeneration, folder), picture_dtype(plan)
     return Captioner(model.to(plan.storage, dtype), _tokenizer(BertTokenizer, folder), dtype, device)
@@ -107,7 +109,8 @@ def load_captioner(folder: Path, plan: DevicePlan, device: Device) -> Captioner:
 
 def load_ranker(folder: Path, plan: DevicePlan, device: Device) -> TextRanker:
     """Raises UnusableModel when the folder holds no CLIP."""
-    from transformers import CLIPModel, CLIPTokenizer
+    with IMPORTING:
+        from transformers import CLIPModel, CLIPTokenizer
 
     model, dtype = pretrained(CLIPModel, folder), picture_dtype(plan)
     return TextRanker(model.to(plan.storage, dtype), _tokenizer(CLIPTokenizer, folder), dtype, device)

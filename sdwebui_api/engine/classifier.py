@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from sdwebui_api.engine.devices import Device, DevicePlan
+from sdwebui_api.engine.libraries import IMPORTING
 from sdwebui_api.engine.pictures import normalised, picture_dtype, pretrained
 
 
@@ -41,7 +42,8 @@ class PictureClassifier:
 
 def load_classifier(folder: Path, plan: DevicePlan, device: Device) -> PictureClassifier:
     """Raises UnusableModel."""
-    from transformers import AutoModelForImageClassification
+    with IMPORTING:
+        from transformers import AutoModelForImageClassification
 
     model, dtype = pretrained(AutoModelForImageClassification, folder), picture_dtype(plan)
     return PictureClassifier(model.to(plan.storage, dtype), _preparation(folder), dtype, device)

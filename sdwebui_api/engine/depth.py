@@ -15,6 +15,7 @@ from PIL import Image
 from torch import nn
 
 from sdwebui_api.engine.devices import Device, DevicePlan
+from sdwebui_api.engine.libraries import IMPORTING
 from sdwebui_api.engine.pictures import normalised, picture_dtype, pretrained
 from sdwebui_api.errors import UnusableModel
 
@@ -68,7 +69,8 @@ class DepthNetwork:
 
 def load_depth_network(folder: Path, plan: DevicePlan, device: Device) -> DepthNetwork:
     """Raises UnusableModel."""
-    from transformers import AutoModelForDepthEstimation
+    with IMPORTING:
+        from transformers import AutoModelForDepthEstimation
 
     model, dtype = pretrained(AutoModelForDepthEstimation, folder), picture_dtype(plan)
     return DepthNetwork(model.to(plan.storage, dtype), read_preparation(folder), dtype, device)

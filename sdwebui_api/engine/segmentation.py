@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sdwebui_api.engine.depth import fitting_scale, read_preparation, shorter_side
 from sdwebui_api.engine.devices import Device, DevicePlan
+from sdwebui_api.engine.libraries import IMPORTING
 from sdwebui_api.engine.pictures import normalised, picture_dtype, pretrained
 from sdwebui_api.errors import UnusableModel
 
@@ -65,7 +66,8 @@ def _scores(output: Any) -> Tensor:
 
 def load_segmentation_network(folder: Path, plan: DevicePlan, device: Device) -> SegmentationNetwork:
     """Raises UnusableModel."""
-    from transformers import AutoConfig, AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation
+    with IMPORTING:
+        from transformers import AutoConfig, AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation
 
     try:
         config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
@@ -79,7 +81,8 @@ def load_segmentation_network(folder: Path, plan: DevicePlan, device: Device) ->
 
 
 def _task_tokens(folder: Path, length: int) -> Tensor:
-    from transformers import CLIPTokenizer
+    with IMPORTING:
+        from transformers import CLIPTokenizer
 
     try:
         tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
