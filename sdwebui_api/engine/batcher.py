@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sdwebui_api.engine.batch_size import FixedBatchSize
 from sdwebui_api.engine.devices import as_out_of_memory
-from sdwebui_api.engine.networks.control import ControlInput, joined
+from sdwebui_api.engine.networks.control import ControlInput, joined, optional_rows
 from sdwebui_api.engine.stopwatch import Stopwatch
 from sdwebui_api.errors import OutOfMemory
 
@@ -357,17 +357,11 @@ def _forward(evaluations: Sequence[Evaluation], network: Network) -> Sequence[Te
         x=torch.cat([evaluation.x for evaluation in evaluations]),
         t=torch.cat([evaluation.t for evaluation in evaluations]),
         context=torch.cat([evaluation.context for evaluation in evaluations]),
-        concat=_rows([evaluation.concat for evaluation in evaluations]),
+        concat=optional_rows([evaluation.concat for evaluation in evaluations]),
         tiling=evaluations[0].tiling,
         control=joined([evaluation.control for evaluation in evaluations]),
-        vector=_rows([evaluation.vector for evaluation in evaluations]),
+        vector=optional_rows([evaluation.vector for evaluation in evaluations]),
         upcast=evaluations[0].upcast,
         merging=evaluations[0].merging,
     )
     return network.forward(together).split([evaluation.x.shape[0] for evaluation in evaluations])
-
-
-def _rows(parts: Sequence[Tensor | None]) -> Tensor | None:
-    """All have it or none has."""
-    given = [part for part in parts if part is not None]
-    return torch.cat(given) if given else None

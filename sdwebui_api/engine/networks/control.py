@@ -139,16 +139,16 @@ def joined(inputs: Sequence[Sequence[ControlInput]]) -> tuple[ControlInput, ...]
             first.network,
             tuple(torch.cat(tensors) for tensors in zip(*(one.hint for one in same), strict=True)),
             torch.cat([one.scales for one in same]),
-            _rows([one.region for one in same]),
-            _rows([one.context for one in same]),
+            optional_rows([one.region for one in same]),
+            optional_rows([one.context for one in same]),
         )
         for first, *rest in zip(*inputs, strict=True)
         for same in [[first, *rest]]
     )
 
 
-def _rows(parts: Sequence[Tensor | None]) -> Tensor | None:
-    """All have it or none has."""
+def optional_rows(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """One tensor of the rows of several evaluations; all have it or none has."""
     given = [part for part in parts if part is not None]
     return torch.cat(given) if given else None
 
