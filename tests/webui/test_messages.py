@@ -121,7 +121,9 @@ def test_what_the_schema_says_is_known(body: dict[str, object]) -> None:
 def test_a_message_is_translated_with_its_values_and_its_field() -> None:
     assert in_chinese(said("Sampler not found: 'Eule<r'")) == "找不到采样方法：'Eule<r'"
     assert in_chinese(said("seed: Input should be less than or equal to 9")) == "seed: 不能大于 9"
-    assert in_chinese(named(BadRequest("not an image in a known format", field="mask"))) == "mask: 不是可识别的图像格式"
+    assert (
+        in_chinese(named(BadRequest("not an image in a known format", field="width"))) == "width: 不是可识别的图像格式"
+    )
     assert said("Nobody: knows this") == "Nobody: knows this"
     model = "my model (v1).safetensors: 3 tensors of the UNet are missing, e.g. 'out.2.bias'"
     assert in_chinese(said(model)) == "my model (v1).safetensors: UNet 缺少 3 个张量，例如 'out.2.bias'"
