@@ -46,6 +46,26 @@ async def reopened(path: Path) -> SqliteStore:
     return made
 
 
+# -- the clock ---------------------------------------------------------------------------------------
+
+
+async def test_leases_move_with_the_clock(store, path, monkeypatch):
+    """Of two processes either may notice first that it was set; a machine that slept looks the same."""
+    other, real = await reopened(path), time.time
+    await put_many(store, 1)
+    taker, stranger = await joined(store), await joined(other, "stranger")
+    held = await one(store, taker, lease=30.0)
+    for hours in (1, 3, -2, 0):
+        monkeypatch.setattr(time, "time", lambda hours=hours: real() + 3600 * hours)
+        assert await other.take(QUEUE, stranger, 5, lease=LONG) == []
+        assert await store.renew(QUEUE, taker, [held.item.index], lease=30.0) == [held.item.index]
+    assert await store.renew(QUEUE, taker, [held.item.index], lease=0.05) == [held.item.index]
+    monkeypatch.setattr(time, "time", lambda: real() - 3600)
+    await asyncio.sleep(0.1)
+    assert indexes(await other.take(QUEUE, stranger, 5, lease=LONG)) == [held.item.index]
+    await other.close()
+
+
 # -- durability --------------------------------------------------------------------------------------
 
 

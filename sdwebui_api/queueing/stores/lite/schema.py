@@ -153,6 +153,9 @@ CREATE TRIGGER item_forgotten AFTER DELETE ON items BEGIN
 END;
 """
 
+CLOCK = "CREATE TABLE IF NOT EXISTS clock (id INTEGER PRIMARY KEY CHECK (id = 1), ahead REAL NOT NULL)"
+"""By how much the wall clock, in which all times here are told, is ahead of the one that nobody sets. One row."""
+
 Result = TypeVar("Result")
 
 
@@ -227,6 +230,7 @@ class Link:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA journal_size_limit = 67108864")
             _create(connection)
+            connection.execute(CLOCK)
         else:
             connection.execute("PRAGMA query_only = ON")
             # Readers wait for nobody but one that recovers the log after a crash.

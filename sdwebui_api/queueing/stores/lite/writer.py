@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sdwebui_api.queueing.store import StoreUnavailable
-from sdwebui_api.queueing.stores.lite.schema import PATIENCE, Link, patiently, unavailable
+from sdwebui_api.queueing.stores.lite.schema import HELD, PATIENCE, Link, patiently, unavailable
 
 log = logging.getLogger(__name__)
 
 MOST = 256
 """Calls in one transaction."""
+CLOCK_STEP = 2.0
+"""Seconds by which the wall clock must have jumped to be followed."""
 YIELD = 0.001
 """Seconds left to other processes between two transactions, when they have been writing too."""
 
@@ -70,6 +72,8 @@ class Writer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._seen_version = 0
+        self._clock_ahead: float | None = None
+        """Of the monotonic clock, at the last transaction."""
         self._failing = False
 
     def start(self) -> None:
@@ -125,6 +129,7 @@ class Writer:
         try:
             db = self._link.get()
             self._begin(db)
+            clock_ahead = self._follow_clock(db)
             woken: dict[str, int] = {}
             for call in batch:
                 woken |= self._perform(db, call)
@@ -132,7 +137,7 @@ class Writer:
         except Exception as error:  # whatever it is, the thread goes on: nobody else would answer
             self._fail(batch, error)
             return {}
-        self._failing = False
+        self._failing, self._clock_ahead = False, clock_ahead
         return woken
 
     def _begin(self, db: sqlite3.Connection) -> None:
@@ -141,6 +146,26 @@ class Writer:
             self._seen_version = version
             time.sleep(YIELD)
         patiently(lambda: db.execute("BEGIN IMMEDIATE"), self._link.patience)
+
+    def _follow_clock(self, db: sqlite3.Connection) -> float:
+        """How far the wall clock is ahead now. When it was set, or the machine slept, leases move with it: whoever
+        holds one lives, and nobody's work may count as given up for that alone. The process that notices first moves
+        them for all."""
+        ahead = time.time() - time.monotonic()
+        if self._clock_ahead is not None and abs(ahead - self._clock_ahead) < CLOCK_STEP:
+            return ahead
+        known = db.execute("SELECT ahead FROM clock").fetchone()
+        if self._clock_ahead is not None and known is not None and abs(ahead - known[0]) >= CLOCK_STEP:
+            step = ahead - known[0]
+            log.warning("the clock has jumped by %.0f s; leases move with it", step)
+            db.execute(f"UPDATE entries SET lease = lease + ? WHERE state = {HELD}", (step,))
+            db.execute(
+                "UPDATE consumers SET given = given + :step, seen = seen + :step, gone_since = gone_since + :step",
+                {"step": step},
+            )
+            db.execute("UPDATE groups SET touched = touched + ?", (step,))
+        db.execute("INSERT INTO clock VALUES (1, ?) ON CONFLICT DO UPDATE SET ahead = excluded.ahead", (ahead,))
+        return ahead
 
     def _perform(self, db: sqlite3.Connection, call: _Call) -> dict[str, int]:
         transaction = Transaction(db, time.time())
