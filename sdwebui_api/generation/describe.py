@@ -173,7 +173,6 @@ def naming_facts_of(request: GenerationRequest, plan: GenerationPlan, index: int
 # Option -> the values under which it changes nothing here. Anything else would be a picture other than asked for.
 _WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "sd_unet": ("Automatic", "None"),
-    "use_old_emphasis_implementation": (False,),
 }
 
 

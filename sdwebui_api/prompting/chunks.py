@@ -5,12 +5,12 @@ Follows A1111's `sd_hijack_clip.FrozenCLIPEmbedderWithCustomWordsBase.tokenize_l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from sdwebui_api.errors import BadRequest
-from sdwebui_api.prompting.attention import BREAK, parse_attention
+from sdwebui_api.prompting.attention import BREAK, ROUND_WEIGHT, parse_attention
 
 CHUNK_LENGTH = 75
 """Tokens of a chunk between the start and the end token."""
@@ -27,6 +27,11 @@ class Tokenizer(Protocol):
 
     @property
     def comma_id(self) -> int | None: ...
+
+    @property
+    def vocabulary(self) -> Mapping[str, int]:
+        """Every token and its id."""
+        ...
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of `text`, without start and end tokens, of any length."""
@@ -101,6 +106,54 @@ def tokenize_to_chunks(
         else:
             builder.add(tokenizer.tokenize(fragment[0]), fragment[1])
     return builder.finish()
+
+
+def old_chunk(
+    text: str, tokenizer: Tokenizer, embeddings: EmbeddingLookup | None = None, emphasis: str = "Original"
+) -> PromptChunk:
+    """`text` in one chunk, as A1111's first versions had it (option `use_old_emphasis_implementation`).
+
+    Every token with brackets is left out and weighs all that follow it: `(` 1.1, `[` 1 / 1.1, closing ones the other
+    way round; weights as numbers, escapes and BREAK are plain words. What does not fit is cut off.
+    """
+    chunk, weight, tokens = PromptChunk(), 1.0, tokenizer.tokenize(text)
+    weights = {} if emphasis == "None" else _bracket_weights(tokenizer)
+    lookup = embeddings or NoEmbeddings()
+    position = 0
+    while position < len(tokens):
+        embedding, length = lookup.find_at(tokens, position)
+        if tokens[position] in weights:
+            weight *= weights[tokens[position]]
+            position += 1
+        elif embedding is None:
+            chunk.tokens.append(tokens[position])
+            chunk.multipliers.append(weight)
+            position += 1
+        else:
+            chunk.fixes.append(PromptFix(len(chunk.tokens), embedding))
+            chunk.tokens += [0] * embedding.vectors
+            chunk.multipliers += [weight] * embedding.vectors
+            position += length
+    used = min(len(chunk.tokens), CHUNK_LENGTH)
+    padding = CHUNK_LENGTH - used
+    tokens = [tokenizer.bos_id, *chunk.tokens[:used], *[tokenizer.eos_id] * (padding + 1)]
+    multipliers = [1.0, *chunk.multipliers[:used], *[1.0] * (padding + 1)]
+    return PromptChunk(tokens, multipliers, [fix for fix in chunk.fixes if fix.offset < CHUNK_LENGTH])
+
+
+def _bracket_weights(tokenizer: Tokenizer) -> dict[int, float]:
+    """What each token with brackets multiplies by; those that come to 1, like `()`, are plain words."""
+    weights: dict[int, float] = {}
+    for token, number in tokenizer.vocabulary.items():
+        weight = 1.0
+        for character in token:
+            if character in "(]":
+                weight *= ROUND_WEIGHT
+            elif character in "[)":
+                weight /= ROUND_WEIGHT
+        if weight != 1.0:
+            weights[number] = weight
+    return weights
 
 
 def empty_chunk(tokenizer: Tokenizer) -> PromptChunk:

@@ -23,6 +23,7 @@ from sdwebui_api.prompting.chunks import (
     PromptChunk,
     Tokenizer,
     empty_chunk,
+    old_chunk,
     tokenize_to_chunks,
 )
 from sdwebui_api.prompting.emphasis import apply_emphasis
@@ -56,6 +57,8 @@ class TextSettings:
     """`CLIP_stop_at_last_layers`."""
     emphasis: str = "Original"
     comma_padding_backtrack: int = 20
+    old_emphasis: bool = False
+    """`use_old_emphasis_implementation`."""
 
     @classmethod
     def of(cls, options: Mapping[str, Any], own_clip_skip: int | None = None) -> TextSettings:
@@ -64,7 +67,8 @@ class TextSettings:
         clip_skip = int(options["CLIP_stop_at_last_layers"])
         if own_clip_skip is not None and not options["sdxl_clip_l_skip"]:
             clip_skip = own_clip_skip
-        return cls(clip_skip, options["emphasis"], int(options["comma_padding_backtrack"]))
+        backtrack, old = int(options["comma_padding_backtrack"]), bool(options["use_old_emphasis_implementation"])
+        return cls(clip_skip, options["emphasis"], backtrack, old)
 
 
 @dataclass(frozen=True)
@@ -185,6 +189,8 @@ class TextConditioner:
 
     def _chunk_rows(self, texts: list[str], settings: TextSettings) -> list[list[PromptChunk]]:
         tokenizer = self.text_encoder.tokenizer
+        if settings.old_emphasis:
+            return [[old_chunk(text, tokenizer, self.embeddings, settings.emphasis)] for text in texts]
         rows = [
             tokenize_to_chunks(text, tokenizer, self.embeddings, settings.emphasis, settings.comma_padding_backtrack)[0]
             for text in texts
@@ -244,6 +250,8 @@ def _embedding_key(embedding: Embedding) -> str:
 
 
 def _report(texts: Sequence[str], rows: list[list[PromptChunk]], settings: TextSettings) -> TextReport:
+    if settings.old_emphasis:  # which says nothing of either
+        return TextReport()
     used: dict[str, str | None] = {}
     for column in zip(*rows, strict=True):
         for chunk in column:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sdwebui_api.errors import BadRequest
-from sdwebui_api.prompting.chunks import PromptChunk, empty_chunk, tokenize_to_chunks
+from sdwebui_api.prompting.chunks import PromptChunk, empty_chunk, old_chunk, tokenize_to_chunks
 from tests.prompting.fakes import BOS, COMMA, EOS, FakeEmbedding, FakeEmbeddings, WordTokenizer
 
 
@@ -121,3 +121,22 @@ def test_an_embedding_larger_than_a_chunk() -> None:
     lookup = FakeEmbeddings(tokenizer, FakeEmbedding("huge", torch.ones(76, 4)))
     with pytest.raises(BadRequest, match="huge"):
         tokenize_to_chunks("huge", tokenizer, lookup)
+
+
+def test_old_emphasis_weighs_all_that_follows_a_bracket() -> None:
+    tokenizer = WordTokenizer(vocabulary={"((": 10, ")": 11, "[": 12, "()": 13})
+    chunk = old_chunk("a (( b ) c [ d () BREAK", tokenizer)
+    words = tokenizer.tokenize("a b c d () BREAK")
+    assert chunk.tokens == [BOS, *words, *[EOS] * 70]
+    up, down = 1.1 * 1.1, 1.1 * 1.1 * (1 / 1.1)
+    last = down * (1 / 1.1)
+    assert chunk.multipliers == pytest.approx([1.0, 1.0, up, down, *[last] * 3, *[1.0] * 70])
+    assert old_chunk("a ((", tokenizer, emphasis="None").tokens[2] == 10
+
+
+def test_old_emphasis_cuts_off_what_does_not_fit() -> None:
+    tokenizer = WordTokenizer()
+    embedding = FakeEmbedding("late", torch.zeros(3, 3))
+    chunk = old_chunk("x " * 73 + "late late", tokenizer, FakeEmbeddings(tokenizer, embedding))
+    assert len(chunk.tokens) == len(chunk.multipliers) == 77 and chunk.tokens[-1] == EOS
+    assert [fix.offset for fix in chunk.fixes] == [73]
