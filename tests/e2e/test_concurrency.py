@@ -24,7 +24,7 @@ def body(**fields: Any) -> dict[str, Any]:
     return {
         "prompt": "a red apple",
         "seed": 5,
-        "steps": 12,
+        "steps": 6,
         "width": 128,
         "height": 128,
         "sampler_name": "Euler a",
@@ -76,7 +76,7 @@ def fifty_queued(server: RunningServer) -> Any:
     with ThreadPoolExecutor(50) as pool:
         futures: list[Future[requests.Response]] = []
         for index in range(50):
-            request = body(seed=index, steps=20, force_task_id=f"queued-{index}")
+            request = body(seed=index, steps=8, force_task_id=f"queued-{index}")
             futures.append(pool.submit(generate, server, request))
             known = f"queued-{index}"
             wait_for(lambda known=known: any(job["id"] == known for job in jobs(server)))
@@ -117,7 +117,7 @@ def timed(call: Any) -> float:
 
 def test_interrupt_answers_at_once_while_requests_run(server: RunningServer) -> None:
     with ThreadPoolExecutor(6) as pool:
-        futures = [pool.submit(generate, server, body(seed=index, steps=150)) for index in range(6)]
+        futures = [pool.submit(generate, server, body(seed=index, steps=60)) for index in range(6)]
         wait_for(lambda: any(job["state"] == "running" for job in jobs(server)))
         seconds = [timed(lambda: requests.post(f"{server.url}/sdapi/v1/interrupt", timeout=60)) for _ in range(15)]
         nothing = [timed(lambda: requests.get(f"{server.url}/health/live", timeout=60)) for _ in range(15)]
