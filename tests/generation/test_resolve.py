@@ -11,6 +11,7 @@ from sdwebui_api.api.generation_schema import Txt2ImgBody
 from sdwebui_api.config.options import Options
 from sdwebui_api.errors import BadRequest, NotFound, Unavailable
 from sdwebui_api.imaging.codec import encode_image, to_base64
+from sdwebui_api.scripting.compat.translate import attributes
 from tests.support.fakes import fake_services
 
 
@@ -102,6 +103,7 @@ def test_a_first_picture_gives_its_size(resolver):
     picture, hires = encode_image_text(Image.new("RGBA", (72, 40))), {"enable_hr": True, "denoising_strength": 0.5}
     request = resolve(resolver, firstpass_image=f"data:image/png;base64,{picture}", **hires)
     assert (request.width, request.height) == (72, 40) and request.hires.first_picture.mode == "RGB"
+    assert attributes(request)["firstpass_image"] is request.hires.first_picture  # what scripts see of it
     assert (resolve(resolver, firstpass_image=picture, width=64, height=64, **hires).width) == 64
     for wrong in ("no picture", encode_image_text(Image.new("RGB", (7, 64)))):
         with pytest.raises(BadRequest) as caught:

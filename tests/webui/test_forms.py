@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 
 import gradio as gr
@@ -13,6 +14,7 @@ from sdwebui_api.api.generation_schema import Txt2ImgBody
 from sdwebui_api.prompting.counting import count_tokens
 from sdwebui_api.webui import opening, remembered
 from sdwebui_api.webui.context import PageBuilder
+from sdwebui_api.webui.generation import gallery
 from sdwebui_api.webui.generation.form import Form
 from sdwebui_api.webui.generation.upscaling import Upscaling
 from sdwebui_api.webui.page_jobs import PageJobs
@@ -116,6 +118,23 @@ class TestUpscaling:
         assert [picture.path for picture in job.pictures][::2] == pictures[::2] and len(job.pictures) == 3
         assert job.pictures[1].path not in pictures
         services.runner.drain(5)
+
+
+def test_a_full_disk_is_told_where_pictures_are_copied(tab, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (8, 8)).save(picture)
+    monkeypatch.setattr(gallery.shutil, "copyfile", full)
+    monkeypatch.setattr(gallery.zipfile, "ZipFile", full)
+    for copy in (
+        lambda: gallery._keep(tab.page.services, str(picture)),
+        lambda: gallery._zip([picture], tmp_path / "cache"),
+    ):
+        with pytest.raises(gr.Error, match=r"could not be saved in .*: the disk is full"):
+            copy()
+    assert not list((tmp_path / "cache").iterdir())
 
 
 def test_what_the_tab_asks_for_can_be_resolved(tab):

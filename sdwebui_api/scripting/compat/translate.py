@@ -22,6 +22,7 @@ SAME = (
 HIRES = {
     "hr_scale": "scale", "hr_resize_x": "resize_x", "hr_resize_y": "resize_y", "hr_upscaler": "upscaler",
     "hr_second_pass_steps": "steps", "hr_prompt": "prompt", "hr_negative_prompt": "negative_prompt",
+    "firstpass_image": "first_picture",
 }  # fmt: skip
 MASK = {
     "mask_blur_x": "blur_x", "mask_blur_y": "blur_y", "mask_round": "round", "inpainting_fill": "fill",

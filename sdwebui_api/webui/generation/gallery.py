@@ -131,12 +131,15 @@ def _keep(services: Services, file: str) -> Path:
 
 def _zip(files: Sequence[Path], cache: Path) -> Path:
     """In a folder of the cache that nobody can guess."""
-    folder = cache / uuid.uuid4().hex
-    folder.mkdir(parents=True)
-    target = folder / f"pictures-{time.strftime('%Y%m%d-%H%M%S')}.zip"
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
-        for number, file in enumerate(files):
-            archive.write(file, f"{number:03}-{file.name}")
+    target = cache / uuid.uuid4().hex / f"pictures-{time.strftime('%Y%m%d-%H%M%S')}.zip"
+    try:
+        target.parent.mkdir(parents=True)
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+            for number, file in enumerate(files):
+                archive.write(file, f"{number:03}-{file.name}")
+    except OSError as error:
+        shutil.rmtree(target.parent, ignore_errors=True)
+        raise refusal(not_stored(target.name, cache, error).message) from None
     return target
 
 
