@@ -79,10 +79,15 @@ class TextReport:
     """(name, short hash) of the embeddings used, in A1111's order: the latest encoded text's first, repeats kept."""
     emphasis: str | None = None
     """The emphasis mode, when it is not "Original" and a text has brackets."""
+    emphasis_first: bool = False
+    """It was come across before any embedding: an infotext keeps that order."""
 
     def after(self, earlier: TextReport) -> TextReport:
         """Both reports, `self` being the later one. A1111 encodes the negative prompts first."""
-        return TextReport(self.embeddings + earlier.embeddings, self.emphasis or earlier.emphasis)
+        first = earlier.emphasis_first or (earlier.emphasis is not None and not earlier.ti_hashes)
+        if not earlier.infotext():
+            first = self.emphasis_first
+        return TextReport(self.embeddings + earlier.embeddings, self.emphasis or earlier.emphasis, first)
 
     @property
     def ti_hashes(self) -> str:
@@ -92,8 +97,8 @@ class TextReport:
 
     def infotext(self, *, add_hashes: bool = True) -> dict[str, str]:
         """The fields for the infotext. `add_hashes`: option `textual_inversion_add_hashes_to_infotext`."""
-        fields = {"TI hashes": self.ti_hashes if add_hashes else "", "Emphasis": self.emphasis or ""}
-        return {name: value for name, value in fields.items() if value}
+        fields = [("TI hashes", self.ti_hashes if add_hashes else ""), ("Emphasis", self.emphasis or "")]
+        return {name: value for name, value in (fields[::-1] if self.emphasis_first else fields) if value}
 
 
 @dataclass(frozen=True)

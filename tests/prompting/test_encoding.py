@@ -149,3 +149,12 @@ def test_the_cache_is_used_by_many_threads() -> None:
     for thread in threads:
         thread.join()
     assert cache.nbytes == 4000
+
+
+def test_infotext_names_first_what_was_encoded_first() -> None:
+    found, brackets = TextReport((("cat", "0123456789ab"),), "Ignore"), TextReport((), "Ignore")
+    assert list(found.after(brackets).infotext()) == ["Emphasis", "TI hashes"]
+    assert list(brackets.after(found.after(brackets)).infotext()) == ["Emphasis", "TI hashes"]
+    assert (
+        list(found.after(found).infotext()) == list(found.after(TextReport()).infotext()) == ["TI hashes", "Emphasis"]
+    )
