@@ -63,7 +63,7 @@ def _aligned(size: int) -> int:
 
 
 def _dense_strides(tensor: Tensor) -> tuple[int, ...]:
-    """Its own where it is dense. 1x1 convolutions fit both layouts, and by their strides cuDNN decides which it takes."""
+    """Its own where it is dense. 1x1 convolutions fit both layouts, and by their strides cuDNN decides which it is."""
     if tensor.is_contiguous() or (tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)):
         return tensor.stride()
     return tuple(math.prod(tensor.shape[axis + 1 :]) for axis in range(tensor.ndim))
