@@ -38,6 +38,7 @@ def main(argv: list[str]) -> int:
     code = _prepare("requirements.txt")
     if code:
         return code
+    print("Starting; this takes some seconds.", flush=True)
     return _become([str(_venv_python()), str(ROOT / "launch.py"), *argv, SKIP])  # a command stays the first word
 
 
