@@ -106,11 +106,6 @@ def test_a_phone_reaches_every_tab_by_the_menu(page: Page) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, id
 
 
-def test_a_red_apple_appears_in_the_gallery(page: Page) -> None:
-    assert redness(pixels(draw_apple(page))) > 0.1
-    expect(page.locator("#txt2img_html_info")).to_contain_text("Seed: 7")
-
-
 def test_interrupt_ends_a_job_early(page: Page) -> None:
     begin_long_job(page)
     interrupt(page)
@@ -152,8 +147,10 @@ def test_a_reload_finds_the_job_again(page: Page, server: RunningServer) -> None
     expect(again.locator("#txt2img_gallery img").first).to_be_visible()
 
 
-def test_pictures_are_sent_from_tab_to_tab(page: Page) -> None:
+def test_a_red_apple_appears_in_the_gallery_and_is_sent_from_tab_to_tab(page: Page) -> None:
     apple = draw_apple(page)
+    assert redness(pixels(apple)) > 0.1
+    expect(page.locator("#txt2img_html_info")).to_contain_text("Seed: 7")
     page.click("#txt2img_send_to_img2img")
     expect(page.locator("#img2img_image img")).to_be_visible()
     expect(page.locator("#img2img_prompt textarea")).to_have_value("a red apple")
