@@ -73,6 +73,8 @@ def test_attention_by_products_is_for_bf16_on_a_cpu() -> None:
 def test_out_of_memory_is_told_from_other_errors() -> None:
     assert isinstance(as_out_of_memory(torch.OutOfMemoryError("CUDA out of memory")), OutOfMemory)
     assert isinstance(as_out_of_memory(MemoryError()), OutOfMemory)
+    for text in ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"):
+        assert isinstance(as_out_of_memory(RuntimeError(text)), OutOfMemory)
     assert as_out_of_memory(RuntimeError("shape mismatch")) is None
 
 

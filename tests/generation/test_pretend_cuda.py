@@ -21,7 +21,7 @@ from torch import nn
 
 from sdwebui_api.app import build
 from sdwebui_api.config.flags import parse_flags
-from sdwebui_api.engine import devices
+from sdwebui_api.engine import blocks, devices
 from sdwebui_api.engine.compiled import CompiledNetwork
 from sdwebui_api.engine.engine import Engine
 from sdwebui_api.engine.vae import Vae
@@ -292,6 +292,27 @@ def test_a_gpu_that_runs_out_of_memory(tmp_path: Path) -> None:
         gc.collect()
         assert gpu.allocated() <= before, kept
         assert np.array_equal(pixels(made.studio.txt2img(**fields)), expected)
+
+
+def test_pinned_ram_is_taken_in_pieces_and_done_without(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(blocks, "PINNED", 1024)
+    empty = torch.empty
+
+    def refusing(*args: Any, **kwargs: Any) -> torch.Tensor:
+        if kwargs.get("pin_memory"):
+            raise RuntimeError("CUDA error: out of memory")
+        return empty(*args, **kwargs)
+
+    with pretending(PretendCuda()):
+        block = blocks.Block(5120, torch.device("cpu"), pinned=True)
+        taken = [block.take(size) for size in (1000, 500, 2000)]
+        assert [one.untyped_storage().nbytes() for one in taken] == [1024, 1024, 2048]
+        assert all(one.is_pinned() for one in taken)
+        monkeypatch.setattr(torch, "empty", refusing)
+        last = block.take(1024)
+        assert len(last) == 1024 and not last.is_pinned() and "pinned" in caplog.text
 
 
 # -- several GPUs, graphs, xformers ----------------------------------------------------------------------------------
