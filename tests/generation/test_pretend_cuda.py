@@ -157,7 +157,6 @@ SAME: dict[str, dict[str, Any]] = {
     "token merging, tiling": {"override_settings": {"token_merging_ratio": 0.5, "randn_source": "CPU"}, "tiling": True},
     "controlnet": CANNY | {"batch_size": 2},
     "reference": REFERENCE,
-    "float8": {"prompt": "<lora:tiny-style:1>", "override_settings": {"fp8_storage": "Enable", "randn_source": "CPU"}},
     "img2img ddim": {"init_images": [encoded(gradient())], "denoising_strength": 0.7, "sampler_name": "DDIM"},
     "inpaint": {"init_images": [encoded(gradient())], "mask": mask(), "inpainting_fill": 2},
 }  # fmt: skip
