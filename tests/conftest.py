@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import zlib
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -22,20 +21,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.manual_seed(zlib.crc32(item.nodeid.encode()))
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Among several processes: files with slow tests first, then those with many, so that all end at the same time.
-
-    xdist by itself (without `--no-loadscope-reorder`) begins with those that have many, and the longest tests of all,
-    each nearly alone in its file, come last: one process waits for the other.
-    """
-    if not hasattr(config, "workerinput"):
-        return
-    tests = Counter(item.path for item in items)
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: (item.path not in slow, -tests[item.path]))  # stable: a file's tests stay as they are
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
