@@ -48,7 +48,15 @@ class Cluster:
 
 
 @pytest.fixture(scope="package")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def page_folder() -> Iterator[None]:
+    """Whatever pages this process has made before: the first one settles for Gradio where all keep their files."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.delenv("GRADIO_TEMP_DIR", raising=False)
+        yield
+
+
+@pytest.fixture(scope="package")
+def cluster(page_folder: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     data = tmp_path_factory.mktemp("cluster")
     services = services_with_browser(
         data, "--filebrowser", "--cluster", "--user-header", HEADER, "--trusted-proxies", "127.0.0.1/32",
