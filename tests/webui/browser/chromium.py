@@ -9,7 +9,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 CHROMIUM = Path("/usr/bin/chromium")
-PATIENCE = 90_000
+PATIENCE = 180_000
 """Milliseconds that anything may take here."""
 expect.set_options(timeout=PATIENCE)
 
