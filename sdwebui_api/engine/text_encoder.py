@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from ftfy import fix_text
 from torch import LongTensor, Tensor
 
 from sdwebui_api.engine.devices import Device
 from sdwebui_api.engine.families.base import TextTower
 from sdwebui_api.engine.libraries import IMPORTING
-from sdwebui_api.engine.text_cleaning import cleaned
 from sdwebui_api.engine.text_output import TextOutput
 
 DATA = Path(__file__).parent / "data"
@@ -37,8 +37,12 @@ class Tokenizer:
         self.comma_id: int | None = self.vocabulary.get(",</w>")
 
     def tokenize(self, text: str) -> list[int]:
-        """Token ids without start and end marks, not truncated."""
-        return self._encoder.encode(cleaned(text), add_special_tokens=False).ids
+        """Token ids without start and end marks, not truncated.
+
+        As CLIP's own tokenizer does, ftfy (Speer) first makes typographic quotes, ligatures, full-width characters
+        and HTML entities the plain characters that the model was trained on, and mends what was decoded wrongly.
+        """
+        return self._encoder.encode(fix_text(text).lower(), add_special_tokens=False).ids
 
 
 class TextModels(Protocol):

@@ -1,10 +1,9 @@
-"""What A1111's tokenizer makes of typographic characters: as the package ftfy 6.3.1 gave it."""
+"""CLIP's tokenizer, and what it makes of typographic characters before."""
 
 from __future__ import annotations
 
 import pytest
 
-from sdwebui_api.engine.text_cleaning import cleaned
 from sdwebui_api.engine.text_encoder import Tokenizer
 
 
@@ -21,11 +20,14 @@ from sdwebui_api.engine.text_encoder import Tokenizer
         ("salt &amp; pepper &#x27;&foo;", "salt & pepper '&foo;"),
         ("a &amp; b\n<i> &amp; c\n&amp;", "a & b\n<i> &amp; c\n&amp;"),
         ("a\u2028b <&amp;", "a\nb <&amp;"),
+        ("sch\u00c3\u00b6n", "sch\u00f6n"),
         ("e\u0301\x00\x1b[31m\x93\ufeff\r\n", '\u00e9"\n'),
     ],
 )
 def test_texts_are_cleaned(text: str, expected: str) -> None:
-    assert cleaned(text) == expected
+    tokenizer = Tokenizer()
+    assert tokenizer.tokenize(text) == tokenizer.tokenize(expected)
+    assert tokenizer.tokenize(text)
 
 
 def test_a_full_width_comma_is_a_comma() -> None:
