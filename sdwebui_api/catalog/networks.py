@@ -213,9 +213,8 @@ def _unpacked(value: str) -> Any:
         return value
     try:
         found = json.loads(value)
-        json.dumps(
-            found, ensure_ascii=False, allow_nan=False
-        ).encode()  # an answer could hold no NaN and half characters
+        # What no answer could hold is left packed: NaN, half characters.
+        json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
         return found
     except (ValueError, RecursionError):
         return value

@@ -17,7 +17,7 @@ from sdwebui_api.engine.networks.ip_adapter import IPAdapter
 from sdwebui_api.engine.networks.reference import Reference
 from sdwebui_api.engine.networks.style_adapter import StyleAdapter
 from sdwebui_api.errors import BadRequest
-from sdwebui_api.sampling.evaluation import Evaluation
+from sdwebui_api.sampling.evaluation import Moment
 from sdwebui_api.sampling.rows import Row
 
 Finish = Callable[[Tensor, Tensor, Tensor, Sequence[Row]], Tensor]
@@ -86,7 +86,7 @@ class PassControl:
         self._seed = seed
         self._units = [(active, active.weights(hires_pass) if active.network is not None else ()) for active in units]
 
-    def at(self, now: Evaluation, rows: Sequence[Row]) -> Adding | None:
+    def at(self, now: Moment, rows: Sequence[Row]) -> Adding | None:
         share = sampling_share(now)
         inputs: list[ControlInput] = []
         finishes: list[Finish] = []
@@ -103,7 +103,7 @@ class PassControl:
             return None
         return Adding(tuple(inputs), tuple(rows), tuple(finishes))
 
-    def _with_noise(self, one: ControlInput, now: Evaluation, rows: Sequence[Row]) -> ControlInput:
+    def _with_noise(self, one: ControlInput, now: Moment, rows: Sequence[Row]) -> ControlInput:
         """Another noise for the reference at every evaluation, the same for both rows of a picture."""
         latents = one.hint[0]
         draw = torch.Generator().manual_seed((self._seed + 7919 * now.number) % 2**63)
@@ -133,7 +133,7 @@ def _by_prompt(tokens: Hint, rows: Sequence[Row]) -> Tensor:
     return torch.where(prompts, seen, unseen)
 
 
-def sampling_share(now: Evaluation) -> float:
+def sampling_share(now: Moment) -> float:
     """How far the sampling is, as A1111's `state.sampling_step` has it: it counts the steps that were reported.
 
     A step is reported after its first evaluation, so the evaluations lag one behind.

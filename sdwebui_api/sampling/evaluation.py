@@ -9,8 +9,8 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """When: `number` of `total` model evaluations, counted from 0; `steps` of the sampler as asked for."""
+class Moment:
+    """Of a pass: `number` of `total` model evaluations, counted from 0; `steps` of the sampler as asked for."""
 
     number: int
     total: int
@@ -31,7 +31,7 @@ class EvaluationInputs:
     concat: Tensor | None
     cond: Tensor
     uncond: Tensor
-    at: Evaluation
+    at: Moment
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Denoised:
     """Its predictions: rows as in `EvaluationInputs`; without negative prompts theirs repeat the prompts'."""
 
     x: Tensor
-    at: Evaluation
+    at: Moment
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Guided:
     """What guidance made of them, `[B, 4, h, w]`: what the sampler gets."""
 
     x: Tensor
-    at: Evaluation
+    at: Moment
 
 
 class EvaluationHooks(Protocol):

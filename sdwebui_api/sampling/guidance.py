@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sdwebui_api.errors import BadRequest
-from sdwebui_api.sampling.evaluation import Denoised, Evaluation, EvaluationHooks, EvaluationInputs, Guided
+from sdwebui_api.sampling.evaluation import Denoised, EvaluationHooks, EvaluationInputs, Guided, Moment
 from sdwebui_api.sampling.model import GuidedModel
 from sdwebui_api.sampling.rows import Row, Rows, fit_by_last_vector, merged, pad_by_prompt
 
@@ -49,7 +49,7 @@ class LabelSchedule(Protocol):
 class ControlSource(Protocol):
     """Control networks at work in one pass; what they are made of is the engine's business."""
 
-    def at(self, now: Evaluation, rows: Sequence[Row]) -> Any:
+    def at(self, now: Moment, rows: Sequence[Row]) -> Any:
         """What the evaluator gets as `control` for these rows of the model's input; None: nothing."""
 
 
@@ -354,8 +354,8 @@ class GuidedDenoiser:
         pieces = zip(*changed, numbers, vectors, strict=True)
         return [Rows(*piece) for piece in pieces]
 
-    def _now(self) -> Evaluation:
-        return Evaluation(self._step, self._total_steps, self._steps)
+    def _now(self) -> Moment:
+        return Moment(self._step, self._total_steps, self._steps)
 
     def _run(self, rows: list[Rows], batch_size: int) -> Tensor:
         if self._settings.batch_cond_uncond:

@@ -11,7 +11,7 @@ from sdwebui_api.control.preprocessors.table import find_preprocessor
 from sdwebui_api.control.unit import ControlMode, ControlUnit
 from sdwebui_api.engine.networks.control import ControlInput, Residuals, joined
 from sdwebui_api.errors import BadRequest
-from sdwebui_api.sampling.evaluation import Evaluation
+from sdwebui_api.sampling.evaluation import Moment
 from sdwebui_api.sampling.rows import Row
 
 ROWS = (Row(0, True), Row(1, True), Row(0, False), Row(1, False))
@@ -38,7 +38,7 @@ def active(network: Any = None, rows: int = 1, module: str = "none", **fields: A
 
 
 def inputs(unit: ActiveUnit, number: int = 0, hires_pass: bool = False) -> tuple[ControlInput, ...]:
-    adding = PassControl([unit], hires_pass=hires_pass).at(Evaluation(number, 10, 10), ROWS)
+    adding = PassControl([unit], hires_pass=hires_pass).at(Moment(number, 10, 10), ROWS)
     return adding.inputs if adding is not None else ()
 
 
@@ -65,7 +65,7 @@ def test_networks_that_work_on_prompts_only() -> None:
 
 def test_nothing_to_do_for_rows_of_negative_prompts() -> None:
     control = PassControl([active(control_mode=ControlMode.CONTROL)], hires_pass=False)
-    assert control.at(Evaluation(0, 10, 10), ROWS[2:]) is None
+    assert control.at(Moment(0, 10, 10), ROWS[2:]) is None
 
 
 def test_pictures_by_position_in_the_batch() -> None:
@@ -79,7 +79,7 @@ def test_the_guidance_window_counts_reported_steps() -> None:
 
 
 def test_share_of_samplers_that_evaluate_twice_a_step() -> None:
-    assert [sampling_share(Evaluation(number, 8, 4)) for number in range(8)] == [0, 0, 0, 0.25, 0.25, 0.5, 0.5, 0.75]
+    assert [sampling_share(Moment(number, 8, 4)) for number in range(8)] == [0, 0, 0, 0.25, 0.25, 0.5, 0.5, 0.75]
 
 
 def test_inputs_of_several_jobs_are_joined() -> None:

@@ -10,7 +10,7 @@ from sdwebui_api.errors import SdWebUIError
 from sdwebui_api.generation.plan import Batch
 from sdwebui_api.generation.request import GenerationRequest, GenerationResult
 from sdwebui_api.prompting.extra_networks import parse_extra_networks
-from sdwebui_api.sampling.evaluation import Denoised, Evaluation, EvaluationInputs, Guided
+from sdwebui_api.sampling.evaluation import Denoised, EvaluationInputs, Guided, Moment
 from sdwebui_api.sampling.guidance import SamplingStopped
 from sdwebui_api.scripting.chain import report_error
 from sdwebui_api.scripting.compat import translate
@@ -369,6 +369,6 @@ def _differs(value: Any, before: Any) -> bool:
         return True
 
 
-def _step(at: Evaluation) -> int:
+def _step(at: Moment) -> int:
     """A1111's `state.sampling_step` during an evaluation: it counts up after the first one of a step."""
     return max(-(-at.number * at.steps // max(at.total, 1)) - 1, 0)

@@ -6,7 +6,7 @@ from collections import namedtuple
 from typing import Any
 
 from sdwebui_api.generation.plan import Batch
-from sdwebui_api.sampling.evaluation import Evaluation
+from sdwebui_api.sampling.evaluation import Moment
 from sdwebui_api.sampling.samplers import SAMPLERS, Sampler
 from sdwebui_api.sampling.schedules import SCHEDULES
 from sdwebui_api.scripting.compat.world import NotOffered
@@ -49,7 +49,7 @@ class SamplerFacade:
 class DenoiserFacade:
     """`params.denoiser`: which step it is."""
 
-    def __init__(self, p: Any, at: Evaluation | None) -> None:
+    def __init__(self, p: Any, at: Moment | None) -> None:
         self.p = p
         self.step = at.number if at else 0
         self.total_steps = at.total if at else 0
