@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from benchmarks.folders import passing_folder
 from sdwebui_api.api.generation_schema import Txt2ImgBody
 from sdwebui_api.app import build
 from sdwebui_api.config.flags import parse_flags
@@ -19,8 +19,14 @@ from sdwebui_api.jobs.job import Job
 
 class BareEngine:
     def __init__(self, models_dir: Path, *more_flags: str) -> None:
-        data_dir = tempfile.mkdtemp(prefix="bare-engine-")
-        words = ["--nowebui", "--data-dir", data_dir, "--models-dir", str(models_dir), *more_flags]
+        words = [
+            "--nowebui",
+            "--data-dir",
+            str(passing_folder("bare-engine")),
+            "--models-dir",
+            str(models_dir),
+            *more_flags,
+        ]
         flags = parse_flags(words, environ={})
         self._services = build(flags)
 

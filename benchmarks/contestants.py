@@ -19,7 +19,6 @@ from __future__ import annotations
 import json
 import resource
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +26,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+
+from benchmarks.folders import passing_folder
 
 PROMPT = "a lighthouse on a cliff, oil painting"
 NEGATIVE = "blurry"
@@ -68,7 +69,7 @@ class Ours:
         keep_large_blocks()
         from benchmarks.bare_engine import BareEngine
 
-        models = Path(tempfile.mkdtemp(prefix="benchmark-models-"))
+        models = passing_folder("benchmark-models")
         (models / "Stable-diffusion").mkdir()
         (models / "Stable-diffusion" / "benchmark.safetensors").symlink_to(checkpoint.resolve())
         self._engine = BareEngine(models, "--no-hashing", *flags)

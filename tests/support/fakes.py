@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable
@@ -45,7 +47,9 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 @cache
 def _hash_cache_folder() -> Path:
     """One for all tests of a run: the golden checkpoint is hashed once."""
-    return Path(tempfile.mkdtemp(prefix="sdwebui-tests-"))
+    folder = Path(tempfile.mkdtemp(prefix="sdwebui-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 class FakeGenerator:
