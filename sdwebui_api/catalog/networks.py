@@ -43,7 +43,7 @@ class LoraFile:
         """What the training tool wrote into the file, objects unpacked, the most telling entries first."""
         plain = safetensors_metadata(self.path)
         ordered = sorted(plain, key=lambda key: _METADATA_FIRST.index(key) if key in _METADATA_FIRST else 99)
-        return {key: _unpacked(plain[key]) for key in ordered}
+        return {key: unpacked(plain[key]) for key in ordered}
 
     @property
     def alias(self) -> str:
@@ -208,7 +208,8 @@ def _in_folder_order(folder: Path, suffixes: tuple[str, ...]) -> list[FoundFile]
     return sorted(found, key=lambda file: (natural_key(str(Path(file.name).parent)), natural_key(file.path.name)))
 
 
-def _unpacked(value: str) -> Any:
+def unpacked(value: str) -> Any:
+    """A value of a file's metadata: the object whose JSON it is, or the text itself."""
     if value[:1] != "{":
         return value
     try:

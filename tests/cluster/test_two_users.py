@@ -48,6 +48,8 @@ ATTEMPTS = [
     ("DELETE", FILES + "/entry?path=../ann/outputs&recursive=true", None, 403, 403),
     ("GET", THUMB + "anns-lora.preview.png", None, 404, 200),
     ("GET", THUMB + "../../../ann/model_store/Lora/anns-lora.preview.png", None, 404, 200),
+    ("GET", "/sd_extra_networks/thumb?filename={home}/model_store/Lora/anns-lora.preview.png", None, 404, 200),
+    ("GET", "/sd_extra_networks/thumb?filename={data}/config.json", None, 404, 404),
     ("GET", GRADIO + "/file={upload}", None, 404, 200),
     ("GET", GRADIO + "/file/{upload}", None, 404, 200),
     ("GET", GRADIO + "/file={cache}/x/../{below}", None, 404, 200),

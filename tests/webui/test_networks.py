@@ -96,6 +96,50 @@ def test_pictures_of_the_folders_alone_are_served_small(services):
     assert wrong.status_code == 422 and "textual_inversion" in wrong.text
 
 
+def test_pictures_as_clients_of_a1111_ask_for_them(services, tmp_path):
+    """By the path that /sdapi/v1/loras tells, and relative to A1111's own folder; the file as it is."""
+    client = TestClient(create_app(services))
+    paths = {row["name"]: row["path"] for row in client.get("/sdapi/v1/loras").json()}
+    beside = paths["rich"].replace(".safetensors", ".preview.png")
+    for name in (beside, "models/Lora/styles/rich.preview.png", "./models/Lora/styles/rich.preview.png"):
+        answer = client.get("/sd_extra_networks/thumb", params={"filename": name, "mtime": "1.5"})
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png"), name
+        with Image.open(io.BytesIO(answer.content)) as image:
+            assert image.size == (900, 1200)
+    folder = tmp_path / "loras"
+    (folder / "link.png").symlink_to(folder / "styles" / "rich.json")
+    for name in (
+        str(tmp_path / "outside.png"),
+        f"{folder}/../outside.png",
+        f"{folder}/styles/rich.json",
+        f"{folder}/link.png",
+        paths["plain"],
+        beside.replace(".preview.png", ".jpg"),
+        f"{folder}-other/x.png",
+        "models/Lora/../../outside.png",
+        "../outside.png",
+        "x.png",
+        "",
+        "\0.png",
+        "x" * 4000,
+    ):
+        assert client.get("/sd_extra_networks/thumb", params={"filename": name}).status_code == 404, name
+
+
+def test_metadata_as_clients_of_a1111_ask_for_them(services, tmp_path):
+    written = {"ss_tag_frequency": '{"a": {"cat": 1}}', "ss_output_name": "猫", "ssmd_cover_images": "[...]"}
+    save_file({"weight": np.zeros(1, np.float32)}, tmp_path / "loras" / "told.safetensors", metadata=written)
+    services.catalog.loras.refresh()
+    client = TestClient(create_app(services))
+
+    def asked(**query):
+        return client.get("/sd_extra_networks/metadata", params=query).json()
+
+    text = asked(page="lora", item="told")["metadata"]
+    assert json.loads(text) == {"ss_tag_frequency": {"a": {"cat": 1}}, "ss_output_name": "猫"} and "猫" in text
+    assert asked(page="lora", item="plain") == asked(page="lora", item="../plain") == asked(page="x") == asked() == {}
+
+
 def test_what_is_written_about_a_model_is_read_again(services):
     path = path_of(services, json.dumps({"kind": "lora", "file": "styles/rich"}))
     write_about(path, About("new", "by hand", "blurry", 1.2, "note"))
