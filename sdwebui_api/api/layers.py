@@ -41,6 +41,9 @@ def layers(
             allow_methods=["*"],
             allow_headers=["*"],
             allow_credentials=True,
+            # Chromium before 142 asks when a page from the internet calls this network. Refused, its preflight is a 400
+            # and the call never comes; A1111's framework does not know the question and answers 200.
+            allow_private_network=True,
             expose_headers=["X-Job-Id", "X-Request-Id", "Retry-After", REQUEST_ID_HEADER],
         ),
         Middleware(AuthMiddleware, keeper=keeper),

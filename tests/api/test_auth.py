@@ -80,6 +80,10 @@ def test_cors(tmp_path):
     good = client.options("/sdapi/v1/txt2img", headers={"Origin": "http://good.example", **ask})
     assert good.status_code == 200 and good.headers["access-control-allow-origin"] == "http://good.example"
     assert client.options("/sdapi/v1/txt2img", headers={"Origin": "http://bad.example", **ask}).status_code == 400
+    ask["Access-Control-Request-Private-Network"] = "true"
+    near = client.options("/sdapi/v1/txt2img", headers={"Origin": "http://good.example", **ask})
+    assert near.status_code == 200 and near.headers["access-control-allow-private-network"] == "true"
+    assert client.options("/sdapi/v1/txt2img", headers={"Origin": "http://bad.example", **ask}).status_code == 400
 
 
 def test_large_bodies_are_refused_before_parsing(tmp_path):
