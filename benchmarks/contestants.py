@@ -5,7 +5,7 @@
 Reads one JSON object per line, `{"steps": 4, "pictures": 1}`, and answers each with one: `{"seconds": …, "memory": …}`.
 
 - `ours`: the server's own generator with the process set up as the server's, without HTTP. Several pictures are that
-  many clients at once. `ours-blade`, `ours-medvram`: the same with that flag.
+  many clients at once. `ours-blade`: the same with that flag.
 - `diffusers-half`, `diffusers-fp32`: StableDiffusion(XL)Pipeline as it comes, in half precision (bf16 on a CPU, fp16 on
   a GPU) or fp32. `diffusers-compiled`: the former with `torch.compile` on the UNet. Several pictures are one batch.
 - `a1111-style`: fp32 eager with the negative prompt in the same batch and softmax written out between two matrix
@@ -31,7 +31,7 @@ from benchmarks.folders import passing_folder
 
 PROMPT = "a lighthouse on a cliff, oil painting"
 NEGATIVE = "blurry"
-NAMES = ("ours", "ours-blade", "ours-medvram", "diffusers-half", "diffusers-fp32", "diffusers-compiled", "a1111-style")
+NAMES = ("ours", "ours-blade", "diffusers-half", "diffusers-fp32", "diffusers-compiled", "a1111-style")
 
 _SD1: Mapping[str, Any] = {"cross_attention_dim": 768, "attention_head_dim": 8}
 _SDXL: Mapping[str, Any] = {

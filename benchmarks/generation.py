@@ -37,7 +37,7 @@ from benchmarks.contestants import NAMES, meta_modules
 from benchmarks.make_checkpoint import write_checkpoint
 from benchmarks.throughput import ROOT, machine, write_report
 
-DEFAULT_PEERS = ("ours-medvram", "diffusers-half", "a1111-style")
+DEFAULT_PEERS = ("diffusers-half", "a1111-style")
 GPU_PEERS = ("diffusers-half", "diffusers-compiled")
 GUIDED = 2
 """Rows of a batch: prompt and negative prompt."""

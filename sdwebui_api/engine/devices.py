@@ -46,8 +46,6 @@ class DevicePlan:
     """The same of SDXL checkpoints only (`--medvram-sdxl`)."""
     blockwise: bool = False
     """Parts that visit do so block by block (`--lowvram`)."""
-    text_comes_and_goes: bool = False
-    """The text encoder is read when texts are to be encoded and dropped again (`--medvram`, `--lowvram` on a CPU)."""
     nan_check: bool = True
     """Whether results are looked through for not-a-number."""
 
@@ -66,7 +64,6 @@ class DevicePlan:
             offload=device.type != "cpu" and (flags.medvram or flags.lowvram),
             offload_sdxl=device.type != "cpu" and flags.medvram_sdxl,
             blockwise=device.type != "cpu" and flags.lowvram,
-            text_comes_and_goes=device.type == "cpu" and (flags.medvram or flags.lowvram),
             nan_check=not flags.disable_nan_check,
         )
 

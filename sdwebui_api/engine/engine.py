@@ -23,14 +23,13 @@ from sdwebui_api.engine.families.base import TextTower
 from sdwebui_api.engine.filling import Weights
 from sdwebui_api.engine.libraries import import_without_scipy
 from sdwebui_api.engine.load_settings import DEFAULTS, LoadSettings
-from sdwebui_api.engine.loading import OpenCheckpoint
 from sdwebui_api.engine.mapped import read_ahead
 from sdwebui_api.engine.model import DiffusionModel
 from sdwebui_api.engine.networks.control import ControlNetwork
 from sdwebui_api.engine.networks.control_files import load_control_network, made_for, needs_base
 from sdwebui_api.engine.networks.selection import NO_NETWORKS, NetworkSet
 from sdwebui_api.engine.networks.variants import Variants
-from sdwebui_api.engine.source import FamilyNames, LentText, LoadedText, LoadedUNet, Progress, Source, identity
+from sdwebui_api.engine.source import KnownContents, LentText, LoadedText, LoadedUNet, Progress, Source, identity
 from sdwebui_api.engine.stopwatch import Stopwatch
 from sdwebui_api.engine.text_encoder import TextEncoder, Tokenizer
 from sdwebui_api.engine.tiny_vae import TinyVae, TinyVaeFiles
@@ -70,8 +69,7 @@ class Engine:
         self.device.make_room = self._make_room
         self._variants = Variants(self.device)
         self.tokenizer = Tokenizer()
-        self._text_widths: dict[str, int] = {}
-        self._families = FamilyNames()
+        self._contents = KnownContents()
         self._encoder_folders = (paths.models_dir / "annotators" / "clip_vision",)
         """Image encoders of IP-Adapters."""
         self._tiny_vaes = TinyVaeFiles(paths.taesd_dir)
@@ -126,8 +124,7 @@ class Engine:
         Raises UnusableModel when a file is broken, gone, incomplete or of an unknown family; OutOfMemory; BadRequest
         when what `settings` want to decode with is not there.
         """
-        progress = on_progress or (lambda text: None)
-        source = Source(checkpoint, vae, self.plan, self.device, progress, settings, self._families)
+        source = self._source(checkpoint, vae, on_progress, settings)
         with ExitStack() as held:
             network = held.enter_context(self._unet(source))
             text = self._text(source, networks, network.facts.family.towers, held)
@@ -140,6 +137,16 @@ class Engine:
             self._loaded_checkpoint, self._ready = checkpoint, True
             del source  # lets go of the mapped file, unless the text encoder is still to come
             yield model
+
+    def _source(
+        self,
+        checkpoint: CheckpointFile,
+        vae: VaeFile | None = None,
+        on_progress: Progress | None = None,
+        settings: LoadSettings = DEFAULTS,
+    ) -> Source:
+        progress = on_progress or (lambda text: None)
+        return Source(checkpoint, vae, self.plan, self.device, progress, settings, self._contents)
 
     def _unet(self, source: Source) -> AbstractContextManager[LoadedUNet]:
         return self._part(source.unet_key, source.load_unet, LoadedUNet, source=source)
@@ -160,14 +167,14 @@ class Engine:
     def _text(self, source: Source, networks: NetworkSet, towers: Sequence[TextTower], held: ExitStack) -> LentText:
         """Held from now on; where memory is to be spared, and no network changes it, only while texts are encoded."""
         key = self._variants.text_key(source.text_key, networks)
-        if self.plan.text_comes_and_goes and key == source.text_key:
-            passing = LentText(key, self._text_width(source.path), partial(self._passing_text, source))
+        if source.text_passes and key == source.text_key:
+            passing = LentText(key, source.text_width, partial(self._passing_text, source))
             held.callback(passing.let_go)
             return passing
         text = held.enter_context(self._base_text(source))
         if key != source.text_key:
             text = held.enter_context(self._text_with(key, networks, text, source, towers))
-        return LentText(key, text.width, lambda: nullcontext(text), text.problems)
+        return LentText(key, source.text_width, lambda: nullcontext(text), text.problems)
 
     def prefetch(
         self, checkpoint: CheckpointFile, vae: VaeFile | None, settings: LoadSettings, gone: Callable[[], bool]
@@ -180,13 +187,13 @@ class Engine:
             if gone():
                 raise Abandoned(text)
 
-        source = Source(checkpoint, vae, self.plan, self.device, go_on, settings, self._families)
+        source = self._source(checkpoint, vae, go_on, settings)
         if all([self._weights.has(key) for key in source.keys]):
             return
         if settings.checkpoints is None and source.size() <= self._weights.spare():
             with suppress(Abandoned), ExitStack() as held:
                 held.enter_context(self._unet(source))
-                if not self.plan.text_comes_and_goes:
+                if not source.text_passes:
                     held.enter_context(self._base_text(source))
                 held.enter_context(self._vae(source))
         else:
@@ -263,7 +270,7 @@ class Engine:
         def load(reserve: Callable[[int], None]) -> Loaded:
             source.say("merging networks into the text encoder")
             made = self._variants.make_text_encoder(base.module, towers, networks, reserve)
-            return Loaded(LoadedText(made.part, base.width, made.problems), made.size)
+            return Loaded(LoadedText(made.part, made.problems), made.size)
 
         return self._part(key, load, LoadedText, base=source.text_key)
 
@@ -383,16 +390,13 @@ class Engine:
         """
         self._embeddings.refresh()
         checkpoint = checkpoint or self._loaded_checkpoint
-        width = self._text_width(checkpoint.path) if checkpoint is not None else 0
+        width = self._text_width(checkpoint) if checkpoint is not None else 0
         return self._embeddings.database(self.tokenizer.tokenize, width)
 
-    def _text_width(self, path: Path) -> int:
+    def _text_width(self, checkpoint: CheckpointFile) -> int:
         """0 for a checkpoint that cannot be read."""
         try:
-            file = identity(path)
-            if file not in self._text_widths:
-                self._text_widths[file] = OpenCheckpoint(path, None).text_width()
-            return self._text_widths[file]
+            return self._source(checkpoint).text_width
         except UnusableModel as error:
             log.warning("no embeddings can be offered: %s", error)
             return 0

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from sdwebui_api.catalog.checkpoints import CheckpointFile
     from sdwebui_api.catalog.vaes import VaeFile
 
+LARGE_TEXT_ENCODER = 100 * 2**20
+"""Bytes from which on it is worth while to read one again with every new prompt: a tenth of SD1.5's weights, 0.16 s."""
+
 Progress = Callable[[str], None]
 """Told in a few words what is being loaded."""
 
@@ -52,7 +55,6 @@ class LoadedText:
     """A cached text model. A lease wraps it together with the embeddings of its time."""
 
     module: Any
-    width: int
     problems: tuple[str, ...] = ()
 
 
@@ -89,17 +91,29 @@ class LentText:
             self._held.close()
 
 
-class FamilyNames:
-    """Which family a checkpoint is of, by its file and state: read once."""
+@dataclass(frozen=True)
+class Contents:
+    """What has to be known of a checkpoint before any of it is loaded."""
+
+    family: str
+    text_width: int
+    """Of the context; 0 without a text encoder."""
+    text_size: int
+    """Bytes of the text encoder in memory."""
+
+
+class KnownContents:
+    """Of checkpoints by file and state: each is read once."""
 
     def __init__(self) -> None:
-        self._names: dict[str, str] = {}
+        self._known: dict[str, Contents] = {}
 
-    def of(self, file: str, opened: Callable[[], OpenCheckpoint]) -> str:
-        """`opened`: called when `file` is not known yet. Raises UnusableModel."""
-        if file not in self._names:
-            self._names[file] = opened().family.name
-        return self._names[file]
+    def of(self, file: str, opened: Callable[[], OpenCheckpoint], dtype: torch.dtype) -> Contents:
+        """`opened`: called when `file` is not known yet; `dtype`: of the text encoder. Raises UnusableModel."""
+        if file not in self._known:
+            found = opened()
+            self._known[file] = Contents(found.family.name, found.text_width(), found.text_encoder_size(dtype))
+        return self._known[file]
 
 
 class Source:
@@ -113,8 +127,9 @@ class Source:
         device: Device,
         progress: Progress,
         settings: LoadSettings,
-        families: FamilyNames,
+        known: KnownContents,
     ) -> None:
+        """Raises UnusableModel."""
         self._checkpoint = checkpoint
         self._vae = vae
         self._plan = plan
@@ -124,7 +139,10 @@ class Source:
         self._config_path = checkpoint.config_path
         file = identity(checkpoint.path)
         config = f"+{identity(self._config_path)}" if self._config_path is not None else ""
-        self.family = families.of(file + config, lambda: self._open)
+        contents = known.of(file + config, lambda: self._open, plan.text_dtype)
+        self.family, self.text_width = contents.family, contents.text_width
+        self.text_passes = plan.device.type == "cpu" and contents.text_size >= LARGE_TEXT_ENCODER
+        """The text encoder is in memory only while texts are encoded."""
         self.rests_in_ram = plan.rests_in_ram(self.family)
         """Its parts visit the device while they are used."""
         storage = settings.storage_word(self.family)
@@ -133,14 +151,9 @@ class Source:
         self.vae_key = f"vae:{identity(vae.path) if vae is not None else file}:{plan.vae_dtype}"
 
     @property
-    def path(self) -> Path:
-        """Of the checkpoint: a file or a diffusers folder."""
-        return self._checkpoint.path
-
-    @property
     def keys(self) -> list[str]:
         """Of the parts that a lease holds from its beginning."""
-        passing = (self.text_key,) if self._plan.text_comes_and_goes else ()
+        passing = (self.text_key,) if self.text_passes else ()
         return [key for key in (self.unet_key, self.text_key, self.vae_key) if key not in passing]
 
     def size(self) -> int:
@@ -198,7 +211,7 @@ class Source:
         weights = self._weights(self._plan.text_dtype, float8=True)
         reserve(self._open.text_encoder_size(_stored(weights)))
         module = self._open.load_text_encoder(weights, tell)
-        return self._loaded(LoadedText(module, self._open.text_width()), module)
+        return self._loaded(LoadedText(module), module)
 
     def load_vae(self, reserve: Reserve) -> Loaded:
         """On a CPU its encoder comes with the first picture that is to be encoded: many jobs have none."""

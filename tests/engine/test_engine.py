@@ -14,6 +14,7 @@ from sdwebui_api.catalog.checkpoints import CheckpointFile
 from sdwebui_api.catalog.networks import LoraFile
 from sdwebui_api.config.options import Options
 from sdwebui_api.config.paths import Paths
+from sdwebui_api.engine import source
 from sdwebui_api.engine.devices import DevicePlan
 from sdwebui_api.engine.engine import Engine
 from sdwebui_api.engine.filling import Weights
@@ -233,14 +234,19 @@ def test_what_a_waiting_job_needs_is_fetched_where_nothing_has_to_leave_for_it(
     assert engine.loaded() == [] and read == [checkpoint.path]
 
 
-@pytest.mark.parametrize("flag", ["--medvram", "--lowvram"])
-def test_on_a_cpu_text_encoders_can_come_and_go(flag: str, engine: Engine, golden_paths: Paths) -> None:
-    sparing = Engine(flags_of(MODELS, flag), golden_paths)
+def test_on_a_cpu_large_text_encoders_come_and_go(
+    engine: Engine, golden_paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpoint = checkpoints(golden_paths)[0]
     tokens = torch.tensor([[49406, *[49407] * 76]])
     with engine.lease(checkpoint) as model:
+        assert kinds(engine) == ["text", "unet", "vae"]
+        with model.participate():
+            assert kinds(engine) == ["text", "unet", "vae"]
         wanted = model.text_encoder.forward(tokens, [[]])
         key, width = model.text_encoder.key, model.text_encoder.width
+    monkeypatch.setattr(source, "LARGE_TEXT_ENCODER", 1)
+    sparing = Engine(flags_of(MODELS), golden_paths)
     with sparing.lease(checkpoint) as model:
         assert kinds(sparing) == ["unet", "vae"]
         assert model.text_encoder.width == width
@@ -256,12 +262,14 @@ def test_on_a_cpu_text_encoders_can_come_and_go(flag: str, engine: Engine, golde
     assert kinds(sparing) == ["unet", "vae"]
 
 
-def test_a_text_encoder_that_a_lora_changes_stays_for_the_lease(golden_paths: Paths) -> None:
-    sparing = Engine(flags_of(MODELS, "--medvram"), golden_paths)
+def test_a_text_encoder_that_a_lora_changes_stays_for_the_lease(
+    engine: Engine, golden_paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "LARGE_TEXT_ENCODER", 1)
     lora = next(path for path in sorted((MODELS / "Lora").glob("*.safetensors")) if _changes_text(path))
     networks = NetworkSet(loras=(AppliedLora(LoraFile(lora, lora.stem)),))
-    with sparing.lease(checkpoints(golden_paths)[0], networks=networks):
-        assert kinds(sparing).count("text") == 2
+    with engine.lease(checkpoints(golden_paths)[0], networks=networks):
+        assert kinds(engine).count("text") == 2
 
 
 def _changes_text(path: Path) -> bool:

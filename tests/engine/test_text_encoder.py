@@ -25,7 +25,7 @@ def clip(layers: int = 3) -> Any:
 
 
 def encoder(module: Any) -> TextEncoder:
-    lent = LentText("key", 64, lambda: nullcontext(LoadedText(module, 64)))
+    lent = LentText("key", 64, lambda: nullcontext(LoadedText(module)))
     return TextEncoder("key", lent, Tokenizer(), Device(DevicePlan(CPU)))
 
 
@@ -99,7 +99,7 @@ def test_models_are_there_from_their_first_use_until_they_are_let_go() -> None:
     @contextmanager
     def lend() -> Iterator[LoadedText]:
         held[0] += 1
-        yield LoadedText(module, 64)
+        yield LoadedText(module)
         held[1] += 1
 
     ours = TextEncoder("key", LentText("key", 64, lend), Tokenizer(), Device(DevicePlan(CPU)))
