@@ -150,8 +150,9 @@ class Doorkeeper:
         """The form for a visitor of the page, an error for everybody else."""
         if self.sessions is not None and wants_form(scope):
             return login_form(scope, self.localization)
-        # A browser would put a dialog of its own over the page, for which there is the form.
-        from_page = self.sessions is not None and "sec-fetch-mode" in Headers(scope=scope)
+        # A browser would put a dialog of its own over the page, for which there is the form. (Node's fetch, which
+        # programs call the API with, sends Sec-Fetch-Mode too.)
+        from_page = self.sessions is not None and Headers(scope=scope).get("sec-fetch-site") == "same-origin"
         headers = {} if from_page else {"WWW-Authenticate": self.credentials.challenge}
         if from_page and why in ("", UNKNOWN):
             why = logged_out(scope, self.localization)

@@ -168,6 +168,10 @@ def test_a_browser_can_log_in_with_a_token(tmp_path):
         async with httpx.AsyncClient(transport=transport, base_url="http://server") as browser:
             form = await browser.get(SAMPLERS, headers=HTML)
             assert form.status_code == 401 and f'value="{SAMPLERS}"' in form.text
+            page = await browser.get(SAMPLERS, headers={"Sec-Fetch-Mode": "cors", "Sec-Fetch-Site": "same-origin"})
+            assert "load the page again" in page.json()["detail"] and "WWW-Authenticate" not in page.headers
+            program = await browser.get(SAMPLERS, headers={"Sec-Fetch-Mode": "cors"})  # fetch of Node
+            assert program.json()["detail"] == "Not authenticated" and "WWW-Authenticate" in program.headers
             fields = {"username": "", "password": "s3cret", "next": SAMPLERS}
             found = await browser.post("/login", data=fields, headers=HTML, follow_redirects=True)
             assert found.status_code == 200 and found.json()
