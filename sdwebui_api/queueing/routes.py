@@ -155,7 +155,16 @@ class QueueDoor:
             call.path,
         )
         receipt = await self._service.put(call.queue, item)
+        if not receipt.fresh:
+            await self._refuse_anothers(call.queue, item)
         return PlainTextResponse(str(receipt.index), headers={REQUEST_ID_HEADER: receipt.request_id})
+
+    async def _refuse_anothers(self, queue: str, item: NewItem) -> None:
+        """A repeated put gets the first one's index; but under an id that another user chose, it would be lost."""
+        id = item.tags[REQUEST_ID]
+        record = await self._service.store.task(queue, id)
+        if record is not None and record.tags.get(USER) != item.tags.get(USER):
+            raise BadRequest(f"{REQUEST_ID} {id!r} is taken; choose another or none", field=REQUEST_ID, status=409)
 
     async def _internal_tags(self, call: Call) -> dict[str, str]:
         """What goes with the item and is shown to nobody."""

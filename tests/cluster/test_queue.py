@@ -6,6 +6,7 @@ import base64
 import json
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
 from tests.support.fronts import Front, http, run_whole_server
@@ -48,6 +49,18 @@ def test_a_result_is_read_by_who_put_the_request(front: Front):
     for user, status in ((ANN, 200), (BOB, 404)):
         assert http.get(f"{front.url}/sdapi/v1/jobs/{id}", headers=user).status_code == status
     assert result(front, ANN) is not None
+
+
+def test_an_id_that_another_user_has_chosen_is_refused(front: Front):
+    def put(user: dict[str, str]) -> httpx.Response:
+        address = f"{front.input}/sdapi/v1/txt2img"
+        return http.post(address, params={"requestId": "first"}, content=BODY, headers=user)
+
+    index = put(ANN).text
+    assert put(ANN).text == index
+    assert put(BOB).status_code == 409 and "requestId" in put(BOB).text
+    assert result(front, ANN, requestId="first", _timeout_="30s") is not None
+    assert put(BOB).status_code == 409 and put(ANN).text == index
 
 
 @pytest.mark.parametrize(
