@@ -75,7 +75,8 @@ class Engine:
         self._tiny_vaes = TinyVaeFiles(paths.taesd_dir)
         self._needs_base: dict[str, bool] = {}
         """By control model: whether it is stored as a change of the UNet."""
-        self._loaded_checkpoint: CheckpointFile | None = None
+        self._last_used: CheckpointFile | None = None
+        """Unless it was unloaded."""
         self._ready = False
 
     def with_embeddings(self, folders: Sequence[Path]) -> Engine:
@@ -104,11 +105,6 @@ class Engine:
         """A checkpoint has been loaded successfully, so generation requests can be served."""
         return self._ready
 
-    @property
-    def loaded_checkpoint(self) -> CheckpointFile | None:
-        """The checkpoint used last, unless it was unloaded."""
-        return self._loaded_checkpoint
-
     @contextmanager
     def lease(
         self,
@@ -134,7 +130,7 @@ class Engine:
             tiny = self._tiny_vaes.lend(settings, network.facts.family, self.auxiliary, held)
             settings.limit(self._weights)
             model = self._model(network, text, autoencoder, tiny, networks, settings)
-            self._loaded_checkpoint, self._ready = checkpoint, True
+            self._last_used, self._ready = checkpoint, True
             del source  # lets go of the mapped file, unless the text encoder is still to come
             yield model
 
@@ -367,7 +363,7 @@ class Engine:
     def unload(self) -> None:
         """Drop all weights that no job is using; they are loaded again when needed."""
         self._weights.unload_all()
-        self._loaded_checkpoint = None
+        self._last_used = None
 
     def loaded(self) -> list[Resident]:
         """The parts in memory, last used last."""
@@ -389,7 +385,7 @@ class Engine:
         into memory but the embeddings.
         """
         self._embeddings.refresh()
-        checkpoint = checkpoint or self._loaded_checkpoint
+        checkpoint = checkpoint or self._last_used
         width = self._text_width(checkpoint) if checkpoint is not None else 0
         return self._embeddings.database(self.tokenizer.tokenize, width)
 
