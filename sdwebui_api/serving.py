@@ -1,8 +1,9 @@
-"""uvicorn as this house runs it: WebSockets without surprises, dead peers noticed, watchers told before the end."""
+"""uvicorn as this house runs it: no surprises in HTTP and WebSockets, dead peers noticed, watchers told of the end."""
 
 from __future__ import annotations
 
 import os
+import re
 import socket
 import threading
 import webbrowser
@@ -11,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from sdwebui_api.config.flags import Flags
@@ -23,6 +25,24 @@ MAX_MESSAGE_BYTES = 2**20
 GRACE_SECONDS = 10
 RESTARTED = "SDWEBUI_API_RESTARTED"
 """In the environment of a program that replaced itself."""
+
+
+_OTHER_PROTOCOL = re.compile(rb"\r\nupgrade:(?![ \t]*websocket)[^\r\n]*", re.IGNORECASE)
+"""A header that offers to speak something else from here on."""
+
+
+class PlainHttp(HttpToolsProtocol):
+    """Answers in HTTP/1.1 whoever offers another protocol, as the standard has it.
+
+    Java's HttpClient offers HTTP/2 with its requests (`Upgrade: h2c`), `curl --http2` too. The parser takes what
+    follows such a head for the other protocol's: the body was lost, and every POST a 422.
+    """
+
+    def data_received(self, data: bytes) -> None:
+        if self.cycle is None or not self.cycle.more_body:  # a head, or a part of one; never a body
+            head, end, body = data.partition(b"\r\n\r\n")
+            data = _OTHER_PROTOCOL.sub(b"", head) + end + body
+        super().data_received(data)
 
 
 class PatientWebSocket(WebSocketsSansIOProtocol):
@@ -58,6 +78,7 @@ def server_config(app: Any, flags: Flags) -> uvicorn.Config:
         ssl_certfile=flags.tls_certfile,
         timeout_keep_alive=flags.timeout_keep_alive,
         timeout_graceful_shutdown=GRACE_SECONDS,
+        http=PlainHttp,
         ws=PatientWebSocket,
         ws_max_size=MAX_MESSAGE_BYTES,
         ws_ping_interval=PING_SECONDS,
