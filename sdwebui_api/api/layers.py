@@ -29,7 +29,8 @@ def layers(
 
     `synchronous`: requests below `/api/predict/<service>` are answered at once, for there is no queue.
     """
-    origins = [origin.strip() for origin in (flags.cors_allow_origins or "").split(",") if origin.strip()]
+    # An origin ends without a slash, but openOutpaint tells its users to write one.
+    origins = [found for text in (flags.cors_allow_origins or "").split(",") if (found := text.strip().rstrip("/"))]
     subpath = (flags.subpath or "").strip("/")
     return [
         Middleware(Subpath, prefix=f"/{subpath}" if subpath else ""),

@@ -75,7 +75,7 @@ def test_users_do_not_see_each_others_jobs(tmp_path):
 
 
 def test_cors(tmp_path):
-    client = client_with(tmp_path, "--cors-allow-origins", "http://good.example", "--token", "x")
+    client = client_with(tmp_path, "--cors-allow-origins", "http://good.example/, ,", "--token", "x")
     ask = {"Access-Control-Request-Method": "POST"}
     good = client.options("/sdapi/v1/txt2img", headers={"Origin": "http://good.example", **ask})
     assert good.status_code == 200 and good.headers["access-control-allow-origin"] == "http://good.example"
