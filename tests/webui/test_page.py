@@ -214,3 +214,12 @@ def host_with(folder: Path, files: dict[str, str]) -> ScriptHost:
     host = ScriptHost(found, [extension])
     host.load()
     return host
+
+
+def test_what_runs_in_the_browser_reads_nothing_that_stays_on_the_server(address):
+    """The value of a `gr.State` never reaches a browser: JavaScript is given null in its place."""
+    page = fetch(f"{address}/config").json()
+    kinds = {one["id"]: one["type"] for one in page["components"]}
+    local = [one for one in page["dependencies"] if one["js"] and not one["backend_fn"]]
+    assert any(one["inputs"] for one in local)
+    assert [one["js"] for one in local for input in one["inputs"] if kinds[input] == "state"] == []

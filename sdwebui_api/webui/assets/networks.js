@@ -114,8 +114,8 @@
   });
 
   window.sdwebuiNetworks = {
-    refresh(kind, chosen) {
-      document.getElementById(`${kind}_${JSON.parse(chosen).kind}_refresh`)?.click();
+    refresh(kind, asked) {
+      document.getElementById(`${kind}_${JSON.parse(asked).kind}_refresh`)?.click();
       return '';
     },
   };

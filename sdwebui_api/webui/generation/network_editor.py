@@ -56,9 +56,7 @@ class Editor:
             self._take_picture, [self.chosen, self.results.gallery, self.results.shown], self.box, **QUIET
         )
         for done in (saved, pictured):
-            done.success(
-                None, self.chosen, None, js=f"(chosen) => window.sdwebuiNetworks.refresh('{form.kind}', chosen)"
-            )
+            done.success(None, self.asked, None, js=f"(asked) => window.sdwebuiNetworks.refresh('{form.kind}', asked)")
         close.click(None, None, self.box, js="() => ({__type__: 'update', visible: false})", show_progress="hidden")
 
     def _fields(self) -> list[Component]:
