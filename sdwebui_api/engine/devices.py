@@ -46,6 +46,8 @@ class DevicePlan:
     """The same of SDXL checkpoints only (`--medvram-sdxl`)."""
     blockwise: bool = False
     """Parts that visit do so block by block (`--lowvram`)."""
+    spares_ram: bool = False
+    """Large text encoders are in memory only while texts are encoded: on a CPU, unless models are to fill the RAM."""
     nan_check: bool = True
     """Whether results are looked through for not-a-number."""
 
@@ -64,6 +66,7 @@ class DevicePlan:
             offload=device.type != "cpu" and (flags.medvram or flags.lowvram),
             offload_sdxl=device.type != "cpu" and flags.medvram_sdxl,
             blockwise=device.type != "cpu" and flags.lowvram,
+            spares_ram=device.type == "cpu" and not flags.sd_dynamic_cache and flags.min_ram_reserved is None,
             nan_check=not flags.disable_nan_check,
         )
 

@@ -141,7 +141,7 @@ class Source:
         config = f"+{identity(self._config_path)}" if self._config_path is not None else ""
         contents = known.of(file + config, lambda: self._open, plan.text_dtype)
         self.family, self.text_width = contents.family, contents.text_width
-        self.text_passes = plan.device.type == "cpu" and contents.text_size >= LARGE_TEXT_ENCODER
+        self.text_passes = plan.spares_ram and contents.text_size >= LARGE_TEXT_ENCODER
         """The text encoder is in memory only while texts are encoded."""
         self.rests_in_ram = plan.rests_in_ram(self.family)
         """Its parts visit the device while they are used."""

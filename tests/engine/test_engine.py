@@ -260,6 +260,9 @@ def test_on_a_cpu_large_text_encoders_come_and_go(
     assert key.split(":")[0] == "text"
     sparing.prefetch(checkpoint, None, LoadSettings(), lambda: False)
     assert kinds(sparing) == ["unet", "vae"]
+    filling = Engine(flags_of(MODELS, "--sd-dynamic-cache"), golden_paths)
+    filling.warm(checkpoint)
+    assert kinds(filling) == ["text", "unet", "vae"]
 
 
 def test_a_text_encoder_that_a_lora_changes_stays_for_the_lease(
