@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -43,11 +44,32 @@ class Denoised:
 
 
 @dataclass(frozen=True)
+class Combined:
+    """What guidance makes of them, `guided` `[B, 4, h, w]`, and of what.
+
+    predictions: `Denoised.x`; parts: per image the (row, weight) of its prompts; uncond `[B, T, D]`: the negative
+    prompts' conditioning; scale: the guidance scale.
+    """
+
+    guided: Tensor
+    predictions: Tensor
+    parts: Sequence[Sequence[tuple[int, float]]]
+    uncond: Tensor
+    scale: float
+    at: Moment
+
+
+@dataclass(frozen=True)
 class Guided:
-    """What guidance made of them, `[B, 4, h, w]`: what the sampler gets."""
+    """The prediction `[B, 4, h, w]` that the sampler gets.
+
+    latent: `[B, 4, h, w]`, the sampler's own, which it asked about; level: its sigma or timestep.
+    """
 
     x: Tensor
     at: Moment
+    latent: Tensor | None = None
+    level: float = 0.0
 
 
 class EvaluationHooks(Protocol):
@@ -56,5 +78,7 @@ class EvaluationHooks(Protocol):
     def cfg_denoiser(self, inputs: EvaluationInputs) -> EvaluationInputs: ...
 
     def cfg_denoised(self, denoised: Denoised) -> Denoised: ...
+
+    def combine(self, combined: Combined) -> Combined: ...
 
     def after_cfg(self, guided: Guided) -> Guided: ...

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sdwebui_api.errors import BadRequest
-from sdwebui_api.sampling.evaluation import Denoised, EvaluationHooks, EvaluationInputs, Guided, Moment
+from sdwebui_api.sampling.evaluation import Combined, Denoised, EvaluationHooks, EvaluationInputs, Guided, Moment
 from sdwebui_api.sampling.model import GuidedModel
 from sdwebui_api.sampling.rows import Row, Rows, fit_by_last_vector, merged, pad_by_prompt
 
@@ -191,7 +191,7 @@ class GuidedDenoiser:
         if self._stop is not None:
             raise self._stop
         level = float(noise_level)
-        levels = x.new_full((x.shape[0],), level)
+        latent, levels = x, x.new_full((x.shape[0],), level)
         self._switch_to_refiner(levels)
         if self._blend is not None and self._blend_before:
             x = self._blend.apply(x, level)
@@ -201,11 +201,14 @@ class GuidedDenoiser:
         skip_uncond = self._skips_uncond(level, editing) or self._cancels_uncond(parts, editing)
         outputs = self._evaluate(x, levels, cond, parts, uncond, editing, skip_uncond)
         guided = self._combine(outputs, parts, x.shape[0], editing, skip_uncond)
+        if self._hooks is not None and not editing:
+            scale = 1.0 if skip_uncond else self._settings.cfg_scale
+            guided = self._hooks.combine(Combined(guided, outputs, parts, uncond, scale, self._now())).guided
         if self._blend is not None and not self._blend_before:
             guided = self._blend.apply(guided, level)
         self._preview(x, levels, outputs, guided, parts)
         if self._hooks is not None:
-            guided = self._hooks.after_cfg(Guided(guided, self._now())).x
+            guided = self._hooks.after_cfg(Guided(guided, self._now(), latent, level)).x
         self._step += 1
         return guided
 

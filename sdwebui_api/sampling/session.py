@@ -313,8 +313,10 @@ class _Run:
 
     def _denoiser(self, steps: int, start: Tensor, *, blend_before: bool) -> GuidedDenoiser:
         options, settings = self.settings.options, self.settings
+        multiplier = self.sampler.cfg_multiplier
         guidance = GuidanceSettings(
-            cfg_scale=settings.cfg_scale * self.sampler.cfg_multiplier,
+            # Not multiplied without need: scripts bring numbers that are another one in every product.
+            cfg_scale=settings.cfg_scale if multiplier == 1.0 else settings.cfg_scale * multiplier,
             image_cfg_scale=settings.image_cfg_scale,
             s_min_uncond=settings.s_min_uncond,
             s_min_uncond_all=options.s_min_uncond_all,

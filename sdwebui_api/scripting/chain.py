@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sdwebui_api.errors import SdWebUIError
 from sdwebui_api.generation.plan import Batch
 from sdwebui_api.generation.request import GenerationRequest, GenerationResult
-from sdwebui_api.sampling.evaluation import Denoised, EvaluationHooks, EvaluationInputs, Guided
+from sdwebui_api.sampling.evaluation import Combined, Denoised, EvaluationHooks, EvaluationInputs, Guided
 from sdwebui_api.sampling.guidance import BlendHook, SamplingStopped
 from sdwebui_api.scripting.hooks import (
     Blend,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_PER_EVALUATION = ("cfg_denoiser", "cfg_denoised", "after_cfg")
+_PER_EVALUATION = ("cfg_denoiser", "cfg_denoised", "combine", "after_cfg")
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,9 @@ class HookChain:
 
     def cfg_denoised(self, denoised: Denoised) -> Denoised:
         return self._pass("cfg_denoised", denoised)
+
+    def combine(self, combined: Combined) -> Combined:
+        return self._pass("combine", combined)
 
     def after_cfg(self, guided: Guided) -> Guided:
         return self._pass("after_cfg", guided)

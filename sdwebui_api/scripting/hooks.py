@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from sdwebui_api.imaging.inpaint import PreparedInit
     from sdwebui_api.imaging.upscale import Upscaler
     from sdwebui_api.jobs.job import Job
-    from sdwebui_api.sampling.evaluation import Denoised, EvaluationInputs, Guided
+    from sdwebui_api.sampling.evaluation import Combined, Denoised, EvaluationInputs, Guided
     from sdwebui_api.sampling.guidance import Conditioning
     from sdwebui_api.sampling.settings import SamplingSettings
 
@@ -270,6 +270,10 @@ class Hooks:
     def cfg_denoised(self, denoised: Denoised, run: Running) -> Denoised:
         """After it, before guidance combines the predictions."""
         return denoised
+
+    def combine(self, combined: Combined, run: Running) -> Combined:
+        """How guidance combines the predictions; change `guided`."""
+        return combined
 
     def after_cfg(self, guided: Guided, run: Running) -> Guided:
         """What the sampler will be given."""

@@ -233,6 +233,79 @@ def test_selectable_script(client):
     assert len(named) == 1
 
 
+@pytest.mark.parametrize("sampler", ["Euler a", "Heun"])
+def test_guidance_of_an_extension(client, sampler):
+    """A sampler that the script made, and a method replaced on the class: each for its own request."""
+    body = {"prompt": "an apple", "sampler_name": sampler}
+    (half,), _ = generate(client, **body, cfg_scale=3.5)
+    (picture,), info = generate(client, **body, cfg_scale=7, **alwayson("Mimic", "sampler"))
+    assert close(picture, half) and info["warnings"] == [] and f"Sampler: {sampler}," in info["infotexts"][0]
+    evaluations = 8 if sampler == "Heun" else 4
+    assert info["extra_generation_params"]["Mimic steps"].endswith(f" of {evaluations}")
+    (picture,), info = generate(client, **body, cfg_scale=1.75, **alwayson("Mimic", "class"))
+    assert close(picture, half) and info["warnings"] == []
+
+
+def test_guidance_that_fails_or_is_never_called(client):
+    (plain,), _ = generate(client, prompt="an apple")
+    for how, said in (("broken", "combine_denoised: TypeError"), ("forward", "CFGDenoiserKDiffusion.forward")):
+        (picture,), info = generate(client, prompt="an apple", **alwayson("Mimic", how))
+        assert picture.tobytes() == plain.tobytes()
+        assert len(info["warnings"]) == 1 and said in info["warnings"][0]
+
+
+def test_a_callback_after_every_step(client):
+    """What is set on the class while a request runs is that request's."""
+    (plain,), _ = generate(client, prompt="an apple", sampler_name="Euler")
+    (picture,), info = generate(client, prompt="an apple", sampler_name="Euler", **alwayson("Trail", 0.1, 0))
+    assert info["extra_generation_params"]["Trail"] == 4 and info["warnings"] == []
+    assert not close(picture, plain)
+    (again,), info = generate(client, prompt="an apple", sampler_name="Euler")
+    assert again.tobytes() == plain.tobytes() and "Trail" not in info["extra_generation_params"]
+
+
+def test_a_callback_registered_once_is_there_in_the_next_request(client):
+    (plain,), _ = generate(client, prompt="an apple")
+    (first,), info = generate(client, prompt="an apple", **alwayson("Trail", 0, 0.5))
+    (second,), _ = generate(client, prompt="an apple", **alwayson("Trail", 0, 0.5))
+    assert info["warnings"] == [] and first.tobytes() == second.tobytes() != plain.tobytes()
+    (last,), _ = generate(client, prompt="an apple")
+    assert last.tobytes() == plain.tobytes()
+    assert client.get("/sdapi/v1/options").json()["trail_negative"] == 1.5
+
+
+def test_the_folder_and_format_are_known_before_saving(client, log):
+    generate(client, prompt="an apple", save_images=True, **alwayson("Trail", 0.1, 0))
+    line = next(line for line in log().splitlines() if line.startswith("will save "))
+    assert "txt2img-images" in line
+
+
+def test_choices_by_their_number(client):
+    (plain,), _ = generate(client, prompt="an apple")
+    for args, size in (([], 128), (["Nearest"], 256), ([2], 256)):
+        (picture,), info = generate(client, prompt="an apple", script_name="Enlarge", script_args=args)
+        assert picture.size == (size, size) and info["extra_generation_params"]["Enlarged with"] == (
+            "Nearest" if args else "None"
+        )
+    assert picture.resize((128, 128), Image.Resampling.NEAREST).tobytes() == plain.tobytes()
+
+
+def test_a_guidance_scale_that_changes(client):
+    (low,), _ = generate(client, prompt="an apple", cfg_scale=1)
+    (plain,), _ = generate(client, prompt="an apple")
+    (picture,), _ = generate(client, prompt="an apple", script_name="Enlarge", script_args=["None", "scheduled"])
+    assert not close(picture, plain) and not close(picture, low)
+
+
+def test_a_script_that_fails_says_which(client):
+    answer = client.post(T2I, json={**SMALL, "script_name": "Enlarge", "script_args": ["None", "wrong"]})
+    assert answer.status_code == 500 and "script 'Enlarge' failed: IndexError: no such tile" in answer.json()["detail"]
+
+
+def test_code_that_a1111_keeps_beside_itself(log):
+    assert "ldm is not offered by this server" in log()
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [

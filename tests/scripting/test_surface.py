@@ -29,10 +29,7 @@ NOT_OFFERED = {
     "modules.sd_hijack_optimizations": "attention is the engine's",
     "modules.sd_models.get_checkpoint_state_dict": "weights belong to the engine's cache",
     "modules.sd_models_config": "configurations are found by the weights",
-    "modules.sd_samplers_cfg_denoiser": "replacing guidance; the cfg callbacks change what goes in and out",
     "modules.sd_samplers_common.apply_refiner": "replacing guidance",
-    "modules.sd_samplers_compvis": "removed from A1111 in 1.6",
-    "modules.sd_samplers_kdiffusion": "replacing samplers",
     "modules.shared.sd_model.conditioner": "SDXL's text encoders as A1111 lays them out",
     "modules.shared.sd_model.forge_objects": "Forge's, not A1111's",
     "modules.shared.sd_model.network_layer_mapping": "networks are merged by the engine",
@@ -92,8 +89,8 @@ def test_name(name):
 
 
 def test_what_is_left_out_says_so():
-    with pytest.raises(ModuleNotFoundError, match=r"sd_samplers_kdiffusion is not offered by this server"):
-        importlib.import_module("modules.sd_samplers_kdiffusion")
+    with pytest.raises(ModuleNotFoundError, match=r"sd_hijack_optimizations is not offered by this server"):
+        importlib.import_module("modules.sd_hijack_optimizations")
     with pytest.raises(AttributeError, match="forge_objects is not offered"):
         look_up("modules.shared.sd_model.forge_objects")
 

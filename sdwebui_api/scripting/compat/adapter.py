@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from sdwebui_api.errors import SdWebUIError
 from sdwebui_api.generation.plan import Batch
 from sdwebui_api.generation.request import GenerationRequest, GenerationResult
 from sdwebui_api.prompting.extra_networks import parse_extra_networks
-from sdwebui_api.sampling.evaluation import Denoised, EvaluationInputs, Guided, Moment
+from sdwebui_api.sampling.evaluation import Combined, Denoised, EvaluationInputs, Guided, Moment
 from sdwebui_api.sampling.guidance import SamplingStopped
 from sdwebui_api.scripting.chain import report_error
 from sdwebui_api.scripting.compat import translate
@@ -29,7 +30,13 @@ from sdwebui_api.scripting.compat.params import (
 )
 from sdwebui_api.scripting.compat.processing import make_p, processed_from, request_of, result_from, show
 from sdwebui_api.scripting.compat.runner import ScriptRunner
-from sdwebui_api.scripting.compat.samplers import DenoiserFacade, ImageRNGFacade, SamplerFacade
+from sdwebui_api.scripting.compat.samplers import (
+    ImageRNGFacade,
+    KDiffusionSampler,
+    call_back,
+    replaced,
+    without_effect,
+)
 from sdwebui_api.scripting.compat.world import World, callbacks_of, job_view
 from sdwebui_api.scripting.hooks import (
     Blend,
@@ -87,8 +94,18 @@ class LegacyHooks(Hooks):
         self._p = p
         self._shown: dict[str, Any] = {}
         self._networks: dict[str, list[Any]] = {}
+        self._own_sampler: tuple[str, str] | None = None
+        """Name of a sampler that a script made, and of ours that it samples with."""
 
     def takes_part_in(self, name: str) -> bool:
+        if name == "before_sampling":
+            return True  # p.sampler and p.rng are made there
+        if name == "combine":
+            return self._p is not None and replaced(
+                getattr(self._p.sampler, "model_wrap_cfg", None), "combine_denoised"
+            )
+        if name == "after_cfg" and self._p is not None and replaced(self._p.sampler, "callback_state"):
+            return True
         if name in _CALLBACKS:
             return bool(callbacks_of(_CALLBACKS[name]))
         if name == "process" and callbacks_of("model_loaded"):
@@ -132,7 +149,7 @@ class LegacyHooks(Hooks):
     def before_sampling(self, start: SamplingStart, run: Running) -> SamplingStart:
         p = self._of(run)
         p.is_hr_pass = start.hires_pass
-        p.rng, p.sampler = ImageRNGFacade(start.noise, start.batch), SamplerFacade(start.settings.sampler, p)
+        p.rng, p.sampler = ImageRNGFacade(start.noise, start.batch), self._sampler(start, run, p)
         x = start.noise if start.latent is None else start.latent
         cond = start.conditioning
         self._call(run, None, "process_before_every_sampling", x=x, noise=start.noise, c=cond.cond, uc=cond.uncond)
@@ -141,7 +158,7 @@ class LegacyHooks(Hooks):
     def cfg_denoiser(self, inputs: EvaluationInputs, run: Running) -> EvaluationInputs:
         params = CFGDenoiserParams(
             inputs.x, inputs.concat, inputs.levels, _step(inputs.at), inputs.at.steps, inputs.cond, inputs.uncond,
-            DenoiserFacade(self._of(run), inputs.at),
+            self._denoiser(run, inputs.at),
         )  # fmt: skip
         self._callback(run, "cfg_denoiser", params)
         return EvaluationInputs(
@@ -156,13 +173,24 @@ class LegacyHooks(Hooks):
     def after_cfg(self, guided: Guided, run: Running) -> Guided:
         params = AfterCFGCallbackParams(guided.x, _step(guided.at), guided.at.steps)
         self._callback(run, "cfg_after_cfg", params)
+        sampler = self._of(run).sampler
+        if guided.latent is not None and replaced(sampler, "callback_state"):
+            with self._view(run), _reported(run, sampler.callback_state, "callback_state"):
+                params.x = call_back(sampler, guided.latent, params.x, guided.level, guided.at)
         return replace(guided, x=params.x)
+
+    def combine(self, combined: Combined, run: Running) -> Combined:
+        parts = [list(image) for image in combined.parts]
+        guided, denoiser = combined.guided, self._denoiser(run, combined.at)
+        with self._view(run), _reported(run, denoiser.combine_denoised, "combine_denoised"):
+            guided = denoiser.combine_denoised(combined.predictions, parts, combined.uncond, combined.scale)
+        return replace(combined, guided=guided)
 
     def blend(self, blend: Blend, run: Running) -> Blend:
         p = self._of(run)
         args = MaskBlendArgs(
             blend.current, 1 - blend.keep, blend.init_latent, blend.keep, blend.blended,
-            denoiser=None if blend.is_final else DenoiserFacade(p, None), sigma=blend.level,
+            denoiser=None if blend.is_final else p.sampler.model_wrap_cfg, sigma=blend.level,
         )  # fmt: skip
         self._call(run, None, "on_mask_blend", args)
         return replace(blend, blended=args.blended_latent)
@@ -213,8 +241,14 @@ class LegacyHooks(Hooks):
         return picture
 
     def _save_params(self, picture: PictureFile, run: Running) -> ImageSaveParams:
-        """The file's name is not known before it is written, for another may take it meanwhile."""
-        return ImageSaveParams(picture.image, self._of(run), picture.path or "", {"parameters": picture.infotext})
+        """Before it is written the file's name is one of its folder and format: another may take the number."""
+        p = self._of(run)
+        path = picture.path
+        if path is None:
+            folder = self._world.paths.resolve(str(p.outpath_samples or "outputs"))
+            folder.mkdir(parents=True, exist_ok=True)
+            path = str(folder / f"{run.request.seed}.{run.request.options.samples_format}")
+        return ImageSaveParams(picture.image, p, path, {"parameters": picture.infotext})
 
     def postprocess(self, result: GenerationResult, run: Running) -> GenerationResult:
         p = self._of(run)
@@ -241,6 +275,54 @@ class LegacyHooks(Hooks):
                     raise
                 except Exception as error:
                     report_error(run.warnings, f"<{kind}:…>", method, error)
+
+    # -- samplers ----------------------------------------------------------------------------------------------------
+
+    @property
+    def _seen_sampler(self) -> Any:
+        """`p.sampler` of the pass that runs; None before the first."""
+        return self._p.sampler if self._p is not None else None
+
+    def _sampler(self, start: SamplingStart, run: Running, p: Any) -> Any:
+        """`p.sampler` of a pass, as extensions make or patch it."""
+        from sdwebui_api.scripting.compat.modules import sd_samplers
+
+        name = start.settings.sampler.name
+        if self._own_sampler is not None and self._own_sampler[1] == name:
+            name = self._own_sampler[0]
+        with self._view(run):
+            try:
+                sampler = sd_samplers.create_sampler(name, SD_MODEL)
+                sampler.p = sampler.model_wrap_cfg.p = p
+                idle = without_effect(sampler)
+            except (SdWebUIError, SamplingStopped):
+                raise
+            except Exception as error:
+                report_error(run.warnings, f"sampler {name}", "create_sampler", error)
+                sampler, idle = KDiffusionSampler(start.settings.sampler.name), []
+                sampler.p = sampler.model_wrap_cfg.p = p
+        for method in idle:
+            warning = f"an extension replaced {method}, which this server does not call"
+            if warning not in run.warnings:
+                run.warnings.append(warning)
+        return sampler
+
+    def _denoiser(self, run: Running, at: Moment) -> Any:
+        return self._of(run).sampler.model_wrap_cfg.at(at)
+
+    def _ours(self, name: Any, run: Running) -> Any:
+        """The sampler of ours behind the name of one that a script made; other names as they are."""
+        from sdwebui_api.scripting.compat.modules import sd_samplers
+
+        self._own_sampler = None
+        row = sd_samplers.all_samplers_map.get(name) if isinstance(name, str) else None
+        if row is None or any(row is known for known in sd_samplers.all_samplers):
+            return name
+        base: str = run.request.sampler
+        with _reported(run, row.constructor, f"making the sampler {name!r}"):
+            base = row.constructor(SD_MODEL).sdwebui_sampler.name
+            self._own_sampler = name, base
+        return base
 
     # -- calling -----------------------------------------------------------------------------------------------------
 
@@ -298,9 +380,14 @@ class LegacyHooks(Hooks):
 
     def _show(self, p: Any, run: Running, batch: Batch | None) -> None:
         shown = translate.attributes(run.request)
+        if self._own_sampler is not None and self._own_sampler[1] == run.request.sampler:
+            shown["sampler_name"] = self._own_sampler[0]
         plan = getattr(run, "plan", None)
         if plan is not None:
             shown |= translate.plan_attributes(plan)
+            if run.request.hires is None:
+                # A1111 lays these out only for a second pass, and scripts ask by them whether there is one.
+                shown |= {"all_hr_prompts": None, "all_hr_negative_prompts": None}
             p.main_prompt, p.main_negative_prompt = plan.main.prompt, plan.main.negative_prompt
         if batch is not None:
             shown |= translate.batch_attributes(batch)
@@ -327,10 +414,23 @@ class LegacyHooks(Hooks):
         if not changed:
             return batch
         context = found.context
+        if "sampler_name" in changed:
+            changed["sampler_name"] = self._ours(changed["sampler_name"], run)
         run.request = translate.with_attributes(run.request, changed, context)
         if getattr(run, "plan", None) is not None:
             run.plan = translate.plan_from(run.plan, changed)
         return translate.batch_from(batch, changed) if batch is not None else None
+
+
+@contextmanager
+def _reported(run: Running, function: Any, place: str) -> Iterator[None]:
+    """An error of an extension's function that nobody's hook is; the request goes on without what it does."""
+    try:
+        yield
+    except (SdWebUIError, SamplingStopped):
+        raise
+    except Exception as error:
+        report_error(run.warnings, getattr(function, "__module__", None) or "extensions", place, error)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,15 @@ class Callback:
     callback: Callable[..., Any]
     name: str = "unnamed"
 
+    def run(self, category: str, *args: Any) -> Exception | None:
+        """Calls it; an error is logged and returned."""
+        try:
+            self.callback(*args)
+        except Exception as error:
+            log.error("callback %s of %s failed", category, self.script, exc_info=error)
+            return error
+        return None
+
 
 @dataclass
 class Callbacks:
@@ -46,6 +55,18 @@ class Callbacks:
         for category, found in self.by_category.items():
             self.by_category[category] = [callback for callback in found if not where(callback)]
 
+    def adopt(self, more: Callbacks, without: list[Callable[[Callback], bool]]) -> None:
+        """What a job registered and took away counts for every job from here on.
+
+        A function that is there already is not taken twice: two first requests side by side both register it.
+        """
+        for test in without:
+            self.remove(test)
+        for category, found in more.by_category.items():
+            known = self.by_category[category]
+            new = [one for one in found if all(one.callback != other.callback for other in known)]
+            self.by_category[category] = [*known, *new]
+
     def joined(self, category: str, more: Callbacks, without: list[Callable[[Callback], bool]]) -> list[Callback]:
         """These and those of `more`, less what one of `without` picks out of these."""
         own = [found for found in self.by_category[category] if not any(test(found) for test in without)]
@@ -53,14 +74,8 @@ class Callbacks:
 
     def call(self, category: str, *args: Any) -> list[Exception]:
         """Calls all; one that fails is logged and does not keep the others from being called."""
-        errors = []
-        for callback in self.of(category):
-            try:
-                callback.callback(*args)
-            except Exception as error:
-                log.error("callback %s of %s failed", category, callback.script, exc_info=error)
-                errors.append(error)
-        return errors
+        errors = [callback.run(category, *args) for callback in self.of(category)]
+        return [error for error in errors if error is not None]
 
 
 def _is_foreign(filename: str) -> bool:

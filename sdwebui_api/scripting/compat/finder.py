@@ -49,7 +49,25 @@ class _Alias(Loader):
         module.__spec__ = self._spec
 
 
+class AbsentFinder(MetaPathFinder):
+    """Says of A1111's third-party code what it is, where nobody installed it: comes after all other finders."""
+
+    PACKAGES = frozenset({"ldm", "sgm", "k_diffusion"})
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname in self.PACKAGES:
+            raise ModuleNotFoundError(
+                f"{fullname} is not offered by this server: it is code of the model that A1111 keeps beside itself, "
+                "and the model here is another's",
+                name=fullname,
+            )
+        return None
+
+
 def install() -> None:
     """Idempotent. Before the other finders, so that a folder `modules` somewhere on the path is not taken for it."""
     if not any(isinstance(finder, CompatFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, CompatFinder())
+        sys.meta_path.append(AbsentFinder())

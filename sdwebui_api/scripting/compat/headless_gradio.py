@@ -58,6 +58,7 @@ class Component(Block):
         self.choices = _choices(given.get("choices"))
         self.minimum, self.maximum, self.step = (given.get(name) for name in ("minimum", "maximum", "step"))
         self.info = given.get("info")
+        self.type = given.get("type", "value")
         self.interactive = given.get("interactive")
         self.value = self._initial(given.get("value"), given)
 

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import logging
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -35,6 +36,7 @@ class LegacyWorld:
     def __init__(self, made: World) -> None:
         self.world = made
         self._gradio = make_modules()
+        self._keeping = threading.Lock()
         world.enter(made)
         finder.install()
         self._preload(made.extensions)
@@ -51,13 +53,24 @@ class LegacyWorld:
         from sdwebui_api.scripting.compat.modules import scripts, scripts_postprocessing
 
         for value in list(vars(module).values()):
-            if not isinstance(value, type) or value.__module__ != module.__name__:
+            if not isinstance(value, type) or not self._belongs_to(value, module.__name__):
                 continue
             row = ScriptClass(value, str(file.path), str(file.base), module)
             if issubclass(value, scripts.Script):
                 made.script_classes.append(row)
             elif issubclass(value, scripts_postprocessing.ScriptPostprocessing):
                 made.postprocessing_classes.append(row)
+
+    def _belongs_to(self, value: type, module: str) -> bool:
+        """Whether a file brings this class: it defines it, or imports it from a package of its extension.
+
+        What other script files define they bring themselves, and bases without a title are nobody's script.
+        """
+        if value.__module__ == module:
+            return True
+        if value.__module__.partition(".")[0] in ("scripts", "modules", "sdwebui_api"):
+            return False
+        return "title" in vars(value) and all(row.script_class is not value for row in self.world.script_classes)
 
     def scripts(self) -> Sequence[Script]:
         """Makes every script once for each endpoint; settings of the extensions become the server's."""
@@ -66,12 +79,16 @@ class LegacyWorld:
         found: list[Script] = []
         with self._building():
             self.world.callbacks.call("before_ui")
+            settings = len(self.world.callbacks.of("ui_settings"))
             self.world.callbacks.call("ui_settings")
             kinds: tuple[Kind, Kind] = ("txt2img", "img2img")
             for kind in kinds:
                 runner = self.world.runners[kind] = ScriptRunner(kind == "img2img")
                 runner.initialize(self.world.script_classes)
                 found += [LegacyScript(script, kind, runner) for script in runner.scripts]
+            # Some register their settings only when the script is made, which in A1111 a reload of the page catches.
+            for late in self.world.callbacks.of("ui_settings")[settings:]:
+                late.run("ui_settings")
         module.show_runners(self.world)
         return found
 
@@ -89,6 +106,8 @@ class LegacyWorld:
         finally:
             for warning in found.warnings:
                 context.warn(warning)
+            with self._keeping:
+                self.world.callbacks.adopt(found.callbacks, found.removed)
             keep_state(found, [script for runner in self.world.runners.values() for script in runner.scripts])
 
     def parts(self, request: GenerationRequest, calls: Mapping[str, Arguments], run: Running) -> list[Part]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
+from sdwebui_api.errors import SdWebUIError
 from sdwebui_api.generation.request import GenerationRequest, GenerationResult
+from sdwebui_api.sampling.guidance import SamplingStopped
 from sdwebui_api.scripting.arguments import Argument, Arguments
 from sdwebui_api.scripting.compat.processing import make_p, result_from
 from sdwebui_api.scripting.compat.run import process_images
-from sdwebui_api.scripting.compat.runner import ScriptRunner, declared_arguments
+from sdwebui_api.scripting.compat.runner import ScriptRunner, declared_arguments, passed
 from sdwebui_api.scripting.compat.world import job_view
 from sdwebui_api.scripting.hooks import Files, Kind, Script, ScriptContext
+
+log = logging.getLogger(__name__)
 
 
 class LegacyScript(Script):
@@ -32,10 +37,17 @@ class LegacyScript(Script):
         script = self._script
         values = script_args(self._runner, given)
         values[0] = self._runner.selectable_scripts.index(script) + 1
-        values[script.args_from : script.args_to] = args.positional()
+        own = _own_args(script, args)
+        values[script.args_from : script.args_to] = own
         p = make_p(request, self._runner, tuple(values))
         p.sdwebui_warnings = job_view("a script").warnings
-        processed = script.run(p, *args.positional())
+        try:
+            processed = script.run(p, *own)
+        except (SdWebUIError, SamplingStopped):
+            raise
+        except Exception as error:
+            log.error("script %s failed", self.title, exc_info=error)
+            raise SdWebUIError(f"script {self.title!r} failed: {type(error).__name__}: {error}") from error
         return result_from(processed if processed is not None else process_images(p))
 
 
@@ -45,5 +57,9 @@ def script_args(runner: ScriptRunner, given: dict[str, Arguments]) -> list[Any]:
     for script in runner.scripts:
         args = given.get(script.title().lower())
         if args is not None:
-            values[script.args_from : script.args_to] = args.positional()
+            values[script.args_from : script.args_to] = _own_args(script, args)
     return values
+
+
+def _own_args(script: Any, args: Arguments) -> list[Any]:
+    return [passed(control, value) for control, value in zip(script.controls, args.positional(), strict=True)]

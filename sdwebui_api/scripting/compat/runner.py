@@ -73,7 +73,7 @@ class ScriptRunner:
     # -- arguments ---------------------------------------------------------------------------------------------------
 
     def defaults(self) -> list[Any]:
-        return [0, *(getattr(control, "value", None) for control in self.inputs[1:])]
+        return [0, *(passed(control, getattr(control, "value", None)) for control in self.inputs[1:])]
 
     def script(self, title: str) -> Any:
         """The script of that title in lower case, as `p.scripts.script("…")`."""
@@ -119,6 +119,16 @@ def overrides(script: Any, method: str) -> bool:
     """Whether a script does anything there."""
     own = getattr(type(script), method, None)
     return (own is not None and own is not getattr(Script, method, None)) or method in vars(script)
+
+
+def passed(control: Any, value: Any) -> Any:
+    """What a script gets for a widget's value: the number of the choice where it asked for that (`type="index"`)."""
+    choices = getattr(control, "choices", None)
+    if not choices or getattr(control, "type", None) != "index":
+        return value
+    if isinstance(value, list):
+        return [passed(control, one) for one in value]
+    return choices.index(value) if isinstance(value, str) and value in choices else value
 
 
 def declared_arguments(script: Any) -> tuple[Argument, ...]:

@@ -24,6 +24,7 @@ from sdwebui_api.config.options import Options, OptionStore
 from sdwebui_api.config.paths import Paths
 from sdwebui_api.generation.request import GenerationRequest
 from sdwebui_api.scripting.chain import Part
+from sdwebui_api.scripting.compat import xyz_grid
 from sdwebui_api.scripting.compat.callbacks import Callback, Callbacks
 from sdwebui_api.scripting.extensions import ExtensionFolder
 from sdwebui_api.scripting.hooks import Files, Running, ScriptContext
@@ -52,9 +53,9 @@ class JobView:
     attributes: dict[str, Any] = field(default_factory=dict)
     """What scripts put on `shared.state` beyond what a job has."""
     callbacks: Callbacks = field(default_factory=Callbacks)
-    """Registered while the job runs: for this job alone."""
+    """Registered while the job runs: until it ends for this job alone."""
     removed: list[Callable[[Callback], bool]] = field(default_factory=list)
-    """What the job does without of those that every job has."""
+    """What the job took away of those that every job has; until it ends for itself alone."""
     script_state: dict[int, dict[str, Any]] = field(default_factory=dict)
     """What scripts set on themselves (`job_local`), by their `id`."""
     warnings: list[str] = field(default_factory=list)
@@ -96,6 +97,8 @@ class World:
     """Flags that `preload.py` files declared."""
     extra_networks: dict[str, Any] = field(default_factory=dict)
     """Kinds of `<kind:…>` tags that extensions registered."""
+    xyz_grid: Any = field(default_factory=xyz_grid.make_module)
+    """Stands in for A1111's plot, to which extensions add axes."""
     parse_infotext: Callable[[str], dict[str, Any]] = lambda _text: {}
     current_basedir: str = ""
     announced_model: Path | None = None
@@ -191,7 +194,7 @@ def callbacks_of(category: str) -> list[Callback]:
 
 
 def add_callback(category: str, callback: Callable[..., Any], name: str | None = None) -> None:
-    """While extensions are loaded: for every job; in a job: for that one."""
+    """While extensions are loaded: for every job; in a job: for that one, and for every job once it has ended."""
     found = _view.get()
     (world().callbacks if found is None else found.callbacks).add(category, callback, name)
 

@@ -106,23 +106,23 @@ class Opts:
     def __setattr__(self, name: str, value: Any) -> None:
         set_option(name, value)
 
-    def set(self, name: str, value: Any, is_api: bool = False, run_callbacks: bool = True) -> bool:
-        before = current_options().get(name)
-        set_option(name, value)
+    def set(self, key: str, value: Any, is_api: bool = False, run_callbacks: bool = True) -> bool:
+        before = current_options().get(key)
+        set_option(key, value)
         return bool(before != value)
 
-    def get_default(self, name: str) -> Any:
-        spec = current_options().table.get(name)
+    def get_default(self, key: str) -> Any:
+        spec = current_options().table.get(key)
         return spec.default if spec else None
 
-    def add_option(self, name: str, info: OptionInfo) -> None:
+    def add_option(self, key: str, info: OptionInfo) -> None:
         if not isinstance(info, OptionHTML):
-            world().add_option(name, info)
+            world().add_option(key, info)
 
-    def onchange(self, name: str, func: Callable[..., Any], call: bool = True) -> None:
+    def onchange(self, key: str, func: Callable[..., Any], call: bool = True) -> None:
         """Remembered with the setting; settings change through the API, which calls nothing."""
-        if name in world().option_infos:
-            world().option_infos[name].onchange = func
+        if key in world().option_infos:
+            world().option_infos[key].onchange = func
         if call:
             func()
 

@@ -77,7 +77,11 @@ def show_runners(made: World) -> None:
 
 def __getattr__(name: str) -> Any:
     if name == "scripts_data":
-        return [ScriptClassData(row.script_class, row.path, row.basedir, row.module) for row in world().script_classes]
+        made = world()
+        rows = [ScriptClassData(row.script_class, row.path, row.basedir, row.module) for row in made.script_classes]
+        home = made.script_path
+        plot = ScriptClassData(made.xyz_grid.Script, str(home / "scripts" / "xyz_grid.py"), str(home), made.xyz_grid)
+        return [plot, *rows]
     if name == "postprocessing_scripts_data":
         return [
             ScriptClassData(row.script_class, row.path, row.basedir, row.module)

@@ -1,4 +1,4 @@
-"""`modules.sd_samplers`: the table of samplers. Making one by hand is not offered."""
+"""`modules.sd_samplers`: the table of samplers, to which extensions may add; see `compat.samplers`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import Any
 
 from sdwebui_api.sampling.names import find_sampler
 from sdwebui_api.scripting.compat.samplers import SamplerData, sampler_rows
-from sdwebui_api.scripting.compat.world import NotOffered
 
 __all__ = ["SamplerData"]
 
@@ -23,7 +22,11 @@ def find_sampler_config(name: str | None) -> Any:
 
 
 def create_sampler(name: str, model: Any) -> Any:
-    raise NotOffered(f"create_sampler({find_sampler(name).name!r}): generate with process_images(p) instead")
+    """What `p.sampler` is; every pass is set up by calling this, which extensions replace."""
+    config = find_sampler_config(name)
+    sampler = config.constructor(model)
+    sampler.config = config
+    return sampler
 
 
 def set_samplers() -> None:

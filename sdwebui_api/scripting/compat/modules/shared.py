@@ -11,6 +11,7 @@ from sdwebui_api.scripting.compat.models import SD_MODEL
 from sdwebui_api.scripting.compat.modules.interrogate import InterrogateModels
 from sdwebui_api.scripting.compat.modules.options import OptionDiv, OptionHTML, OptionInfo, Opts, options_section
 from sdwebui_api.scripting.compat.modules.shared_state import State
+from sdwebui_api.scripting.compat.upscalers import UpscalerData
 from sdwebui_api.scripting.compat.world import world
 
 __all__ = ["OptionDiv", "OptionHTML", "OptionInfo", "options_section", "opts", "state"]
@@ -162,7 +163,7 @@ def _device() -> Any:
 _LAZY = {
     "device": _device,
     "weight_load_location": lambda: None,
-    "sd_upscalers": lambda: [SimpleNamespace(name=row.name) for row in world().files.upscalers.rows()],
+    "sd_upscalers": lambda: [UpscalerData(row.name) for row in world().files.upscalers.rows()],
     "face_restorers": list,
     "config_filename": lambda: str(world().paths.options_file),
     "styles_filename": lambda: [str(path) for path in world().paths.styles_files],

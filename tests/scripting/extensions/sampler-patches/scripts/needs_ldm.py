@@ -1,0 +1,2 @@
+import ldm.modules.attention  # noqa: F401
+from modules import scripts  # noqa: F401
