@@ -29,6 +29,8 @@ class SdWebUIError(Exception):
     """
 
     status = 500
+    name = ""
+    """What answers call the kind of error; without one it is the class's."""
 
     def __init__(self, message: str, *, field: str | None = None, choices: Iterable[str] = ()) -> None:
         super().__init__(message)
@@ -93,6 +95,8 @@ class Unavailable(SdWebUIError):
 
 class OutOfMemory(SdWebUIError):
     status = 507
+    name = "OutOfMemoryError"
+    """torch's, which A1111 answers with: there are clients that unload the checkpoint when they read it."""
 
 
 class NotStored(SdWebUIError):

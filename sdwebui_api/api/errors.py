@@ -50,7 +50,7 @@ def error_body(error: str, detail: Any, errors: str = "") -> dict[str, Any]:
 
 def error_response(error: SdWebUIError, more: Mapping[str, Any] | None = None) -> ErrorResponse:
     """The answer to one of our own errors, with `more` keys; middleware that refuses a request uses it too."""
-    body = error_body(type(error).__name__, _detail(error), _errors_text(error))
+    body = error_body(error.name or type(error).__name__, _detail(error), _errors_text(error))
     return ErrorResponse({**body, **(more or {})}, error.status, headers=_headers(error))
 
 

@@ -226,7 +226,7 @@ def test_no_save_dir_does_harm(cloud, bucket, tmp_path):
 def test_failures_have_both_forms(client, services):
     services.generator.error = OutOfMemory("no memory is left")
     body = ask(client, status=507, keys={"save_dir": "x", "id_task": "t2"})
-    assert (body["error"], body["detail"], body["images"]) == ("OutOfMemory", "no memory is left", [])
+    assert (body["error"], body["detail"], body["images"]) == ("OutOfMemoryError", "no memory is left", [])
     assert set(body["parameters"]) == FAILURE_KEYS and "hostname" in json.loads(body["info"])
     assert body["parameters"] | {"total_time": 0} == {
         "id_task": "t2", "status": 507, "image_url": "", "seed": "", "error_msg": "no memory is left",

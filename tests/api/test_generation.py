@@ -152,7 +152,8 @@ def test_failures_are_told_without_paths(client, services):
     answer = client.post(T2I, json=SMALL)
     assert answer.status_code == 500 and "/root" not in answer.text
     services.generator.error = RuntimeError("CUDA out of memory. Tried to allocate")
-    assert client.post(T2I, json=SMALL).status_code == OutOfMemory.status
+    answer = client.post(T2I, json=SMALL)
+    assert (answer.status_code, answer.json()["error"]) == (OutOfMemory.status, "OutOfMemoryError")
     services.generator.error = None
     assert client.post(T2I, json=SMALL).status_code == 200
 
