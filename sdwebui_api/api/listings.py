@@ -11,6 +11,7 @@ from sdwebui_api.api import response_schema as schema
 from sdwebui_api.api.script_args import titles
 from sdwebui_api.api.services import Services, services_of
 from sdwebui_api.catalog.upscalers import LATENT_UPSCALE_MODES
+from sdwebui_api.config.paths import Paths
 
 if TYPE_CHECKING:
     from sdwebui_api.scripting.hooks import Kind
@@ -22,8 +23,11 @@ Rows = list[dict[str, Any]]
 
 @router.get("/cmd-flags", **schema.answers(schema.Flags))
 async def cmd_flags(request: Request) -> dict[str, Any]:
-    """The command line, with secrets hidden."""
-    return services_of(request).flags.as_dict()
+    """The command line, with secrets hidden. Paths are told where A1111 has them, also when nobody gave them: there is
+    a client that tells servers apart by `ui_settings_file`."""
+    flags = services_of(request).flags
+    paths = Paths.from_flags(flags).by_flag()
+    return {name: paths.get(name) if value is None else value for name, value in flags.as_dict().items()}
 
 
 @router.get("/samplers", **schema.answers(list[schema.SamplerItem]))

@@ -73,6 +73,22 @@ class Paths:
     def controlnet_dir(self) -> Path:
         return self.controlnet_dirs[0]
 
+    def by_flag(self) -> dict[str, str]:
+        """What the flags of A1111 that have a path by default stand for here when nobody gives them."""
+        own = {
+            "models_dir": self.models_dir,
+            "embeddings_dir": self.embeddings_dir,
+            "hypernetwork_dir": self.hypernetwork_dir,
+            "lora_dir": self.lora_dirs[0],
+            "lyco_dir_backcompat": self.models_dir / "LyCORIS",
+            "codeformer_models_path": self.codeformer_dir,
+            "gfpgan_models_path": self.gfpgan_dirs[0],
+            "ui_settings_file": self.options_file,
+            "ui_config_file": self.data_dir / "ui-config.json",
+        }
+        upscalers = {f"{kind.lower()}_models_path": folder for kind, folder in self.upscaler_dirs.items()}
+        return {name: str(path) for name, path in {**upscalers, **own}.items()}
+
     def with_own_networks(self) -> Paths:
         """For who makes embeddings and hypernetworks: never in a folder that other users read."""
         embeddings, hypernetworks = self.models_dir / "embeddings", self.models_dir / "hypernetworks"

@@ -35,6 +35,10 @@ def test_equal_but_for_folders(name, client):
 def test_cmd_flags_has_every_key(client):
     answer = client.get("/sdapi/v1/cmd-flags").json()
     assert not set(recorded("cmd-flags")) - set(answer)
+    paths = [name for name in answer if name.endswith(("_models_path", "_dir", "_file"))]
+    untold = {name for name in paths if isinstance(recorded("cmd-flags").get(name), str) and answer[name] is None}
+    assert untold == {"gfpgan_dir", "textual_inversion_templates_dir", "localizations_dir"}
+    assert Path(answer["ui_settings_file"]).name == "config.json" and Path(answer["lora_dir"]).name == "Lora"
 
 
 def test_upscalers_are_those_that_exist(client):
