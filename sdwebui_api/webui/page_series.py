@@ -12,7 +12,7 @@ from typing import Any
 
 from sdwebui_api.api.generation_call import Kind
 from sdwebui_api.api.services import Services
-from sdwebui_api.errors import Busy, SdWebUIError
+from sdwebui_api.errors import BadRequest, Busy, SdWebUIError
 from sdwebui_api.webui.localization import t
 from sdwebui_api.webui.page_jobs import PageJob, PageJobs, Sight
 from sdwebui_api.webui.server_messages import said
@@ -63,12 +63,23 @@ class PageSeries(PageJob):
 async def start_series(
     jobs: PageJobs, services: Services, kind: Kind, parts: Sequence[Part], user: str | None, most: int
 ) -> PageSeries:
-    """Begins with the first of `parts`. Raises what the API answers its request with; later ones become warnings."""
-    name, make = parts[0]
-    first = await jobs.start(services, kind, await services.off_loop(make), user)
-    series = PageSeries(first.job, user, count=len(parts), name=name)
-    jobs.keep_running(series, _go_on(jobs, services, kind, series, first, parts, most))
-    return series
+    """Begins with the first of `parts` of which a request can be made; the others become warnings.
+
+    Raises what the API answers that request with, or what is wrong with the first where none can be made.
+    """
+    refused: list[tuple[str, BadRequest]] = []
+    for place, (name, make) in enumerate(parts):
+        try:
+            body = await services.off_loop(make)
+        except BadRequest as error:
+            refused.append((name, error))
+            continue
+        first = await jobs.start(services, kind, body, user)
+        series = PageSeries(first.job, user, count=len(parts), number=len(refused), name=name)
+        series.warnings += [f"{broken}: {said(error.message)}" for broken, error in refused]
+        jobs.keep_running(series, _go_on(jobs, services, kind, series, first, parts[place:], most))
+        return series
+    raise refused[0][1]
 
 
 async def _go_on(

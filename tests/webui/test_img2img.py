@@ -9,11 +9,12 @@ from pathlib import Path
 import gradio as gr
 import pytest
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 
 from sdwebui_api.errors import BadRequest
 from sdwebui_api.webui import remembered
 from sdwebui_api.webui.context import PageBuilder
-from sdwebui_api.webui.generation.batch_run import batch_files
+from sdwebui_api.webui.generation.batch_run import Beside, batch_files, body_of
 from sdwebui_api.webui.page_jobs import PageJobs
 from sdwebui_api.webui.tabs import img2img
 from sdwebui_api.webui.ui_config import UiConfig
@@ -129,3 +130,64 @@ def test_a_batch_takes_uploads_or_a_folder_in_the_data_directory(tab, picture):
     for outside in ("..", "/etc", "in/../..", "nowhere"):
         with pytest.raises(BadRequest, match="no such folder"):
             batch_files(services, None, outside)
+
+
+def told(path, text):
+    info = PngInfo()
+    info.add_text("parameters", text)
+    Image.new("RGB", (96, 64), "blue").save(path, pnginfo=info)
+
+
+def test_a_batch_is_written_where_it_should_be_under_its_own_names(tab, picture):
+    tab.set(img2img_mode="batch", img2img_batch_output_dir="outputs/done", img2img_batch_use_png_info=False)
+    body, services = tab.body(), tab.page.services
+    beside = Beside.of(services, body)
+    assert not [name for name in body if name.startswith("batch_") and name not in ("batch_size", "batch_files")]
+    settings = body_of(services, body, Path(picture), beside)["override_settings"]
+    assert (settings["outdir_samples"], settings["samples_filename_pattern"]) == ("outputs/done", "in")
+    assert settings["save_to_dirs"] is False and settings["save_images_add_number"] is False
+    for outside in ("..", "/etc", "outputs/../..", "models"):
+        with pytest.raises(BadRequest):
+            Beside.of(services, {"batch_output": outside})
+
+
+def test_masks_of_a_batch_belong_to_the_files_of_their_names(tab, picture, tmp_path):
+    services = tab.page.services
+    folder = Path(services.flags.data_dir) / "masks"
+    folder.mkdir(parents=True)
+    Image.new("L", (96, 64), 255).save(folder / "other.png")
+    tab.set(img2img_mode="batch", img2img_batch_inpaint_mask_dir="masks", img2img_mask_blur=9)
+    body = tab.body()
+    assert body["mask_blur"] == 9
+    beside = Beside.of(services, dict(body))
+    alone = body_of(services, body, Path(picture), beside)
+    assert base64.b64decode(alone["mask"]) == (folder / "other.png").read_bytes()
+    Image.new("L", (96, 64), 0).save(folder / "in.jpg")
+    beside = Beside.of(services, dict(body))
+    assert base64.b64decode(body_of(services, body, Path(picture), beside)["mask"]) == (folder / "in.jpg").read_bytes()
+    with pytest.raises(BadRequest, match="no mask"):
+        beside.mask_of(tmp_path / "third.png")
+    tab.set(img2img_batch_inpaint_mask_dir="")
+    assert "mask_blur" not in tab.body()
+
+
+def test_a_batch_takes_parameters_of_its_files(tab, tmp_path):
+    told(
+        tmp_path / "in.png", "a pear\nNegative prompt: dull\nSteps: 9, Sampler: DDIM, Seed: 77, Model hash: abcdef1234"
+    )
+    tab.set(img2img_mode="batch", img2img_prompt="a fruit", img2img_steps=3, img2img_batch_use_png_info=True)
+    services = tab.page.services
+
+    def taken():
+        body = tab.body()
+        beside = Beside.of(services, body)
+        return body_of(services, body, tmp_path / "in.png", beside)
+
+    body = taken()
+    assert (body["prompt"], body["negative_prompt"], body["steps"], body["seed"]) == ("a fruit a pear", "dull", 9, 77)
+    assert body["sampler_name"] == "DDIM" and body["override_settings"] == {"sd_model_checkpoint": "abcdef1234"}
+    tab.set(img2img_batch_png_info_props=["Seed"])
+    body = taken()
+    assert (body["prompt"], body["steps"], body["seed"], body["override_settings"]) == ("a fruit", 3, 77, {})
+    tab.set(img2img_batch_use_png_info=False)
+    assert taken()["seed"] == -1

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from sdwebui_api.errors import BadRequest
-from sdwebui_api.webui.generation.batch_run import _body_of
+from sdwebui_api.webui.generation.batch_run import Beside, body_of
 from sdwebui_api.webui.page_jobs import PageJobs
 from sdwebui_api.webui.page_series import start_series
 from tests.support.fakes import fake_services
@@ -33,26 +33,28 @@ def files(tmp_path):
     return files
 
 
-def parts(files):
-    return [(file.name, partial(_body_of, BODY, file)) for file in files]
+def parts(services, files):
+    return [(file.name, partial(body_of, services, BODY, file, Beside())) for file in files]
 
 
-def test_every_file_has_its_turn_and_a_bad_one_stops_nothing(services, files, tmp_path):
+@pytest.mark.parametrize("broken", [0, 1])
+def test_every_file_has_its_turn_and_a_bad_one_stops_nothing(services, files, tmp_path, broken):
     jobs = PageJobs(tmp_path / "cache")
-    files[1].write_text("no picture")
+    files[broken].write_text("no picture")
     files[2].unlink()
 
     async def run():
-        series = await start_series(jobs, services, "img2img", parts(files), "ann", -1)
+        series = await start_series(jobs, services, "img2img", parts(services, files), "ann", -1)
         assert jobs.find(series.id, "ann") is series and jobs.find(series.id, "bob") is None
         await asyncio.wait_for(series.ended.wait(), 60)
         return series
 
     series = asyncio.run(run())
     assert (len(services.generator.requests), len(series.pictures), series.error) == (2, 2, None)
-    assert [warning.partition(":")[0] for warning in series.warnings] == ["b.png", "c.png"]
+    assert [warning.partition(":")[0] for warning in series.warnings] == [files[broken].name, "c.png"]
+    assert series.number == 4
     with pytest.raises(BadRequest):
-        asyncio.run(start_series(jobs, services, "img2img", parts(files[1:2]), "ann", -1))
+        asyncio.run(start_series(jobs, services, "img2img", parts(services, files[broken : broken + 1]), "ann", -1))
 
 
 def test_progress_is_that_of_the_whole_and_interrupt_ends_it(services, files, tmp_path):
@@ -68,7 +70,7 @@ def test_progress_is_that_of_the_whole_and_interrupt_ends_it(services, files, tm
     services.generator.run = last_one_waits
 
     async def run():
-        series = await start_series(jobs, services, "img2img", parts(files), None, 1)
+        series = await start_series(jobs, services, "img2img", parts(services, files), None, 1)
         await until(lambda: len(services.generator.requests) == 4)
         sight = await anext(jobs.watch(services, series))
         series.interrupt(services)

@@ -22,9 +22,32 @@ MASKED = ("inpaint", "inpaint_sketch", "inpaint_upload")
 """The modes that repaint a part."""
 BATCH = "batch"
 EDITOR_HEIGHT = 520
+ENTRIES = {
+    "Prompt": t("Prompt"), "Negative prompt": t("Negative prompt"), "Seed": t("Seed"), "CFG scale": t("CFG Scale"),
+    "Sampler": t("Sampling method"), "Steps": t("Sampling steps"), "Model hash": t("Checkpoint"),
+}  # fmt: skip
+"""What a batch can take from its files' infotexts: entry → as it is shown."""
 
 Drawing = Mapping[str, Any]
 """A `gr.ImageEditor`'s value: background, layers and composite, as RGBA pictures (or None)."""
+
+
+@dataclass
+class BatchFields:
+    """The files of a batch, and what accompanies them."""
+
+    files: gr.File
+    folder: gr.Textbox
+    output: gr.Textbox
+    masks: gr.Textbox
+    take_infos: gr.Checkbox
+    infos: gr.Textbox
+    entries: gr.CheckboxGroup
+
+    @property
+    def components(self) -> list[Component]:
+        """In the order of `_write_batch`'s arguments after the mode."""
+        return [self.files, self.folder, self.output, self.masks, self.take_infos, self.infos, self.entries]
 
 
 @dataclass
@@ -38,8 +61,7 @@ class StartPicture:
     inpaint_sketch: gr.ImageEditor
     upload: gr.Image
     upload_mask: gr.Image
-    files: gr.File
-    folder: gr.Textbox
+    batch: BatchFields
 
     @property
     def pictures(self) -> list[Component]:
@@ -63,13 +85,11 @@ def build(form: Form) -> StartPicture:
             upload = page.add(_image("img_inpaint_base"))
             upload_mask = page.add(_image("img_inpaint_mask", t("Mask: white is repainted"), 240))
         with _tab(t("Batch"), BATCH, mode):
-            files, folder = _batch(form)
+            batch = _batch(form)
     page.picture_tabs = tabs
-    start = StartPicture(
-        tabs, mode, picture, sketch, inpaint, inpaint_sketch, upload, upload_mask, files, folder
-    )  # fmt: skip
+    start = StartPicture(tabs, mode, picture, sketch, inpaint, inpaint_sketch, upload, upload_mask, batch)
     form.contribute([mode, *start.pictures], _write)
-    form.contribute([mode, files, folder], _write_batch)
+    form.contribute([mode, *batch.components], _write_batch)
     return start
 
 
@@ -99,19 +119,55 @@ def _mask_brush() -> gr.Brush:
     return gr.Brush(default_size=32, colors=["#ffffff"], default_color="#ffffff", color_mode="fixed")
 
 
-def _batch(form: Form) -> tuple[gr.File, gr.Textbox]:
+def _batch(form: Form) -> BatchFields:
     files = form.page.add(
         gr.File(label=t("Pictures"), file_count="multiple", file_types=["image"], elem_id="img2img_batch_upload")
     )
-    shown = not form.page.flags.hide_ui_dir_config
-    folder = form.add(
-        gr.Textbox(
-            label=t("Or a folder of pictures on the server"), placeholder="outputs/…", visible=shown,
-            info=t("Within the data directory"), elem_id="img2img_batch_input_dir",
-        ),
-        label="Input directory",
+    folder = _folder(form, "input_dir", t("Or a folder of pictures on the server"), "Input directory")
+    output = _folder(
+        form, "output_dir", t("Output folder"), "Output directory",
+        t("Within the outputs; pictures keep their names there. Empty: as the settings say"),
     )  # fmt: skip
-    return files, folder
+    masks = _folder(
+        form, "inpaint_mask_dir", t("Folder of masks"),
+        "Inpaint batch mask directory (required for inpaint batch processing only)",
+        t("To repaint parts: masks of the pictures' names, or a single one for all"),
+    )  # fmt: skip
+    return BatchFields(files, folder, output, masks, *_infos(form))
+
+
+def _folder(form: Form, id: str, shown: str, label: str, info: str | None = None) -> gr.Textbox:
+    """label: as in ui-config.json."""
+    return form.add(
+        gr.Textbox(
+            label=shown, placeholder="outputs/…", visible=not form.page.flags.hide_ui_dir_config,
+            info=info or t("Within the data directory"), elem_id=f"img2img_batch_{id}",
+        ),
+        label=label,
+    )  # fmt: skip
+
+
+def _infos(form: Form) -> tuple[gr.Checkbox, gr.Textbox, gr.CheckboxGroup]:
+    with gr.Accordion(t("Parameters of the files"), open=False, elem_id="img2img_batch_png_info"):
+        take = form.add(
+            gr.Checkbox(
+                label=t("Take parameters from the files, after this page's prompt"),
+                elem_id="img2img_batch_use_png_info",
+            ),
+            label="Append png info to prompts",
+        )
+        folder = _folder(
+            form, "png_info_dir", t("Folder of the files with the parameters"), "PNG info directory",
+            t("Files of the pictures' names. Empty: the pictures themselves"),
+        )  # fmt: skip
+        entries = form.add(
+            gr.CheckboxGroup(
+                [(name, entry) for entry, name in ENTRIES.items()], value=list(ENTRIES),
+                label=t("What is taken"), elem_id="img2img_batch_png_info_props",
+            ),
+            label="Parameters to take from png info",
+        )  # fmt: skip
+    return take, folder, entries
 
 
 # -- what the request gets ---------------------------------------------------------------------------------------------
@@ -140,10 +196,21 @@ def _write(
     write.get(mode, write["img2img"])()
 
 
-def _write_batch(body: Body, mode: str, files: list[str] | None, folder: str | None) -> None:
+def _write_batch(
+    body: Body,
+    mode: str,
+    files: list[str] | None,
+    folder: str | None,
+    output: str | None,
+    masks: str | None,
+    take_infos: bool,
+    infos: str | None,
+    entries: list[str] | None,
+) -> None:
     """For `BatchRun`, which makes requests of it."""
     if mode == BATCH:
-        body |= {"batch_files": files, "batch_folder": folder}
+        body |= {"batch_files": files, "batch_folder": folder, "batch_output": output, "batch_masks": masks}
+        body |= {"batch_infos": infos, "batch_entries": entries} if take_infos else {}
 
 
 def _from_file(body: Body, path: str | None) -> None:

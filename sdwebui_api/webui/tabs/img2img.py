@@ -21,7 +21,7 @@ from sdwebui_api.webui.generation import (
 from sdwebui_api.webui.generation.batch_run import BatchRun
 from sdwebui_api.webui.generation.form import Body, Form
 from sdwebui_api.webui.generation.results import Results
-from sdwebui_api.webui.generation.start_picture import MASKED, StartPicture
+from sdwebui_api.webui.generation.start_picture import BATCH, MASKED, StartPicture
 from sdwebui_api.webui.localization import t
 from sdwebui_api.webui.refusals import refusal
 
@@ -164,16 +164,20 @@ def _mask_settings(form: Form, start: StartPicture) -> None:
                 label="Only masked padding, pixels",
             )
     shown = " || ".join(f"mode === '{mode}'" for mode in MASKED)
-    js = f"(mode) => ({{__type__: 'update', visible: {shown}}})"
-    start.mode.change(None, start.mode, group, js=js, show_progress="hidden")
-    form.contribute([start.mode, blur, invert, fill, whole, padding], _write_mask_settings)
+    js = f"(mode, masks) => ({{__type__: 'update', visible: {shown} || (mode === '{BATCH}' && !!masks)}})"
+    masks = start.batch.masks
+    for one in (start.mode, masks):
+        one.change(None, [start.mode, masks], group, js=js, show_progress="hidden")
+    form.contribute([start.mode, masks, blur, invert, fill, whole, padding], _write_mask_settings)
 
 
 def _numbered(names: tuple[str, ...], label: str, id: str, value: int = 0) -> gr.Radio:
     return gr.Radio([(name, number) for number, name in enumerate(names)], value=value, label=label, elem_id=id)
 
 
-def _write_mask_settings(body: Body, mode: str, blur: int, invert: int, fill: int, area: int, padding: int) -> None:
-    if mode in MASKED:
+def _write_mask_settings(
+    body: Body, mode: str, masks: str | None, blur: int, invert: int, fill: int, area: int, padding: int
+) -> None:
+    if mode in MASKED or (mode == BATCH and masks):
         body |= {"mask_blur": blur, "inpainting_mask_invert": invert, "inpainting_fill": fill}
         body |= {"inpaint_full_res": bool(area), "inpaint_full_res_padding": padding}
