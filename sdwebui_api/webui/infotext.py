@@ -79,7 +79,7 @@ def _with_listed_names(services: Services, parameters: Mapping[str, Any]) -> dic
             spelled.pop("Sampler")
     for name in CHECKPOINTS:
         try:
-            spelled[name] = services.catalog.checkpoints.find(str(spelled[name])).known_title
+            spelled[name] = services.catalog.checkpoints.find(str(spelled[name])).name
         except (KeyError, NotFound):
             continue
     return spelled

@@ -113,8 +113,8 @@ class ToolRun:
             yield {**done, **lists, **self.show(job)}
 
     def _lists(self, services: Services) -> Updates:
-        offered, _ = opening.known(self.page, services)
-        return opening.updates(offered, {})
+        offered, values = opening.known(self.page, services)
+        return opening.updates(offered, {one: value for one, value in values.items() if one in offered})
 
     def _stop(self, id: str | None, request: gr.Request) -> None:
         job = self.page.jobs.find(id, user_of(request))

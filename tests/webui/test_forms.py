@@ -197,6 +197,18 @@ def test_lists_are_asked_again(tab, tmp_path):
     assert names["txt2img_hr_checkpoint"][0] == "Use same checkpoint"
 
 
+def test_a_checkpoint_stays_chosen_when_its_hash_becomes_known(tab, monkeypatch):
+    def listed():
+        offered, _ = opening.known(tab.page, tab.page.services)
+        return {one.elem_id: rows for one, rows in offered.items()}["txt2img_checkpoint"]
+
+    monkeypatch.setattr(CheckpointFile, "known_sha256", None)
+    before = listed()
+    monkeypatch.setattr(CheckpointFile, "known_sha256", "0123456789" * 6)
+    (shown, value), *_ = listed()
+    assert shown == f"{before[0][0]} [0123456789]" and value == before[0][1]
+
+
 class Letters:
     """A token per letter."""
 

@@ -21,8 +21,9 @@ SHOW = "(shown) => ({__type__: 'update', visible: shown})"
 """For a check box's change: shows a group, without asking the server."""
 
 
-def checkpoint_titles(services: Services) -> list[str]:
-    return [file.known_title for file in services.catalog.checkpoints.all()]
+def checkpoint_titles(services: Services) -> list[tuple[str, str]]:
+    """(title, file name). A title grows by its hash once that is known: as a value it would be lost then."""
+    return [(file.known_title, file.name) for file in services.catalog.checkpoints.all()]
 
 
 def sampler_names(services: Services) -> list[str]:
