@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from sdwebui_api.api.generation_schema import Txt2ImgBody
+from sdwebui_api.catalog.checkpoints import CheckpointFile
 from sdwebui_api.prompting.counting import count_tokens
 from sdwebui_api.webui import opening, remembered
 from sdwebui_api.webui.context import PageBuilder
