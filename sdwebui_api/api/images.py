@@ -197,6 +197,7 @@ def read_png_info(services: Services, picture: Picture) -> dict[str, Any]:
     options = services.options.snapshot()
     parameters = read_infotext(services, infotext or "", options)
     parameters = with_names_of_this_server(parameters, options, services.catalog)
+    parameters = services.scripts.infotext_pasted(infotext or "", parameters)
     told = {key: plain for key, value in items.items() if (plain := _plain(value)) is not None}
     return {"info": infotext or "", "items": told, "parameters": parameters}
 

@@ -44,6 +44,8 @@ class Legacy(Protocol):
 
     def app_started(self, app: Any) -> None: ...
 
+    def infotext_pasted(self, infotext: str, parameters: dict[str, Any]) -> None: ...
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -238,6 +240,14 @@ class ScriptHost:
                     log.error("%s: app_started failed", path, exc_info=error)
         if self.legacy is not None:
             self.legacy.app_started(app)
+
+    def infotext_pasted(self, infotext: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        """What was read from `infotext`, as A1111's extensions read their parts of it."""
+        if self.legacy is None:
+            return parameters
+        changed = dict(parameters)
+        self.legacy.infotext_pasted(infotext, changed)
+        return {str(name): _plain(value) for name, value in changed.items()}
 
     def page_tabs(self, flags: Flags) -> list[PageTab]:
         """The tabs that extensions bring and that `flags` allow, in loading order."""

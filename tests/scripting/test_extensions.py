@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 T2I = "/sdapi/v1/txt2img"
 SMALL = {
@@ -248,10 +249,20 @@ def test_guidance_of_an_extension(client, sampler):
 
 def test_guidance_that_fails_or_is_never_called(client):
     (plain,), _ = generate(client, prompt="an apple")
-    for how, said in (("broken", "combine_denoised: TypeError"), ("forward", "CFGDenoiserKDiffusion.forward")):
+    for how, said in (
+        ("broken", "combine_denoised: TypeError"),
+        ("forward", "CFGDenoiserKDiffusion.forward"),
+        ("sample", "p.sample"),
+    ):
         (picture,), info = generate(client, prompt="an apple", **alwayson("Mimic", how))
         assert picture.tobytes() == plain.tobytes()
         assert len(info["warnings"]) == 1 and said in info["warnings"][0]
+
+
+def text_chunk(infotext: str) -> PngInfo:
+    chunk = PngInfo()
+    chunk.add_text("parameters", infotext)
+    return chunk
 
 
 def test_a_callback_after_every_step(client):
@@ -260,6 +271,10 @@ def test_a_callback_after_every_step(client):
     (picture,), info = generate(client, prompt="an apple", sampler_name="Euler", **alwayson("Trail", 0.1, 0))
     assert info["extra_generation_params"]["Trail"] == 4 and info["warnings"] == []
     assert not close(picture, plain)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", pnginfo=text_chunk(picture.info["parameters"]))
+    read = client.post("/sdapi/v1/png-info", json={"image": base64.b64encode(buffer.getvalue()).decode()}).json()
+    assert read["parameters"]["Trail"] == {"steps": 4} and read["parameters"]["Seed"] == "5"
     (again,), info = generate(client, prompt="an apple", sampler_name="Euler")
     assert again.tobytes() == plain.tobytes() and "Trail" not in info["extra_generation_params"]
 
@@ -302,8 +317,9 @@ def test_a_script_that_fails_says_which(client):
     assert answer.status_code == 500 and "script 'Enlarge' failed: IndexError: no such tile" in answer.json()["detail"]
 
 
-def test_code_that_a1111_keeps_beside_itself(log):
+def test_what_is_not_offered_is_said_when_it_is_loaded(log):
     assert "ldm is not offered by this server" in log()
+    assert "registers on_script_unloaded, which this server does not call" in log()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -46,13 +47,12 @@ WITHOUT_A_VALUE = ("modules.shared.cmd_opts.api_auth.split", "modules.shared.cmd
 
 
 @pytest.fixture(scope="module", autouse=True)
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LegacyWorld]:
     """The world of a server without extensions."""
     flags = golden_flags(tmp_path_factory.mktemp("surface"))
     paths = Paths.from_flags(flags)
     before = list(world._worlds)
-    LegacyWorld(world.World(flags, paths, OptionStore(paths.options_file), build_catalog(flags, paths)))
-    yield
+    yield LegacyWorld(world.World(flags, paths, OptionStore(paths.options_file), build_catalog(flags, paths)))
     world._worlds[:] = before
 
 
@@ -93,6 +93,37 @@ def test_what_is_left_out_says_so():
         importlib.import_module("modules.sd_hijack_optimizations")
     with pytest.raises(AttributeError, match="forge_objects is not offered"):
         look_up("modules.shared.sd_model.forge_objects")
+
+
+def test_what_a_job_registers_stays_unless_it_fails(loaded):
+    """Two first jobs side by side register the same function: it is kept once."""
+    from modules import script_callbacks  # type: ignore[import-not-found]
+
+    request: Any = SimpleNamespace(options=world.current_options())
+    context: Any = SimpleNamespace(warn=print)
+
+    def registers(function: Any, *, fails: bool = False) -> None:
+        with loaded.running(request, context, lambda *_: []):
+            script_callbacks.on_cfg_denoised(function)
+            assert [one.callback for one in world.callbacks_of("cfg_denoised")][-1] is function
+            if fails:
+                raise LookupError
+
+    def known() -> list[Any]:
+        return [one.callback for one in world.callbacks_of("cfg_denoised")]
+
+    with pytest.raises(LookupError):
+        registers(print, fails=True)
+    assert known() == []
+    registers(print)
+    registers(print)
+    registers(repr)
+    assert known() == [print, repr]
+    with loaded.running(request, context, lambda *_: []):
+        script_callbacks.remove_callbacks_for_function(print)
+        assert known() == [repr]
+    assert known() == [repr]
+    script_callbacks.remove_callbacks_for_function(repr)
 
 
 def test_names_are_one_object():

@@ -28,7 +28,14 @@ from sdwebui_api.scripting.compat.params import (
     PostProcessMaskOverlayArgs,
     PostSampleArgs,
 )
-from sdwebui_api.scripting.compat.processing import make_p, processed_from, request_of, result_from, show
+from sdwebui_api.scripting.compat.processing import (
+    make_p,
+    never_called,
+    processed_from,
+    request_of,
+    result_from,
+    show,
+)
 from sdwebui_api.scripting.compat.runner import ScriptRunner
 from sdwebui_api.scripting.compat.samplers import (
     ImageRNGFacade,
@@ -294,7 +301,7 @@ class LegacyHooks(Hooks):
             try:
                 sampler = sd_samplers.create_sampler(name, SD_MODEL)
                 sampler.p = sampler.model_wrap_cfg.p = p
-                idle = without_effect(sampler)
+                idle = [*without_effect(sampler), *never_called(p)]
             except (SdWebUIError, SamplingStopped):
                 raise
             except Exception as error:

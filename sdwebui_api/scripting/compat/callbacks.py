@@ -17,6 +17,12 @@ CATEGORIES = (
     "before_token_counter",
 )  # fmt: skip
 
+NEVER_CALLED = frozenset(
+    ("ui_tabs", "ui_train_tabs", "extra_noise", "before_component", "after_component", "image_grid",
+     "script_unloaded", "on_reload", "list_optimizers", "list_unets", "before_token_counter")
+)  # fmt: skip
+"""Registered and forgotten: most belong to a page that extensions have no part in."""
+
 
 @dataclass(frozen=True)
 class Callback:
@@ -46,6 +52,8 @@ class Callbacks:
             (frame.filename for frame in reversed(traceback.extract_stack(limit=12)) if _is_foreign(frame.filename)),
             "unknown file",
         )
+        if category in NEVER_CALLED:
+            log.info("%s registers on_%s, which this server does not call", file, category.removeprefix("on_"))
         self.by_category[category] = [*self.by_category[category], Callback(file, callback, name or "unnamed")]
 
     def of(self, category: str) -> list[Callback]:

@@ -97,8 +97,13 @@ class LegacyWorld:
         with self._building():
             self.world.callbacks.call("app_started", None, app)
 
+    def infotext_pasted(self, infotext: str, parameters: dict[str, Any]) -> None:
+        self.world.callbacks.call("infotext_pasted", infotext, parameters)
+
     @contextmanager
     def running(self, request: GenerationRequest, context: ScriptContext, native_parts: NativeParts) -> Iterator[None]:
+        """What scripts set and registered stays when the job ends; of a job that fails nothing does, for its scripts
+        had no occasion to take back what was for that job alone."""
         found = JobView(context, request, request.options, native_parts=native_parts)
         try:
             with viewing(found):
@@ -106,9 +111,10 @@ class LegacyWorld:
         finally:
             for warning in found.warnings:
                 context.warn(warning)
-            with self._keeping:
-                self.world.callbacks.adopt(found.callbacks, found.removed)
-            keep_state(found, [script for runner in self.world.runners.values() for script in runner.scripts])
+        scripts = [script for runner in self.world.runners.values() for script in runner.scripts]
+        with self._keeping:
+            self.world.callbacks.adopt(found.callbacks, found.removed)
+            keep_state(found, scripts)
 
     def parts(self, request: GenerationRequest, calls: Mapping[str, Arguments], run: Running) -> list[Part]:
         runner = self.world.runners[request.kind]

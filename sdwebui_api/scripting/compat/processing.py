@@ -237,6 +237,13 @@ def make_p(request: GenerationRequest, runner: ScriptRunner | None, script_args:
     return p
 
 
+def never_called(p: Any) -> list[str]:
+    """Names of A1111's methods that an extension put on p, in a subclass or on the object, and nobody calls."""
+    foreign = [one for one in type(p).__mro__ if not one.__module__.startswith(__package__) and one is not object]
+    names = ("sample", "sample_hr_pass", "init", "setup_prompts", "setup_conds", "calculate_target_resolution")
+    return [f"p.{name}" for name in names if name in vars(p) or any(name in vars(one) for one in foreign)]
+
+
 def show(p: Any, values: dict[str, Any]) -> None:
     for name, value in values.items():
         setattr(p, name, value)

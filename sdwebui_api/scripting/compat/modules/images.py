@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from sdwebui_api.imaging.codec import encode_image
 from sdwebui_api.imaging.metadata import read_info_from_image
 from sdwebui_api.imaging.resize import flatten
 from sdwebui_api.imaging.resize import resize_image as _resize_image
+from sdwebui_api.imaging.tiles import cut
 from sdwebui_api.imaging.upscale import find_upscaler
 from sdwebui_api.scripting.compat.world import current_options, view, world
 
 __all__ = ["flatten", "image_grid", "read_info_from_image", "resize_image", "save_image"]
 
+Grid = namedtuple("Grid", ["tiles", "tile_w", "tile_h", "image_w", "image_h", "overlap"])
 LANCZOS = Image.Resampling.LANCZOS
 NEAREST = Image.Resampling.NEAREST
 _UNSAFE = re.compile(r'[\n\r\t#<>:"/\\|?*]')
@@ -48,6 +51,19 @@ def image_grid(imgs: Any, batch_size: int = 1, rows: int | None = None) -> Any:
         list(imgs), batch_size, n_rows=options.n_rows if rows is None else rows,
         prevent_empty_spots=options.grid_prevent_empty_spots, background=options.grid_background_color,
     )  # fmt: skip
+
+
+def split_grid(image: Any, tile_w: int = 512, tile_h: int = 512, overlap: int = 64) -> Grid:
+    """`tiles` is [[y, tile_h, [[x, tile_w, tile], …]], …]; scripts put other tiles in their place."""
+    tiling = cut(image.width, image.height, tile_w, tile_h, overlap)
+    rows = [[y, tile_h, [[x, tile_w, tiling.tile(image, (x, y))] for x in tiling.xs]] for y in tiling.ys]
+    return Grid(rows, tile_w, tile_h, image.width, image.height, overlap)
+
+
+def combine_grid(grid: Grid) -> Any:
+    """The picture of the tiles, each faded into the one before it."""
+    tiling = cut(grid.image_w, grid.image_h, grid.tile_w, grid.tile_h, grid.overlap)
+    return tiling.combine({(x, y): tile for y, _, row in grid.tiles for x, _, tile in row})
 
 
 def sanitize_filename_part(text: str | None, replace_spaces: bool = True) -> str | None:

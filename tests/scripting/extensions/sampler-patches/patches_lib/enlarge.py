@@ -1,7 +1,7 @@
 """In the style of tiled upscalers: choices by their number, the upscalers' own methods."""
 
 import gradio as gr
-from modules import scripts, shared
+from modules import images, scripts, shared
 from modules.processing import Processed, process_images
 
 
@@ -34,4 +34,9 @@ class Enlarge(scripts.Script):
         upscaler = shared.sd_upscalers[number]
         found = process_images(p)
         p.extra_generation_params["Enlarged with"] = upscaler.name
-        return Processed(p, [upscaler.scaler.upscale(found.images[0], 2, upscaler.data_path)], p.seed, "enlarged")
+        picture = upscaler.scaler.upscale(found.images[0], 2, upscaler.data_path)
+        grid = images.split_grid(picture, 96, 96, 16)
+        for _, _, row in grid.tiles:
+            for tile in row:
+                tile[2] = tile[2].copy()
+        return Processed(p, [images.combine_grid(grid)], p.seed, "enlarged")

@@ -41,7 +41,7 @@ class Mimic(scripts.Script):
         return scripts.AlwaysVisible
 
     def ui(self, is_img2img):
-        return [gr.Radio(["off", "sampler", "class", "broken", "forward"], value="off", label="How")]
+        return [gr.Radio(["off", "sampler", "class", "broken", "forward", "sample"], value="off", label="How")]
 
     def process_batch(self, p, how, **kwargs):
         if how in ("sampler", "broken"):
@@ -59,6 +59,8 @@ class Mimic(scripts.Script):
             p.before, p.sampler_name = p.sampler_name, self.name
         if how == "class":
             sd_samplers_kdiffusion.CFGDenoiser.combine_denoised = doubled
+        if how == "sample":
+            p.sample = print
         if how == "forward":
             sd_samplers_kdiffusion.CFGDenoiser.forward = doubled
 

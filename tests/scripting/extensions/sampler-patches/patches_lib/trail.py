@@ -55,3 +55,12 @@ def name(params):
 
 
 script_callbacks.on_before_image_saved(name)
+
+
+def pasted(infotext, params):
+    if "Trail" in params:
+        params["Trail"] = {"steps": int(params["Trail"])}
+
+
+script_callbacks.on_infotext_pasted(pasted)
+script_callbacks.on_script_unloaded(lambda: setattr(KDiffusionSampler, "callback_state", original))
