@@ -173,7 +173,8 @@ def test_masks_of_a_batch_belong_to_the_files_of_their_names(tab, picture, tmp_p
 
 def test_a_batch_takes_parameters_of_its_files(tab, tmp_path):
     told(
-        tmp_path / "in.png", "a pear\nNegative prompt: dull\nSteps: 9, Sampler: DDIM, Seed: 77, Model hash: abcdef1234"
+        tmp_path / "in.png",
+        "a pear\nNegative prompt: dull\nSteps: 9, Sampler: DDIM, Seed: 77, Model hash: abcdef1234, Model: pears",
     )
     tab.set(img2img_mode="batch", img2img_prompt="a fruit", img2img_steps=3, img2img_batch_use_png_info=True)
     services = tab.page.services
@@ -185,7 +186,7 @@ def test_a_batch_takes_parameters_of_its_files(tab, tmp_path):
 
     body = taken()
     assert (body["prompt"], body["negative_prompt"], body["steps"], body["seed"]) == ("a fruit a pear", "dull", 9, 77)
-    assert body["sampler_name"] == "DDIM" and body["override_settings"] == {"sd_model_checkpoint": "abcdef1234"}
+    assert body["sampler_name"] == "DDIM" and body["override_settings"] == {"sd_model_checkpoint": "pears [abcdef1234]"}
     tab.set(img2img_batch_png_info_props=["Seed"])
     body = taken()
     assert (body["prompt"], body["steps"], body["seed"], body["override_settings"]) == ("a fruit", 3, 77, {})

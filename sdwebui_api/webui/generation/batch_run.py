@@ -182,4 +182,6 @@ def _take_parameters(services: Services, body: Body, told: Mapping[str, Any], en
             found[prompt] = f"{body.get(prompt) or ''} {found[prompt]}".strip()
     body |= found
     if parameters.get("Model hash"):
-        body["override_settings"]["sd_model_checkpoint"] = str(parameters["Model hash"])
+        # As a title is written: files with the same contents are told apart by their names, renamed ones are found.
+        digits, name = parameters["Model hash"], told["parameters"].get("Model")
+        body["override_settings"]["sd_model_checkpoint"] = f"{name} [{digits}]" if name else str(digits)
