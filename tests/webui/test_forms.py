@@ -16,6 +16,7 @@ from sdwebui_api.prompting.counting import count_tokens
 from sdwebui_api.webui import opening, remembered
 from sdwebui_api.webui.context import PageBuilder
 from sdwebui_api.webui.generation import gallery
+from sdwebui_api.webui.generation.control_units import RangedSlider
 from sdwebui_api.webui.generation.form import Form
 from sdwebui_api.webui.generation.upscaling import Upscaling
 from sdwebui_api.webui.page_jobs import PageJobs
@@ -145,6 +146,12 @@ def test_what_the_tab_asks_for_can_be_resolved(tab):
     values = body.model_dump()
     request = services.resolver("txt2img", values, body.model_fields_set, services.options.snapshot())
     assert request.hires is not None and request.hires.scale == 2 and request.hires.upscaler == "Latent"
+
+
+def test_a_range_that_the_browser_has_not_heard_of_yet_refuses_nothing():
+    slider = RangedSlider(64, 2048, 512)  # as the first answer to a new page makes it
+    assert slider.preprocess(-1) == -1
+    assert slider.get_config()["name"] == slider.get_block_name() == "slider"
 
 
 def test_defaults_come_from_the_file_and_odd_ones_are_left_out(tmp_path, monkeypatch):

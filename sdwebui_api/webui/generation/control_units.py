@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABCMeta
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,20 @@ FIELDS = (
     "guidance_end", "processor_res", "threshold_a", "threshold_b", "control_mode", "resize_mode",
 )  # fmt: skip
 """Of a unit on the wire, in the order of the components."""
+
+
+# Not by a class statement: gradio's metaclass answers that with a file of its own (.pyi) beside this one.
+RangedSlider: type[gr.Slider] = ABCMeta.__new__(
+    type(gr.Slider),
+    "RangedSlider",
+    (gr.Slider,),
+    {"__module__": __name__, "is_template": True, "preprocess": lambda self, payload: payload},
+)
+"""`gr.Slider` that takes any number: whoever reads it knows the range, and -1 is none of it.
+
+Gradio holds a number against the range that its answer gave the slider, which the browser may not have read yet: who
+generated in the first moment of a page was refused with "Value -1 is less than minimum value 64".
+"""
 
 
 def build(form: Form) -> None:
@@ -141,7 +156,7 @@ class _Unit:
 
     def _slider(self, name: str) -> gr.Slider:
         """Its range is the preprocessor's, once one is chosen that has it."""
-        slider = gr.Slider(UNUSED, LARGEST, UNUSED, step=0.01, visible=False, elem_id=self.id(name))
+        slider = RangedSlider(UNUSED, LARGEST, UNUSED, step=0.01, visible=False, elem_id=self.id(name))
         return self.form.add(slider, label=self.key(name))
 
     def _numbered(self, name: str, label: str, value: int, choices: list[str]) -> gr.Radio:
