@@ -27,6 +27,7 @@ from sdwebui_api.webui.localization import t
 from sdwebui_api.webui.localization.texts import load_texts
 from sdwebui_api.webui.page_guard import PageGuard
 from sdwebui_api.webui.page_jobs import PageJobs
+from sdwebui_api.webui.quick_lookup import QuickLookup, quick_asset
 from sdwebui_api.webui.tabs.registry import TABS, Tab
 from sdwebui_api.webui.ui_config import UiConfig, defaults_file
 
@@ -81,9 +82,13 @@ def mount_page(app: FastAPI, services: Services) -> Callable[[], None]:
 
 def _layers(services: Services, paths: Paths, cache: Path) -> list[Middleware]:
     """Inside of gradio's compression, outermost first."""
-    language = language_layer(services, load_texts(localizations_folder(services.flags)))
-    guard = Middleware(PageGuard, cache=cache, users=paths.data_dir / USERS_FOLDER)
-    return [language, guard] if services.views is not None else [language]
+    layers = [language_layer(services, load_texts(localizations_folder(services.flags)))]
+    if services.views is not None:
+        layers.append(Middleware(PageGuard, cache=cache, users=paths.data_dir / USERS_FOLDER))
+    asset = quick_asset()
+    if asset is not None:
+        layers.append(Middleware(QuickLookup, asset=asset))
+    return layers
 
 
 class _PageDoor:
