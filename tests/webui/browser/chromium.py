@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
 
 CHROMIUM = Path("/usr/bin/chromium")
 PATIENCE = 180_000
@@ -32,11 +33,19 @@ def visitor(browser: Browser, wide: int = 1440, high: int = 900, locale: str = "
 def visit(context: BrowserContext, url: str) -> Page:
     """The page, ready to be worked with."""
     page = context.new_page()
-    # What the page remembers arrives after its first sight, as the answer to its own first question.
-    with page.expect_response(lambda answer: "/gradio_api/run/" in answer.url):
-        page.goto(url, wait_until="domcontentloaded")
-        page.wait_for_selector("#txt2img_prompt textarea")
-    page.wait_for_timeout(300)
+    asked: list[Request] = []
+    answered: list[Request] = []
+    page.on("request", lambda request: asked.append(request) if "/gradio_api/run/" in request.url else None)
+    page.on("requestfinished", lambda request: answered.append(request) if request in asked else None)
+    page.goto(url, wait_until="domcontentloaded")
+    page.wait_for_selector("#txt2img_prompt textarea")
+    # What the page remembers arrives after its first sight, as one of the answers to its own first questions.
+    end = time.monotonic() + PATIENCE / 1000
+    quiet = 0
+    while quiet < 3:
+        assert time.monotonic() < end, "the page's own questions are not answered"
+        page.wait_for_timeout(100)
+        quiet = quiet + 1 if asked and len(answered) == len(asked) else 0
     return page
 
 
