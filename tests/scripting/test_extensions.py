@@ -243,8 +243,9 @@ def test_guidance_of_an_extension(client, sampler):
     assert close(picture, half) and info["warnings"] == [] and f"Sampler: {sampler}," in info["infotexts"][0]
     evaluations = 8 if sampler == "Heun" else 4
     assert info["extra_generation_params"]["Mimic steps"].endswith(f" of {evaluations}")
-    (picture,), info = generate(client, **body, cfg_scale=1.75, **alwayson("Mimic", "class"))
-    assert close(picture, half) and info["warnings"] == []
+    for how in ("class", "object"):
+        (picture,), info = generate(client, **body, cfg_scale=1.75, **alwayson("Mimic", how))
+        assert close(picture, half) and info["warnings"] == []
 
 
 def test_guidance_that_fails_or_is_never_called(client):
@@ -275,6 +276,8 @@ def test_a_callback_after_every_step(client):
     picture.save(buffer, "PNG", pnginfo=text_chunk(picture.info["parameters"]))
     read = client.post("/sdapi/v1/png-info", json={"image": base64.b64encode(buffer.getvalue()).decode()}).json()
     assert read["parameters"]["Trail"] == {"steps": 4} and read["parameters"]["Seed"] == "5"
+    (stopped,), info = generate(client, prompt="an apple", sampler_name="Euler", **alwayson("Trail", 1, 0))
+    assert not close(stopped, plain) and info["warnings"] == []
     (again,), info = generate(client, prompt="an apple", sampler_name="Euler")
     assert again.tobytes() == plain.tobytes() and "Trail" not in info["extra_generation_params"]
 

@@ -114,6 +114,7 @@ class LegacyWorld:
         scripts = [script for runner in self.world.runners.values() for script in runner.scripts]
         with self._keeping:
             self.world.callbacks.adopt(found.callbacks, found.removed)
+            self.world.opts_attributes.update(found.opts_attributes)
             keep_state(found, scripts)
 
     def parts(self, request: GenerationRequest, calls: Mapping[str, Arguments], run: Running) -> list[Part]:

@@ -58,6 +58,8 @@ class JobView:
     """What the job took away of those that every job has; until it ends for itself alone."""
     script_state: dict[int, dict[str, Any]] = field(default_factory=dict)
     """What scripts set on themselves (`job_local`), by their `id`."""
+    opts_attributes: dict[str, Any] = field(default_factory=dict)
+    """What scripts put on `shared.opts` that is no setting."""
     warnings: list[str] = field(default_factory=list)
     """Lines for the client, from scripts that run outside of the pipeline."""
     native_parts: Callable[[GenerationRequest, Running], list[Part]] = lambda _request, _run: []
@@ -100,6 +102,8 @@ class World:
     xyz_grid: Any = field(default_factory=xyz_grid.make_module)
     """Stands in for A1111's plot, to which extensions add axes."""
     parse_infotext: Callable[[str], dict[str, Any]] = lambda _text: {}
+    opts_attributes: dict[str, Any] = field(default_factory=dict)
+    """What scripts put on `shared.opts` that is no setting."""
     current_basedir: str = ""
     announced_model: Path | None = None
 

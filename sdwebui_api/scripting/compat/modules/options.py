@@ -74,7 +74,8 @@ class _Data(Mapping[str, Any]):
     """`opts.data`: a view of the settings; assigning is setting."""
 
     def __getitem__(self, name: str) -> Any:
-        return _plain(current_options()[name])
+        options = current_options()
+        return _plain(options[name]) if name in options else _attributes(name)[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(current_options())
@@ -101,6 +102,9 @@ class Opts:
         options = current_options()
         if name in options:
             return _plain(options[name])
+        kept = _attributes(name)
+        if name in kept:
+            return kept[name]
         raise AttributeError(f"there is no setting {name!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -144,14 +148,21 @@ class Opts:
         return x is None or y is None or type(x) is type(y)
 
 
+def _attributes(name: str) -> dict[str, Any]:
+    """What scripts keep on `opts` that is no setting: the running job's where it has `name`, else everybody's."""
+    found = view()
+    return found.opts_attributes if found is not None and name in found.opts_attributes else world().opts_attributes
+
+
 def set_option(name: str, value: Any) -> None:
-    """For the running job alone; outside of jobs for good. Unknown names raise AttributeError."""
+    """For the running job alone; outside of jobs for good. What is no setting stays when the job ends."""
     options = current_options()
     spec = options.table.get(name)
-    if spec is None:
-        raise AttributeError(f"there is no setting {name!r}")
-    coerced = spec.coerce(value, f"opts.{name}")
     found = view()
+    if spec is None:
+        (world() if found is None else found).opts_attributes[name] = value
+        return
+    coerced = spec.coerce(value, f"opts.{name}")
     if found is not None:
         found.set_options({name: coerced})
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sdwebui_api.sampling.guidance import SamplingStopped
 from sdwebui_api.scripting.compat.models import SD_MODEL
 from sdwebui_api.scripting.compat.samplers import SamplerData, SamplerDataTuple
 from sdwebui_api.scripting.compat.world import view
@@ -13,8 +14,8 @@ __all__ = ["SamplerData", "SamplerDataTuple"]
 approximation_indexes = {"Full": 0, "Approx NN": 1, "Approx cheap": 2, "TAESD": 3}
 
 
-class InterruptedException(BaseException):
-    """A1111 raises it to end sampling; here a job is interrupted with `shared.state.interrupt()`."""
+class InterruptedException(SamplingStopped):
+    """Raised in a callback it ends the pass with the picture so far."""
 
 
 def setup_img2img_steps(p: Any, steps: int | None = None) -> tuple[int, int]:

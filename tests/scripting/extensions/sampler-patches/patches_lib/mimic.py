@@ -1,7 +1,16 @@
 """In the style of dynamic thresholding and CFG rescale: guidance of its own, in a sampler of its own."""
 
 import gradio as gr
-from modules import scripts, sd_samplers, sd_samplers_common, sd_samplers_compvis, sd_samplers_kdiffusion
+from modules import (
+    patches,
+    scripts,
+    sd_samplers,
+    sd_samplers_common,
+    sd_samplers_compvis,
+    sd_samplers_kdiffusion,
+    shared,
+)
+from modules.script_callbacks import on_cfg_denoiser, remove_callbacks_for_function
 from modules.sd_samplers_kdiffusion import CFGDenoiserKDiffusion
 
 
@@ -41,7 +50,9 @@ class Mimic(scripts.Script):
         return scripts.AlwaysVisible
 
     def ui(self, is_img2img):
-        return [gr.Radio(["off", "sampler", "class", "broken", "forward", "sample"], value="off", label="How")]
+        return [
+            gr.Radio(["off", "sampler", "class", "object", "broken", "forward", "sample"], value="off", label="How")
+        ]
 
     def process_batch(self, p, how, **kwargs):
         if how in ("sampler", "broken"):
@@ -64,7 +75,22 @@ class Mimic(scripts.Script):
         if how == "forward":
             sd_samplers_kdiffusion.CFGDenoiser.forward = doubled
 
+        if how == "object":
+            shared.opts.mimic_factor = 2
+            on_cfg_denoiser(self.patch)
+
+    def patch(self, params):
+        """On the object that guides, before every evaluation."""
+        if patches.original(__name__, params.denoiser, "combine_denoised"):
+            patches.undo(__name__, params.denoiser, "combine_denoised")
+        own = params.denoiser.combine_denoised
+        patches.patch(
+            __name__, params.denoiser, "combine_denoised", lambda a, b, c, d: own(a, b, c, d * shared.opts.mimic_factor)
+        )
+
     def postprocess_batch(self, p, how, **kwargs):
+        if how == "object":
+            remove_callbacks_for_function(self.patch)
         if how in ("sampler", "broken"):
             assert p.sampler_name == self.name
             p.sampler_name = p.before

@@ -2,12 +2,15 @@
 
 import gradio as gr
 from modules import script_callbacks, scripts, shared
+from modules.sd_samplers_common import InterruptedException
 from modules.sd_samplers_kdiffusion import KDiffusionSampler
 
 original = KDiffusionSampler.callback_state
 
 
 def callback(self, d):
+    if getattr(self, "trail", 0) == 1:
+        raise InterruptedException
     if getattr(self, "trail", 0):
         self.p.extra_generation_params["Trail"] = d["i"] + 1
         d["x"] += self.trail
