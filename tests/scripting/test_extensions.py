@@ -321,7 +321,7 @@ def test_a_script_that_fails_says_which(client):
 
 
 def test_what_is_not_offered_is_said_when_it_is_loaded(log):
-    assert "ldm is not offered by this server" in log()
+    assert "ldm.modules.attention is not offered by this server" in log()
     assert "registers on_script_unloaded, which this server does not call" in log()
 
 

@@ -49,25 +49,41 @@ class _Alias(Loader):
         module.__spec__ = self._spec
 
 
-class AbsentFinder(MetaPathFinder):
-    """Says of A1111's third-party code what it is, where nobody installed it: comes after all other finders."""
-
-    PACKAGES = frozenset({"ldm", "sgm", "k_diffusion"})
+class LdmFinder(MetaPathFinder):
+    """`ldm`, where nobody installed it: comes after all other finders."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname in self.PACKAGES:
+        if fullname.partition(".")[0] != "ldm":
+            return None
+        from sdwebui_api.scripting.compat import ldm
+
+        module = ldm.make_module(fullname)
+        if module is None:
             raise ModuleNotFoundError(
                 f"{fullname} is not offered by this server: it is code of the model that A1111 keeps beside itself, "
                 "and the model here is another's",
                 name=fullname,
             )
-        return None
+        return importlib.util.spec_from_loader(fullname, _Made(module), is_package=True)
+
+
+class _Made(Loader):
+    """Gives a module that is there already."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self._module = module
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return self._module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """It holds what it holds."""
 
 
 def install() -> None:
     """Idempotent. Before the other finders, so that a folder `modules` somewhere on the path is not taken for it."""
     if not any(isinstance(finder, CompatFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, CompatFinder())
-        sys.meta_path.append(AbsentFinder())
+        sys.meta_path.append(LdmFinder())

@@ -1,6 +1,8 @@
 """In the style of dynamic thresholding and CFG rescale: guidance of its own, in a sampler of its own."""
 
 import gradio as gr
+from ldm.models.diffusion import ddim
+from ldm.modules.diffusionmodules.util import noise_like  # noqa: F401
 from modules import (
     patches,
     scripts,
@@ -69,6 +71,7 @@ class Mimic(scripts.Script):
             sd_samplers.all_samplers_map[self.name] = row
             p.before, p.sampler_name = p.sampler_name, self.name
         if how == "class":
+            ddim.DDIMSampler.p_sample_ddim = doubled
             sd_samplers_kdiffusion.CFGDenoiser.combine_denoised = doubled
         if how == "sample":
             p.sample = print
