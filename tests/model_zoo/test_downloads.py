@@ -228,3 +228,13 @@ def test_a_link_that_leads_out_of_the_folder_is_refused(zoo: Zoo, files: Files, 
     assert answer.status_code == 403 and "outside" in answer.text
     assert any("outside" in problem for problem in zoo.all()["problems"])
     assert list(outside.iterdir()) == []
+
+
+def test_a_web_page_is_no_model(zoo: Zoo, files: Files) -> None:
+    """As hosts send it, with 200, to who has not logged in."""
+    zoo.offer(zoo.entry(sha256=None, size=None))
+    files.content = b"\n<!DOCTYPE html><title>Log in</title>"
+    zoo.start()
+    found = zoo.settled()
+    assert found["state"] == "absent" and "a web page in place of the file" in found["error"]
+    assert list(zoo.folder.iterdir()) == []

@@ -37,6 +37,7 @@ REFUSALS = (
     "{missing} bytes are missing, and the disk has {free} left",
     "more than {limit} bytes came",
     "The file has another SHA-256 than the catalogue says, and was thrown away",
+    "{host} sent a web page in place of the file: perhaps it asks for a log-in",
 )
 """What the routes answer, as `server_messages` knows it."""
 

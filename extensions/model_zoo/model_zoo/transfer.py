@@ -44,6 +44,8 @@ HASH_BYTES = 2**24
 SPARE_BYTES = 2**28
 """Room on the disk that downloads leave to the server."""
 MOST_BYTES = 100 * 2**30
+PAGES = (b"<!doctype", b"<html", b"<?xml")
+"""How what is no model begins: hosts answer with a page, and 200, where a log-in or a click is missing."""
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
@@ -240,7 +242,13 @@ class Transfer:
     # -- when all is there -----------------------------------------------------------------------------------------
 
     async def _verify(self) -> None:
-        """Raises BadRequest; a file with another checksum is thrown away."""
+        """Raises BadRequest; a file with another checksum, or a web page in its place, is thrown away."""
+        with self.place.part.open("rb") as file:
+            first = file.read(512).lstrip().lower()
+        if first.startswith(PAGES):
+            await self._off(self._forget)
+            host = httpx.URL(self.entry.url).host
+            raise BadRequest(f"{host} sent a web page in place of the file: perhaps it asks for a log-in", field="url")
         if self.entry.sha256 is None:
             return
         digest = hashlib.sha256()
