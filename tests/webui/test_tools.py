@@ -71,6 +71,24 @@ def test_extras_enlarges_and_saves(page: Page, services: Services, tmp_path: Pat
     expect(height).to_have_value("128")
 
 
+def test_extras_takes_a_folder_and_what_is_broken_in_it_stops_nothing(page: Page, services: Services) -> None:
+    folder = Path(services.flags.data_dir) / "several"
+    folder.mkdir()
+    (folder / "broken.png").write_text("no picture")
+    open_tab(page, "extras")
+    page.click("#extras_batch_directory_tab-button")
+    fill(page, "extras_batch_input_dir", "..")
+    page.click("#extras_generate")
+    refused(page, "no such folder")
+    fill(page, "extras_batch_input_dir", "several")
+    page.click("#extras_generate")
+    refused(page, "broken.png is no picture")
+    Image.new("RGB", (24, 32), "green").save(folder / "green.png")
+    page.click("#extras_generate")
+    page.wait_for_selector("#extras_html_info >> text=broken.png is no picture")
+    expect(page.locator("#extras_gallery img[src*=green]").first).to_be_visible()
+
+
 def test_a_merged_checkpoint_can_be_chosen_at_once(page: Page, services: Services) -> None:
     open_tab(page, "merger")
     page.click("#modelmerger_merge")

@@ -20,16 +20,17 @@ from sdwebui_api.generation.saving import output_folder
 from sdwebui_api.storage.local import LocalStorage, next_sequence_number
 from sdwebui_api.webui import sending
 from sdwebui_api.webui.context import PageBuilder
+from sdwebui_api.webui.generation.batch_run import batch_files
 from sdwebui_api.webui.generation.panel import SHOW
 from sdwebui_api.webui.localization import t
 from sdwebui_api.webui.page_jobs import PageJob, Picture
-from sdwebui_api.webui.picture_input import PictureInput
+from sdwebui_api.webui.picture_input import PictureInput, size_of
 from sdwebui_api.webui.server_messages import said
 from sdwebui_api.webui.tool_run import ToolRun, Updates, checked
 
 log = logging.getLogger(__name__)
 
-SINGLE, SEVERAL = "single", "several"
+SINGLE, SEVERAL, FOLDER = "single", "several", "folder"
 BY, TO = 0, 1
 """`resize_mode`."""
 MOST_FILES = 1000
@@ -41,7 +42,7 @@ def build(page: PageBuilder) -> None:
     run = ToolRun(page, "extras_generate", t("Generate"))
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=320, elem_classes=["settings"]):
-            mode, picture, files = _sources(page)
+            mode, picture, files, folder = _sources(page)
             fields = {**_resizing(page), **_upscalers(page), **_faces(page)}
         with gr.Column(scale=1, min_width=320, elem_classes=["results"]):
             run.buttons()
@@ -59,16 +60,19 @@ def build(page: PageBuilder) -> None:
     page.when_complete(lambda: _send_buttons(page, actions, gallery, shown))
 
     async def start(services: Services, user: str | None, *values: Any) -> PageJob:
-        kind, one, several, *rest = values
+        kind, one, several, named, *rest = values
         body = checked(ExtrasFields, dict(zip(names, rest, strict=True)))
-        paths = ([one] if one else []) if kind == SINGLE else list(several or ())
+        if kind == FOLDER:
+            paths = [str(file) for file in await services.off_loop(batch_files, services, None, named)]
+        else:
+            paths = ([one] if one else []) if kind == SINGLE else list(several or ())
         return await _start(page, services, user, paths, body)
 
     def show(job: PageJob) -> Updates:
         files = [str(one.path) for one in job.pictures]
         return {gallery: gr.update(value=files, selected_index=0 if files else None), info: _info_html(job), shown: 0}
 
-    run.wire([mode, picture, files, *fields.values()], start, [gallery, info, shown], show)
+    run.wire([mode, picture, files, folder, *fields.values()], start, [gallery, info, shown], show)
 
 
 def _send_buttons(page: PageBuilder, actions: gr.Row, gallery: gr.Gallery, shown: gr.State) -> None:
@@ -94,19 +98,36 @@ async def _start(
         raise BadRequest(t("{most} pictures at most", most=MOST_FILES))
     kind = services.options.snapshot().samples_format
 
+    readable, broken = await services.off_loop(_readable, paths)
+    if not readable:
+        raise BadRequest(broken[0])
+
     def work(job: Any) -> list[tuple[bytes, str]]:
-        pictures = [(Path(path).read_bytes(), Path(path).name) for path in paths]
+        pictures = [(Path(path).read_bytes(), Path(path).name) for path in readable]
         return enlarge_all(services, job, pictures, body)
 
     def keep(page_job: PageJob, results: list[tuple[bytes, str]]) -> None:
-        page_job.warnings = _save(services, [data for data, _ in results])
+        page_job.warnings = [*broken, *_save(services, [data for data, _ in results])]
         page_job.pictures = [
             Picture(Path(save_bytes_to_cache(data, f"{Path(path).stem}.{kind}", str(page.jobs.cache))), done, "extras")
-            for path, (data, done) in zip(paths, results, strict=False)
+            for path, (data, done) in zip(readable, results, strict=False)
         ]
 
     job = services.runner.submit(work, kind="extras", user=user, summary="extras")
     return page.jobs.follow(services, job, user, keep)
+
+
+def _readable(paths: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Those that are pictures, and what is said of the others: one of many stops nothing."""
+    readable, broken = [], []
+    for path in paths:
+        try:
+            size_of(path)
+        except BadRequest as error:
+            broken.append(error.message)
+        else:
+            readable.append(path)
+    return readable, broken
 
 
 def _save(services: Services, pictures: Sequence[bytes]) -> list[str]:
@@ -126,7 +147,7 @@ def _save(services: Services, pictures: Sequence[bytes]) -> list[str]:
     return []
 
 
-def _sources(page: PageBuilder) -> tuple[gr.Textbox, gr.Image, gr.File]:
+def _sources(page: PageBuilder) -> tuple[gr.Textbox, gr.Image, gr.File, gr.Textbox]:
     mode = page.add(gr.Textbox(SINGLE, visible="hidden", elem_id="extras_mode"))
     with gr.Tabs(elem_id="mode_extras", selected=SINGLE):
         with gr.Tab(t("Single picture"), id=SINGLE, elem_id="extras_single_tab") as one:
@@ -140,9 +161,19 @@ def _sources(page: PageBuilder) -> tuple[gr.Textbox, gr.Image, gr.File]:
             files = page.add(
                 gr.File(label=t("Pictures"), file_count="multiple", file_types=["image"], elem_id="extras_image_batch")
             )
-    for tab, name in ((one, SINGLE), (several, SEVERAL)):
+        with gr.Tab(
+            t("Folder"), id=FOLDER, elem_id="extras_batch_directory_tab", visible=not page.flags.hide_ui_dir_config
+        ) as whole:
+            folder = page.add(
+                gr.Textbox(
+                    label=t("A folder of pictures on the server"), placeholder="outputs/…",
+                    info=t("Within the data directory"), elem_id="extras_batch_input_dir",
+                ),
+                saved="extras/Input directory",
+            )  # fmt: skip
+    for tab, name in ((one, SINGLE), (several, SEVERAL), (whole, FOLDER)):
         tab.select(None, None, mode, js=f"() => '{name}'", show_progress="hidden")
-    return mode, picture, files
+    return mode, picture, files, folder
 
 
 def _resizing(page: PageBuilder) -> Fields:
