@@ -89,10 +89,9 @@ def test_two_steps_within_24_gigabytes(checkpoint: Path, tmp_path: Path) -> None
     before = status("VmRSS")
     result = services.generator.run(request, Job("test", "txt2img"))
     peak = status("VmHWM")
-    engine: Any = services.generator._engine  # type: ignore[attr-defined]
-    weights = sum(part.size for part in engine.loaded())
+    weights = checkpoint.stat().st_size  # in half precision there as in memory
     assert result.images[0].image.size == (512, 512) and result.images[0].image.getextrema() != ((0, 0),) * 3
-    assert peak < 24 * GIGABYTE and peak - before < 1.25 * weights
+    assert peak < 24 * GIGABYTE and peak - before < 1.1 * weights
 
 
 @pytest.fixture(scope="module")
