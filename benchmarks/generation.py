@@ -96,8 +96,11 @@ def started(name: str, workload: Workload, checkpoint: Path) -> Iterator[Process
         process.answer()
         yield process
     finally:
-        popen.terminate()
-        popen.wait(timeout=60)
+        try:
+            popen.communicate(timeout=60)  # it ends with its input, and takes its folders away
+        except subprocess.TimeoutExpired:
+            popen.kill()
+            popen.wait()
 
 
 @dataclass(frozen=True)
