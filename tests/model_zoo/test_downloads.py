@@ -158,6 +158,7 @@ def test_no_third_download_at_once(zoo: Zoo, files: Files) -> None:
     for number in range(3):
         zoo.start(f"m{number}")
     zoo.wait(lambda row: row["state"] == "downloading", "m1")
+    zoo.wait(lambda row: row["received"] >= MIB, "m0")
     assert zoo.row("m2")["state"] == "waiting"
     assert zoo.stop("m0").json()["state"] == "partial"
     zoo.wait(lambda row: row["state"] == "downloading", "m2")

@@ -99,9 +99,7 @@ def _announced(log: Path) -> str:
 @contextmanager
 def run_in_thread(services: Services, add_page: Callable[[FastAPI, Services], None] | None = None) -> Iterator[str]:
     """Serves `services` until the context ends; yields the URL. add_page: `webui.page.mount_page`, for a page too."""
-    # Named, as in a listener of uvicorn's own: asyncio sends at once (TCP_NODELAY) only where the protocol is named,
-    # and without that most answers wait 40 ms for the client's acknowledgement of their head.
-    listener = socket.socket(proto=socket.IPPROTO_TCP)
+    listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     app = create_app(services)
     if add_page is not None:
